@@ -1,0 +1,70 @@
+# Every target makes the environment it needs: .venv, once. What that takes: python3 >= 3.10 with venv, a package index,
+# about 6 GB of disk. No compiler, no GPU.
+#   make demo          the whole method on two small synthetic EM domains, about 5 minutes on 2 cores
+#   make test          the tests; test-slow runs those that take minutes
+#   make lint          ruff, mypy, import-linter; format mends what ruff can
+#   make install       only the environment; PYTHON=python3.12 picks another interpreter
+#   make constraints   resolve constraints.txt anew, after a change in pyproject.toml
+#   make clean         back to a fresh clone, except for datasets/ and output/
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# uv does not read pip's configuration: hand on the index that pip is told to use, if any.
+PIP_INDEX = $${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}
+UV        = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(PIP_INDEX)}" UV_HTTP_TIMEOUT=300 $(BIN)/uv pip
+INSTALL   = $(UV) install --python $(BIN)/python --no-build-isolation --constraint constraints.txt
+
+# Upstream's Python files from the package index, without the C++ operators, whose sources are not there.
+# It asks for versions of 2021 (hence --no-deps) and builds with setuptools of 77 to 80, but not beside "wheel".
+DETECTRON2 = --no-deps -C=--global-option=build_py -C=--build-option=--skip-build pb1-detectron2==0.6
+
+.PHONY: help demo test test-slow lint format install venv constraints clean
+
+help:
+	@sed -n 's/^#  //p' Makefile
+
+demo: $(STAMP)
+	$(BIN)/python tools/demo.py
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+install venv: $(STAMP)
+
+# The stamp comes last, so that an interrupted installation goes on where it stopped.
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "prompt_das needs Python 3.10 or newer, '$(PYTHON)' is not: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || \
+	    { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV): about 3 GB to download the first time"
+	$(BIN)/pip install --quiet --constraint constraints.txt uv setuptools
+	$(INSTALL) --editable ".[dev]"
+	@$(BIN)/python -c 'import detectron2' 2>/dev/null || $(INSTALL) $(DETECTRON2)
+	$(BIN)/python -c 'import prompt_das'
+	@touch $@
+
+constraints: $(STAMP)
+	$(UV) compile --quiet --universal --python-version 3.10 --custom-compile-command "make constraints" --no-annotate \
+	    --extra dev pyproject.toml --output-file constraints.txt
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find prompt_das tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

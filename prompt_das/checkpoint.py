@@ -1,0 +1,90 @@
+"""Checkpoints: read safely, written whole or not at all, with student and teacher in them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.checkpoint import Checkpointer
+from torch import nn
+
+from detectron2.utils import comm
+
+BEST = "model_best"
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a ``.pth`` file on the CPU, tensors and plain Python containers only: nothing in it is ever executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or holds anything else than weights.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}; check MODEL.WEIGHTS")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise ValueError(f"{path} was refused, since it holds more than weights: {e}") from e
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, UnicodeError) as e:
+        raise ValueError(f"{path} is not a readable checkpoint (truncated, or another format): {e}") from e
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+class PromptDASCheckpointer(Checkpointer):
+    """fvcore's checkpointer with safe reading, atomic writing and strict names.
+
+    ``weights_from`` says whose weights a checkpoint's ``MODEL.WEIGHTS`` are: "teacher" (where there is one) or "model".
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, weights_from: str = "teacher", **checkpointables: Any):
+        super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+        self.weights_from = weights_from
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name``.pth; a crash leaves the file of before. The best checkpoint is not one to resume from."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
+        data.update(kwargs)
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info("Saving checkpoint to %s", path)
+        temporary = path.with_suffix(".pth.partial")
+        with open(temporary, "wb") as f:
+            torch.save(data, f)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+        if name != BEST:
+            self.tag_last_checkpoint(path.name)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load everything (resume) or, with ``checkpointables=[]``, only the weights (``MODEL.WEIGHTS``)."""
+        self.wants_weights_only = checkpointables is not None
+        return super().load(path, checkpointables)
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        content = read_checkpoint(f)
+        if "model" not in content:
+            content = {"model": content}
+        if self.wants_weights_only and self.weights_from in content:
+            self.logger.info("Taking the weights of the %s", "teacher" if self.weights_from == "teacher" else "student")
+            content["model"] = content[self.weights_from]
+        return content
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        incompatible = super()._load_model(checkpoint)
+        problems = {
+            "missing": incompatible.missing_keys,
+            "unexpected": incompatible.unexpected_keys,
+            "of another shape (file, model)": incompatible.incorrect_shapes,
+        }
+        if any(problems.values()):
+            listed = "; ".join(f"{what}: {names}" for what, names in problems.items() if names)
+            raise ValueError(f"the weights do not fit the network of this config. {listed}")
+        return incompatible

@@ -1,0 +1,210 @@
+"""From a dataset dict (one slice) to what the network takes: a training crop, or a whole slice for evaluation.
+
+Everything random comes from the generator that is passed in, so sample ``n`` of a run is the same whoever loads it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from detectron2.config import configurable
+
+from ..instances import connected_components
+from ..points import instance_centers, sample_sparse_points
+from .augmentation import StrongAugmentation
+from .point_labels import SlicePoints
+from .slices import read_image, read_labels
+
+MAX_CROP_TRIES = 10
+NO_POINTS = np.zeros((0, 2), np.float32)
+
+
+def resize(image: np.ndarray, scale: float, interpolation: int) -> np.ndarray:
+    """``image`` (H, W) at ``scale`` network pixels per image pixel; sides are rounded up."""
+    if scale == 1:
+        return image
+    height, width = (max(1, math.ceil(side * scale)) for side in image.shape)
+    return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
+    return resize(image, scale, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def random_subset(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random subset of (n, 2) points whose size is uniform in {0 ... n} (Prompt-DAS, Sec. 2.1)."""
+    return points[rng.permutation(len(points))[: rng.integers(len(points) + 1)]]
+
+
+class CropReader:
+    """Random square crops of one slice, of ``size`` network pixels at ``scale`` network pixels per image pixel."""
+
+    def __init__(self, size: int, scale: float) -> None:
+        self.size = size
+        self.side = math.ceil(size / scale)  # in image pixels
+        self.scale = scale
+
+    def box(self, d: dict[str, Any], rng: np.random.Generator, around: np.ndarray | None = None) -> tuple:
+        """(y0, x0, y1, x1) inside the slice, which may be smaller than a crop; ``around``: a point (x, y) it holds."""
+        start, stop = [], []
+        for axis, length in enumerate((d["height"], d["width"])):
+            side = min(self.side, length)
+            low, high = 0, length - side
+            if around is not None:
+                at = int(around[1 - axis])
+                low, high = max(low, at - side + 1), min(high, at)
+            start.append(int(rng.integers(low, high + 1)))
+            stop.append(start[-1] + side)
+        return (*start, *stop)
+
+    def fit(self, crop: np.ndarray, *, labels: bool) -> np.ndarray:
+        """To the network's scale and exactly ``size`` on each side: images are reflected, labels are 0 beyond."""
+        crop = resize(crop, self.scale, cv2.INTER_NEAREST) if labels else resize_image(crop, self.scale)
+        crop = crop[: self.size, : self.size]
+        pad = [(0, self.size - side) for side in crop.shape]
+        return np.pad(crop, pad) if labels else np.pad(crop, pad, mode="symmetric")
+
+    def points(self, points: np.ndarray, box: tuple) -> np.ndarray:
+        """(N, 2) slice pixels -> those inside the crop, in network pixels."""
+        y0, x0, _, _ = box
+        moved = (points - np.array([x0, y0], np.float32)) * self.scale
+        inside = ((moved >= 0) & (moved < self.size)).all(axis=1)
+        return moved[inside].astype(np.float32)
+
+
+class SourceMapper:
+    """A labelled crop, strongly augmented, with all of its centre points and a random subset of them as prompts."""
+
+    @configurable
+    def __init__(self, *, crop: CropReader, augmentation: StrongAugmentation, foreground_probability: float) -> None:
+        self.crop = crop
+        self.augmentation = augmentation
+        self.foreground_probability = foreground_probability
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.INPUT.AUGMENTATION
+        return {
+            "crop": CropReader(cfg.INPUT.CROP_SIZE, cfg.INPUT.SCALE),
+            "augmentation": StrongAugmentation(
+                right_angles=node.RIGHT_ANGLES,
+                noise_prob=node.NOISE_PROBABILITY,
+                noise_std=node.NOISE_STD,
+                intensity_prob=node.CONTRAST_PROBABILITY,
+                intensity_range=tuple(node.CONTRAST_RANGE),
+                elastic_prob=node.ELASTIC_PROBABILITY,
+                elastic_amplitude=node.ELASTIC_AMPLITUDE,
+                elastic_spacing=node.ELASTIC_SPACING,
+            ),
+            "foreground_probability": cfg.INPUT.FOREGROUND_PROBABILITY,
+        }
+
+    def __call__(self, d: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        wants_foreground = rng.random() < self.foreground_probability
+        for _ in range(MAX_CROP_TRIES):  # the slice's labels are never read whole: draw again instead
+            box = self.crop.box(d, rng)
+            labels = read_labels(d, box)
+            if not wants_foreground or labels.any():
+                break
+        image = self.crop.fit(read_image(d, box), labels=False)
+        mask = self.crop.fit((labels > 0).astype(np.uint8), labels=True)
+        geometric, photometric = self.augmentation(rng, *image.shape)
+        image = photometric.apply_image(geometric.apply_image(image))
+        mask = geometric.apply_segmentation(mask)
+        _, points = instance_centers(connected_components(mask > 0))
+        return {
+            "domain": "source",
+            "image_id": d["image_id"],
+            "box": box,
+            "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],
+            "mask": torch.from_numpy(np.ascontiguousarray(mask)),
+            "points": points,
+            "prompts": random_subset(points, rng),
+        }
+
+
+class TargetMapper:
+    """An unlabelled crop with the sparse points inside it: a weak view for the teacher, a strong one for the student.
+
+    The geometric transforms come along, so that the teacher's answer can be moved into the student's view.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        crop: CropReader,
+        augmentation: StrongAugmentation,
+        foreground_probability: float,
+        sparse_points: dict[str, SlicePoints],
+    ) -> None:
+        """``sparse_points``: for each dataset name, slice index -> (N, 2) points."""
+        self.crop = crop
+        self.augmentation = augmentation
+        self.foreground_probability = foreground_probability
+        self.sparse_points = sparse_points
+
+    @classmethod
+    def from_config(cls, cfg, sparse_points: dict[str, SlicePoints]) -> dict:
+        return {**SourceMapper.from_config(cfg), "sparse_points": sparse_points}
+
+    def __call__(self, d: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        points = self.sparse_points.get(d["dataset_name"], {}).get(d["slice"], NO_POINTS)
+        around = None
+        if rng.random() < self.foreground_probability and len(points):
+            around = points[rng.integers(len(points))]
+        box = self.crop.box(d, rng, around)
+        weak = self.crop.fit(read_image(d, box), labels=False)
+        geometric, photometric = self.augmentation(rng, *weak.shape)
+        strong = photometric.apply_image(geometric.apply_image(weak))
+        return {
+            "domain": "target",
+            "image_id": d["image_id"],
+            "box": box,
+            "weak_image": torch.from_numpy(np.ascontiguousarray(weak, np.float32))[None],
+            "image": torch.from_numpy(np.ascontiguousarray(strong, np.float32))[None],
+            "geometric": geometric,
+            "sparse_points": self.crop.points(points, box),
+            "seed": int(rng.integers(2**31)),
+        }
+
+
+class TestMapper:
+    """A whole slice, with its true instances and one prompt set for each share of their centres, if it is labelled."""
+
+    @configurable
+    def __init__(self, *, scale: float, prompt_shares: tuple[float, ...], prompt_seed: int) -> None:
+        self.scale = scale
+        self.prompt_shares = prompt_shares
+        self.prompt_seed = prompt_seed
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        return {
+            "scale": cfg.INPUT.SCALE,
+            "prompt_shares": tuple(cfg.TEST.PROMPT_SHARES),
+            "prompt_seed": cfg.TEST.PROMPT_SEED,
+        }
+
+    def __call__(self, d: dict[str, Any]) -> dict[str, Any]:
+        image = resize_image(read_image(d), self.scale)
+        labels = read_labels(d)
+        _, points = instance_centers(connected_components(labels > 0))
+        return {
+            "image_id": d["image_id"],
+            "image": torch.from_numpy(np.ascontiguousarray(image))[None],
+            "height": d["height"],
+            "width": d["width"],
+            "instances": labels,
+            "prompts": {
+                f"{share:.0%}": sample_sparse_points(
+                    points, share, np.random.default_rng([self.prompt_seed, d["slice"]])
+                )
+                for share in self.prompt_shares
+            },
+        }

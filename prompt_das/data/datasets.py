@@ -1,0 +1,213 @@
+"""Volumes as Detectron2 data sets: the built-in names, and a user's own.
+
+Everything is lazy: registering reads nothing, `DatasetCatalog.get(name)` lists the slices and reads their headers
+(prompt_das/data/slices.py describes a slice's dict), `read_image` and `read_labels` read one slice or one crop of it.
+Built-in names live under the environment variable DETECTRON2_DATASETS (default `datasets`), which is looked up when a
+data set is used; datasets/README.md says what goes where.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .slices import HELP, VolumeSpec, data_root, load_slices, open_image_volume, read_image, read_labels
+
+__all__ = [
+    "data_root",
+    "ensure_registered",
+    "open_image_volume",
+    "read_image",
+    "read_labels",
+    "register_em_volume",
+    "register_volumes_from_yaml",
+]
+
+EVALUATOR_TYPE = "em"
+_YAML_KEYS = (
+    "name", "images", "labels", "points", "voxel_size", "splits",
+    "images_dataset", "labels_dataset", "intensity_range", "label_type",
+)  # fmt: skip
+
+_specs: dict[str, VolumeSpec] = {}
+
+
+def register_em_volume(
+    name: str,
+    images: str | Path,
+    labels: str | Path | None = None,
+    points: str | Path | None = None,
+    *,
+    voxel_size: Iterable[float] | None = None,
+    slices: Iterable[int] | None = None,
+    images_dataset: str | None = None,
+    labels_dataset: str | None = None,
+    intensity_range: Iterable[float] | None = None,
+    label_type: str = "instance",
+) -> None:
+    """Register a volume under a name, for `cfg.DATASETS`. Nothing is read before the data set is used.
+
+    Args:
+        images, labels: anything `open_volume` reads. Without labels the volume can only be predicted, or be a
+            training target.
+        points: a point file (see `prompt_das.data.point_labels`).
+        voxel_size: (z, y, x) in nm.
+        slices: (start, stop) of the image volume, all by default.
+        images_dataset, labels_dataset: array inside an HDF5 or Zarr file.
+        intensity_range: grey values (lo, hi) that become 0 and 255; estimated once for other than 8-bit images.
+        label_type: "instance" or "semantic".
+
+    Raises ValueError for a name that already means another volume.
+    """
+    if label_type not in ("instance", "semantic"):
+        raise ValueError(f"{name}: label_type must be 'instance' or 'semantic', not {label_type!r}")
+    spec = VolumeSpec(
+        images=_absolute(images),
+        labels=_absolute(labels) if labels is not None else None,
+        points=_absolute(points) if points is not None else None,
+        voxel_size=_numbers(name, "voxel_size", voxel_size, 3),
+        slices=_slice_range(name, slices),
+        images_dataset=images_dataset,
+        labels_dataset=labels_dataset,
+        intensity_range=_numbers(name, "intensity_range", intensity_range, 2),
+        label_type=label_type,
+    )
+    _register(name, spec)
+
+
+def register_volumes_from_yaml(path: str | Path) -> list[str]:
+    """Register the volume that a YAML file describes (datasets/README.md has an example) and return its names.
+
+    Keys: name, images, voxel_size (z, y, x in nm), and if they apply labels, points, splits, images_dataset,
+    labels_dataset, intensity_range, label_type. Paths are relative to the YAML file. With
+    `splits: {train: [0, 80], val: [80, 100]}` the names are `name_train` and `name_val`, else just `name`.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. {HELP}")
+    try:
+        entry = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(entry, dict):
+        raise ValueError(f"{path} must hold `key: value` lines. {HELP}")
+    unknown = sorted(map(str, set(entry) - set(_YAML_KEYS)))
+    if unknown:
+        raise ValueError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(_YAML_KEYS)}")
+    missing = [key for key in ("name", "images") if key not in entry]
+    if missing:
+        raise ValueError(f"{path}: `{missing[0]}` is missing. {HELP}")
+    name, splits = str(entry.pop("name")), entry.pop("splits", None)
+    for key in ("images", "labels", "points"):
+        if entry.get(key) is not None:
+            entry[key] = path.resolve().parent / Path(entry[key]).expanduser()
+    if splits is None:
+        register_em_volume(name, **entry)
+        return [name]
+    if not isinstance(splits, dict) or not splits:
+        raise ValueError(f"{path}: splits must be like {{train: [0, 80], val: [80, 100]}}, not {splits!r}")
+    for split, slices in splits.items():
+        register_em_volume(f"{name}_{split}", slices=slices, **entry)
+    return [f"{name}_{split}" for split in splits]
+
+
+def ensure_registered(names: str | Iterable[str]) -> list[str]:
+    """Make every name usable with DatasetCatalog.get and return them as a list.
+
+    `name[start:stop]` means part of the slice list of a registered name (either end may be left out) and is
+    registered here. Raises ValueError for a name that nobody registered.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name in DatasetCatalog.list():
+            continue
+        match = re.fullmatch(r"(.+)\[(\d*):(\d*)\]", name)
+        if match is None:
+            close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
+            raise ValueError(
+                f"unknown data set '{name}'{f', did you mean {close[0]}?' if close else ''} Known volumes: "
+                f"{', '.join(sorted(_specs))}. Your own: register_volumes_from_yaml. {HELP}"
+            )
+        base, start, stop = match.groups()
+        ensure_registered(base)
+        _register_part(name, base, slice(int(start) if start else None, int(stop) if stop else None))
+    return names
+
+
+def _register(name: str, spec: VolumeSpec) -> None:
+    if name in _specs:
+        if _specs[name] != spec:
+            raise ValueError(f"data set '{name}' is already registered as another volume ({_specs[name].images})")
+        return
+    if name in DatasetCatalog.list():
+        raise ValueError(f"'{name}' is already the name of another data set: choose another name")
+    _specs[name] = spec
+    DatasetCatalog.register(name, lambda: load_slices(name, spec))
+    _set_metadata(name, spec)
+
+
+def _register_part(name: str, base: str, part: slice) -> None:
+    def load() -> list[dict[str, Any]]:
+        entries = DatasetCatalog.get(base)
+        if not entries[part]:
+            raise ValueError(f"'{name}' is empty: '{base}' has {len(entries)} slices")
+        return [{**entry, "dataset_name": name} for entry in entries[part]]
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(**{k: v for k, v in MetadataCatalog.get(base).as_dict().items() if k != "name"})
+
+
+def _set_metadata(name: str, spec: VolumeSpec) -> None:
+    keys = ("voxel_size", "images", "labels", "points", "intensity_range")
+    fields = {key: value for key, value in asdict(spec).items() if key in keys}
+    MetadataCatalog.get(name).set(evaluator_type=EVALUATOR_TYPE, thing_classes=["mitochondrion"], **fields)
+
+
+def _register_builtin() -> None:
+    for species, letter in (("rat", "R"), ("human", "H")):
+        for split, expected in (("train", 400), ("val", 100)):
+            spec = VolumeSpec(f"MitoEM-{letter}", voxel_size=(30, 8, 8), mitoem_split=split, expected=expected)
+            _register(f"mitoem_{species}_{split}", spec)
+    for domain in ("source", "target"):
+        for split in ("train", "val"):
+            spec = VolumeSpec(f"synthetic/{domain}", voxel_size=(30, 8, 8), mitoem_split=split)
+            _register(f"synthetic_{domain}_{split}", spec)
+    _register("vnc_train", VolumeSpec("vnc/img", "vnc/inst", voxel_size=(50, 4.6, 4.6)))
+    for split in ("train", "test"):
+        _register(f"lucchi_{split}", VolumeSpec(f"lucchi/{split}/img", f"lucchi/{split}/inst", voxel_size=(5, 5, 5)))
+
+
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _numbers(name: str, key: str, values: Iterable[float] | None, count: int) -> Any:
+    if values is None:
+        return None
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != count:
+        raise ValueError(f"{name}: {key} must be {count} numbers, not {values!r}")
+    return numbers
+
+
+def _slice_range(name: str, slices: Iterable[int] | None) -> tuple[int, int] | None:
+    if slices is None:
+        return None
+    start, stop = _numbers(name, "slices", slices, 2)
+    if start != int(start) or stop != int(stop) or not 0 <= start < stop:
+        raise ValueError(f"{name}: slices must be whole numbers 0 <= start < stop, not [{start:g}, {stop:g}]")
+    return int(start), int(stop)
+
+
+_register_builtin()

@@ -1,0 +1,51 @@
+"""Detectron2's ``launch``, which old builds only offer with CUDA, on CPU processes as well."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from detectron2.engine import launch as d2_launch
+from detectron2.utils import comm
+
+
+def launch(
+    main: Callable,
+    num_processes: int,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    args: tuple = (),
+) -> Any:
+    """Run ``main(*args)`` in ``num_processes`` processes on each of ``num_machines`` machines: one per GPU, or on CPU."""
+    world_size = num_processes * num_machines
+    if torch.cuda.is_available() or world_size == 1:
+        return d2_launch(main, num_processes, num_machines, machine_rank, dist_url, args)
+    if dist_url == "auto":
+        if num_machines > 1:
+            raise ValueError("--dist-url auto works on one machine only; give tcp://HOST:PORT of the first machine")
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            dist_url = f"tcp://127.0.0.1:{s.getsockname()[1]}"
+    mp.spawn(_cpu_worker, nprocs=num_processes, args=(main, world_size, num_processes, machine_rank, dist_url, args))
+    return None
+
+
+def _cpu_worker(
+    local_rank: int, main: Callable, world_size: int, num_local: int, machine_rank: int, dist_url: str, args: tuple
+) -> None:
+    dist.init_process_group(
+        "gloo", init_method=dist_url, world_size=world_size, rank=machine_rank * num_local + local_rank
+    )
+    for machine in range(world_size // num_local):
+        group = dist.new_group(list(range(machine * num_local, (machine + 1) * num_local)))
+        if machine == machine_rank:
+            comm._LOCAL_PROCESS_GROUP = group
+    comm.synchronize()
+    main(*args)
+    dist.destroy_process_group()

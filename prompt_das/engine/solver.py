@@ -1,0 +1,93 @@
+"""Optimizer and learning rate: AdamW with the norm of the whole gradient clipped, polynomial decay with a floor."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from fvcore.common.param_scheduler import CompositeParamScheduler, ParamScheduler
+from torch import nn
+
+from detectron2.solver import LRMultiplier, WarmupParamScheduler
+from detectron2.solver.build import build_lr_scheduler as d2_build_lr_scheduler
+
+logger = logging.getLogger(__name__)
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """AdamW that clips the norm of the whole gradient first, and leaves out a step whose gradient is not finite.
+
+    Detectron2's own clipping works parameter by parameter.
+    """
+
+    def __init__(self, params, *, max_norm: float | None = None, **kwargs) -> None:
+        super().__init__(params, **kwargs)
+        self.max_norm = max_norm
+
+    def step(self, closure=None):
+        if self.max_norm is not None:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
+            if not torch.isfinite(norm):
+                logger.warning("The gradient is not finite: this step is left out.")
+                return None
+        return super().step(closure)
+
+
+def build_optimizer(cfg, model: nn.Module) -> ClippedAdamW:
+    """AdamW from ``cfg.SOLVER``; norms, biases, embeddings and the mask token are not decayed."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; prompt_das knows 'full_model'")
+    decayed, kept = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            embedding = name.endswith(("pos_embed", "cls_token", "mask_token"))
+            (kept if parameter.ndim <= 1 or embedding else decayed).append(parameter)
+    groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+    return ClippedAdamW(
+        groups,
+        lr=cfg.SOLVER.BASE_LR,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        max_norm=clip.CLIP_VALUE if clip.ENABLED else None,
+    )
+
+
+class PolynomialWithFloor(ParamScheduler):
+    """max((1 - where) ** power, floor), a factor of the base learning rate."""
+
+    def __init__(self, power: float, floor: float) -> None:
+        self.power = power
+        self.floor = floor
+
+    def __call__(self, where: float) -> float:
+        return max((1 - where) ** self.power, self.floor)
+
+
+def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer):
+    """One polynomial for burn-in and one for adaptation, each with its warm-up: two runs in a row would do the same."""
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != "PolynomialWithFloor":
+        return d2_build_lr_scheduler(cfg, optimizer)
+    burn_in = cfg.DOMAIN_ADAPT.BURN_IN_ITERS if cfg.DOMAIN_ADAPT.ENABLED else 0
+
+    def stage(iterations: int) -> ParamScheduler:
+        decay = PolynomialWithFloor(solver.POLY_POWER, solver.MIN_LR / solver.BASE_LR)
+        if not solver.WARMUP_ITERS:
+            return decay
+        return WarmupParamScheduler(
+            decay,
+            solver.WARMUP_FACTOR,
+            min(solver.WARMUP_ITERS / iterations, 0.5),  # a short trial run warms up at most half of the time
+            solver.WARMUP_METHOD,
+        )
+
+    lengths = [n for n in (burn_in, solver.MAX_ITER - burn_in) if n]
+    stages = [stage(n) for n in lengths]
+    if len(stages) == 1:
+        multiplier = stages[0]
+    else:
+        multiplier = CompositeParamScheduler(
+            stages, lengths=[n / solver.MAX_ITER for n in lengths], interval_scaling=["rescaled"] * len(stages)
+        )
+    return LRMultiplier(optimizer, multiplier, max_iter=solver.MAX_ITER)

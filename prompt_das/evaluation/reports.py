@@ -1,0 +1,134 @@
+"""What an evaluation leaves behind: table, per-slice CSV, JSON, COCO RLE and pictures. No file is left half-written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from tabulate import tabulate
+
+from ..visualization import TRUTH, draw_overlay, tile
+from . import metrics
+
+PICTURE_SIDE = 768  # px; the longer side of one panel, slices are shrunk to it, small ones drawn up to twice as large
+
+
+def table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Text table of an evaluation's results: one for the metrics, one for the prompt response if there is any."""
+    head = [*metrics.SCORES, *(f"pooled {name}" for name in metrics.SCORES[:3])]
+    rows = [[*key.split("/", 1), *(row[name] for name in head)] for key, row in results.items() if "Dice" in row]
+    text = tabulate(rows, ["protocol", "prompts", *head], floatfmt=".2f")
+    answers = [
+        [protocol, key.split("/", 1)[1], row[f"{protocol} missed"], row[f"{protocol} found"], row[protocol]]
+        for key, row in results.items()
+        for protocol in row
+        if f"{protocol} missed" in row
+    ]
+    if answers:
+        head = ["protocol", "prompts", "missed without, prompted", "found", "prompt response"]
+        text += "\n\n" + tabulate(answers, head, floatfmt=".2f")
+    return text
+
+
+def write_per_slice(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """CSV with one row for each slice, protocol and share: scores in percent, then the counts behind them."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["image_id", "protocol", "prompts", *metrics.SCORES, *metrics.COUNTS])
+    for record in records:
+        for (protocol, share), counts in record["counts"].items():
+            scores = metrics.scores(counts)
+            percent = [f"{100 * scores[name]:.4f}" for name in metrics.SCORES]
+            writer.writerow([record["image_id"], protocol, share, *percent, *(counts[name] for name in metrics.COUNTS)])
+    write_bytes(path, out.getvalue().encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Strict JSON: nan becomes null."""
+    write_bytes(path, json.dumps(_without_nan(content), indent=1, allow_nan=False).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write under another name, then rename: a file of this name is always complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + f".{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def coco_instances(labels: NDArray, probability: NDArray, image_id: str) -> list[dict[str, Any]]:
+    """The instances of a label map (H, W) in COCO's result format, with compressed RLE.
+
+    One pass over the column-major runs of the map, instead of one mask per instance. The score of an instance is
+    its mean foreground probability.
+    """
+    flat = labels.ravel(order="F")
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends = np.append(starts[1:], flat.size)
+    sums = np.add.reduceat(probability.ravel(order="F"), starts, dtype=np.float64)
+    order = np.argsort(flat[starts], kind="stable")  # runs grouped by instance, in the order of pixels within each
+    ids, first = np.unique(flat[starts][order], return_index=True)
+    results = []
+    for instance, runs in zip(ids, np.split(order, first[1:]), strict=True):
+        if instance == 0:
+            continue
+        edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+        if edges[-1] < flat.size:
+            edges = np.append(edges, flat.size)
+        counts = np.diff(edges, prepend=0)  # pixels outside, inside, outside, ... the instance
+        rle = coco_mask.frPyObjects({"size": list(labels.shape), "counts": counts.tolist()}, *labels.shape)
+        segmentation = {"size": list(labels.shape), "counts": rle["counts"].decode("ascii")}
+        score = float(sums[runs].sum() / (ends[runs] - starts[runs]).sum())
+        results.append({"image_id": image_id, "category_id": 1, "segmentation": segmentation, "score": score})
+    return results
+
+
+def picture(
+    image: NDArray, instances: NDArray, predicted: Mapping[str, NDArray], prompts: Mapping[str, NDArray]
+) -> bytes:
+    """PNG of a slice: the truth, then the prediction of the first and of the last share with their prompts."""
+    height, width = instances.shape
+    if image.shape != instances.shape:  # the network may have been given a resized slice
+        image = cv2.resize(np.asarray(image, np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    scale = min(2.0, PICTURE_SIDE / max(height, width))
+    panels = {"Truth": draw_overlay(image, instances, color=TRUTH, scale=scale)}
+    for share in [*list(predicted)[:1], *list(predicted)[-1:]]:
+        points = prompts.get(share)
+        panels[f"Prediction, {share} prompts"] = draw_overlay(image, predicted[share], points, scale=scale)
+    sheet = tile(list(panels.values()), list(panels))
+    ok, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise RuntimeError(f"OpenCV could not encode a picture of shape {sheet.shape}")
+    return png.tobytes()
+
+
+def natural_key(text: str) -> list[Any]:
+    """Sort key by which "slice10" comes after "slice9"."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text)]
+
+
+def file_stem(text: str) -> str:
+    """The text as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,0 +1,266 @@
+"""Sliding-window prediction of a whole slice (Prompt-DAS, Sec. 3.2).
+
+Shapes: C image channels, H x W pixels, w the window's side, W windows in a slice, B of them in a batch; S alternative
+sets of prompts for the same image, padded to N points (N' within one window); K output channels.
+A point is (x, y) in pixels, the centre of the first pixel is (0.5, 0.5).
+
+Memory is that of the slice, not of the windows: predictions are added to one running sum. The sum of the blending
+weights needs no map, because windows lie on a grid and the weights are a product of one factor in y and one in x.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# The test protocols at the paper's size: ``sliding_window(image, predict, **PROTOCOLS["paper"])``.
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "paper": {"window": 384, "stride": 128, "rotations": 4},
+    "fast": {"window": 384, "stride": 256, "rotations": 1},
+}
+
+
+@torch.no_grad()
+def sliding_window(
+    image: Tensor,
+    predict: Predict,
+    *,
+    window: int,
+    stride: int,
+    points: Tensor | None = None,
+    valid: Tensor | None = None,
+    rotations: int = 1,
+    flip: bool = False,
+    blend: str = "uniform",
+    batch_size: int = 4,
+    device: torch.device | str | None = None,
+    output_device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Predict an image of any size window by window and average the predictions where windows overlap.
+
+    The last window of each row and column is moved inwards to end at the border. An image smaller than the window is
+    padded by reflection at its right and lower border, and the result is cropped.
+
+    Args:
+        image: (C, H, W), on any device.
+        predict: called with windows (B, C, w, w), points (B, S, N', 2) in pixels of the window and their validity
+            (B, S, N'), all on ``device``; returns (B, K, w, w). N' is the same in every call, and may be 0.
+        window: side w of the square windows, pixels.
+        stride: step between windows, pixels, 1 ... window.
+        points: (S, N, 2) prompts in pixels of the image; each window gets those inside it. None: S = 1, N' = 0.
+        valid: (S, N) bool, False for padding. None: all valid.
+        rotations: 1, or 4 to average the four right-angle views of every window.
+        flip: average the mirrored views as well.
+        blend: "uniform", or "gaussian" to trust the middle of a window more than its border.
+        batch_size: windows per call; halved, with a warning, each time a CUDA device runs out of memory.
+        device: where ``predict`` works; the image's device by default.
+        output_device: where the result is summed up; ``device`` by default. "cpu" saves K*H*W*4 bytes there.
+        progress: called with (windows done, windows in all) after each batch.
+
+    Returns:
+        (K, H, W) float32 on ``output_device``.
+
+    Raises:
+        ValueError: an argument has a wrong shape or value, or a valid point lies outside the image.
+    """
+    _check_arguments(image, window, stride, rotations, blend, batch_size)
+    height, width = image.shape[1:]
+    device = torch.device(device if device is not None else image.device)
+    image = _to_device(_pad_by_reflection(image, window), device)
+    ys, xs = (window_starts(size, window, stride) for size in image.shape[1:])
+    corners = [(y, x) for y in ys for x in xs]
+    window_points, window_valid = _points_of_windows(points, valid, corners, window, (height, width))
+    window_points, window_valid = _to_device(window_points, device), _to_device(window_valid, device)
+    profile = _blending_profile(window, blend)
+    weight = (profile[:, None] * profile).to(device)
+
+    sums = _RunningSum(image.shape[1:], torch.device(output_device if output_device is not None else device))
+    done = 0
+    while done < len(corners):
+        chunk = slice(done, done + batch_size)
+        windows = torch.stack([image[:, y : y + window, x : x + window] for y, x in corners[chunk]])
+        try:
+            output = _predict_views(predict, windows, window_points[chunk], window_valid[chunk], rotations, flip)
+            output *= weight
+        except torch.cuda.OutOfMemoryError:
+            if len(windows) == 1:
+                raise
+            output = None  # retried below, where the exception no longer keeps the failed batch alive
+        if output is None:
+            batch_size = len(windows) // 2
+            del windows
+            torch.cuda.empty_cache()
+            logger.warning("Out of device memory: batch reduced to %d windows of %d px", batch_size, window)
+            continue
+        sums.add(output, corners[chunk])
+        done += len(windows)
+        if progress is not None:
+            progress(done, len(corners))
+
+    total = sums.finish()
+    # Divided row by row and column by column: the weights of a grid of windows are separable.
+    for dim, starts in ((1, ys), (2, xs)):
+        norm = torch.zeros(total.shape[dim])
+        for start in starts:
+            norm[start : start + window] += profile
+        total /= norm.to(total.device).unsqueeze(1) if dim == 1 else norm.to(total.device)
+    return total[:, :height, :width].contiguous()
+
+
+def window_starts(size: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows along one axis of ``size`` >= ``window`` pixels; the last one ends at the border."""
+    return [*range(0, size - window, stride), size - window]
+
+
+def _check_arguments(image: Tensor, window: int, stride: int, rotations: int, blend: str, batch_size: int) -> None:
+    if image.ndim != 3 or 0 in image.shape:
+        raise ValueError(f"image has shape {tuple(image.shape)}; expected (channels, height, width), none of them 0")
+    if not 1 <= stride <= window:
+        raise ValueError(f"stride is {stride} px, window {window} px; a stride of 1 ... window leaves no gaps")
+    if rotations not in (1, 4):
+        raise ValueError(f"rotations is {rotations}; use 1 (none) or 4 (all right angles)")
+    if blend not in ("uniform", "gaussian"):
+        raise ValueError(f"blend is {blend!r}; use 'uniform' or 'gaussian'")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; use at least 1")
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy without waiting for the device: pinned memory makes a copy to CUDA asynchronous."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _pad_by_reflection(image: Tensor, window: int) -> Tensor:
+    """Reflect at the right and lower border up to the window's size, as often as needed (n = 1 repeats the pixel)."""
+    for dim in (1, 2):
+        size = image.shape[dim]
+        if size < window:
+            period = max(2 * size - 2, 1)
+            step = torch.arange(window, device=image.device) % period
+            image = image.index_select(dim, torch.minimum(step, period - step) if size > 1 else step)
+    return image
+
+
+def _points_of_windows(
+    points: Tensor | None, valid: Tensor | None, corners: list[tuple[int, int]], window: int, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Share the image's points out to the windows: (W, S, N', 2) in pixels of each window, (W, S, N') validity.
+
+    Done once and on the CPU: N' depends on the data, and the loop over windows must not wait for the device.
+    """
+    if points is None:
+        return torch.zeros(len(corners), 1, 0, 2), torch.zeros(len(corners), 1, 0, dtype=torch.bool)
+    if points.ndim != 3 or points.shape[-1] != 2:
+        raise ValueError(f"points have shape {tuple(points.shape)}; expected (prompt sets, points, 2)")
+    if valid is None:
+        valid = torch.ones(points.shape[:2], dtype=torch.bool)
+    if valid.shape != points.shape[:2]:
+        raise ValueError(f"valid has shape {tuple(valid.shape)}, points {tuple(points.shape)}; expected (sets, points)")
+    points, valid = points.detach().to("cpu", torch.float32), valid.to("cpu", torch.bool)
+    height, width = size
+    in_image = ((points >= 0) & (points < torch.tensor([width, height]))).all(-1)
+    if (valid & ~in_image).any():
+        x, y = points[valid & ~in_image][0].tolist()
+        raise ValueError(f"point (x={x:g}, y={y:g}) lies outside the image of {width} x {height} px (width x height)")
+
+    origin = torch.tensor(corners, dtype=torch.float32).flip(-1)[:, None, None]  # (W, 1, 1, 2) as (x, y)
+    local = points - origin
+    inside = ((local >= 0) & (local < window)).all(-1) & valid  # (W, S, N)
+    most = int(inside.sum(-1).max()) if inside.numel() else 0
+    chosen = torch.argsort(~inside, dim=-1, stable=True)[..., :most]  # those inside first, in their given order
+    inside = inside.gather(-1, chosen)
+    local = local.gather(2, chosen[..., None].expand(-1, -1, -1, 2))
+    return torch.where(inside[..., None], local, 0.0), inside
+
+
+def _predict_views(
+    predict: Predict, windows: Tensor, points: Tensor, valid: Tensor, rotations: int, flip: bool
+) -> Tensor:
+    """Mean float32 prediction (B, K, w, w) over the right-angle and mirrored views of a batch of windows."""
+    views = [(turns, mirrored) for mirrored in (False, True)[: 1 + flip] for turns in range(rotations)]
+    outputs = (_predict_view(predict, windows, points, valid, *view) for view in views)
+    return reduce(torch.add, outputs) / len(views)
+
+
+def _predict_view(
+    predict: Predict, windows: Tensor, points: Tensor, valid: Tensor, turns: int, mirrored: bool
+) -> Tensor:
+    """Mirror left and right, then turn counter-clockwise; predict; turn and mirror the prediction (B, K, w, w) back."""
+    side = windows.shape[-1]
+    if mirrored:
+        windows, points = windows.flip(-1), torch.stack([side - points[..., 0], points[..., 1]], -1)
+    for _ in range(turns):  # a quarter turn, as torch.rot90, moves (x, y) to (y, side - x)
+        points = torch.stack([points[..., 1], side - points[..., 0]], -1)
+    output = predict(torch.rot90(windows, turns, (-2, -1)).contiguous(), points * valid[..., None], valid)
+    if output.ndim != 4 or output.shape[0] != len(windows) or output.shape[2:] != windows.shape[2:]:
+        raise ValueError(
+            f"predict returned shape {tuple(output.shape)} for windows {tuple(windows.shape)}; "
+            f"expected ({len(windows)}, K, {side}, {side})"
+        )
+    output = torch.rot90(output.float(), -turns, (-2, -1))
+    return output.flip(-1) if mirrored else output
+
+
+def _blending_profile(window: int, blend: str) -> Tensor:
+    """(w,) float32 weight along one axis of a window; its outer product with itself is the weight of the pixels."""
+    if blend == "uniform":
+        return torch.ones(window)
+    position = np.arange(window) + 0.5 - window / 2
+    profile = np.exp(-0.5 * (position / (window / 8)) ** 2)  # sigma = w/8 as in nnU-Net
+    return torch.from_numpy(np.maximum(profile, 1e-3)).float()  # the border of the image is seen by one window only
+
+
+class _RunningSum:
+    """Sum (K, H, W) of window predictions; from a CUDA device to the CPU without making the device wait.
+
+    In that case each batch is copied to pinned memory in the background and added when the next one arrives.
+    """
+
+    def __init__(self, size: torch.Size, device: torch.device) -> None:
+        self._size, self._device = size, device
+        self._sum: Tensor | None = None
+        self._pending: tuple[Tensor, list[tuple[int, int]], torch.cuda.Event] | None = None
+
+    def add(self, output: Tensor, corners: list[tuple[int, int]]) -> None:
+        if output.device.type == "cuda" and self._device.type == "cpu":
+            copy = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
+            copy.copy_(output, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(output.device))
+            self._flush()
+            self._pending = (copy, corners, event)
+        else:
+            self._add_now(output.to(self._device), corners)
+
+    def finish(self) -> Tensor:
+        self._flush()
+        if self._sum is None:
+            raise RuntimeError("no window was predicted")
+        return self._sum
+
+    def _flush(self) -> None:
+        if self._pending is not None:
+            copy, corners, event = self._pending
+            event.synchronize()
+            self._add_now(copy, corners)
+            self._pending = None
+
+    def _add_now(self, output: Tensor, corners: list[tuple[int, int]]) -> None:
+        if self._sum is None:
+            self._sum = torch.zeros((output.shape[1], *self._size), device=self._device)
+        side = output.shape[-1]
+        for one, (y, x) in zip(output, corners, strict=True):
+            self._sum[:, y : y + side, x : x + side] += one

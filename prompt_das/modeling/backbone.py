@@ -1,0 +1,66 @@
+"""The image encoder: timm's plain ViT as a Detectron2 backbone (Prompt-DAS, Sec. 2.1: ViT-S/8)."""
+
+from __future__ import annotations
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+
+
+class ViTBackbone(Backbone):
+    """One feature map, ``"vit"``, at stride ``patch_size``, from patch tokens alone: there is no CLS token."""
+
+    @configurable
+    def __init__(
+        self, *, image_size: int, patch_size: int, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float
+    ) -> None:
+        """``image_size``: side in pixels for which position embeddings are stored; other sizes are interpolated."""
+        super().__init__()
+        self.patch_size = patch_size
+        self.embed_dim = embed_dim
+        self.vit = VisionTransformer(
+            img_size=image_size,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            num_classes=0,
+            global_pool="",
+            class_token=False,
+            dynamic_img_size=True,
+        )
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.MODEL.VIT
+        return {
+            "image_size": cfg.INPUT.CROP_SIZE,
+            "patch_size": node.PATCH_SIZE,
+            "embed_dim": node.EMBED_DIM,
+            "depth": node.DEPTH,
+            "num_heads": node.NUM_HEADS,
+            "mlp_ratio": node.MLP_RATIO,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.patch_size
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {"vit": ShapeSpec(channels=self.embed_dim, stride=self.patch_size)}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """x (B, 3, H, W), H and W multiples of the patch size -> {"vit": (B, D, H / patch, W / patch)}."""
+        h, w = (side // self.patch_size for side in x.shape[-2:])
+        patches = self.vit.forward_features(x)
+        return {"vit": patches.transpose(1, 2).unflatten(-1, (h, w))}
+
+
+@BACKBONE_REGISTRY.register()
+def build_vit_backbone(cfg, input_shape: ShapeSpec | None = None) -> ViTBackbone:
+    """The ViT of ``cfg.MODEL.VIT``; ``input_shape`` is not used (grey slices are repeated to 3 channels)."""
+    return ViTBackbone(cfg)

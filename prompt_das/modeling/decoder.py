@@ -1,0 +1,110 @@
+"""Prompt decoder: image features and prompt tokens in, mask token and up-sampled features out (Prompt-DAS, Sec. 2.1).
+
+Shape legend: B images; N prompts and M contrastive tokens, padded, with a validity mask; D channels; h, w patch grid.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detectron2.config import configurable
+
+from .two_way_transformer import TwoWayTransformer
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a (B, C, H, W) map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class MLP(nn.Sequential):
+    """``num_layers`` linear layers with ReLU between them."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
+        dims = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
+        layers: list[nn.Module] = []
+        for i, (a, b) in enumerate(zip(dims, dims[1:])):
+            layers += [nn.ReLU()] * (i > 0) + [nn.Linear(a, b)]
+        super().__init__(*layers)
+
+
+class DecoderOutput(NamedTuple):
+    mask_token: Tensor  # (B, D)
+    contrastive: Tensor  # (B, M, D) embeddings of the contrastive tokens
+    features: Tensor  # (B, D // 8, 4 h, 4 w), shared by both heads
+
+
+def token_attention_masks(prompt_valid: Tensor, contrastive_valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Who may see whom (after DN-DETR): (B, N) and (B, M) bool -> (B, T, T) for tokens, (B, 1, T) for the image.
+
+    Tokens stand in the order mask token, prompts, contrastive tokens: T = 1 + N + M. Nobody sees padding. The mask
+    token, the prompts and the image do not see contrastive tokens, so these cannot change what the heads predict;
+    contrastive tokens do not see prompts, so an embedding does not depend on what was clicked.
+    """
+    seen_prompts = F.pad(prompt_valid, (1, 0), value=True)
+    n, m = seen_prompts.shape[1], contrastive_valid.shape[1]
+    for_heads = F.pad(seen_prompts, (0, m), value=False)
+    mask_token = torch.zeros_like(seen_prompts)
+    mask_token[:, 0] = True
+    for_contrastive = torch.cat([mask_token, contrastive_valid], dim=1)
+    rows = torch.cat([for_heads[:, None].expand(-1, n, -1), for_contrastive[:, None].expand(-1, m, -1)], dim=1)
+    return rows, for_heads[:, None]
+
+
+class PromptDecoder(nn.Module):
+    """One learned mask token and any number of prompts, two-way attention, up-sampling to stride ``patch / 4``."""
+
+    @configurable
+    def __init__(self, *, dim: int, depth: int, num_heads: int, mlp_dim: int, attention_downsample_rate: int) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.randn(1, dim))
+        self.transformer = TwoWayTransformer(dim, depth, num_heads, mlp_dim, attention_downsample_rate)
+        self.upsampling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            ChannelLayerNorm(dim // 4, eps=1e-6),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        self.contrastive_mlp = MLP(dim, dim, dim, 3)
+
+    @classmethod
+    def from_config(cls, cfg, dim: int) -> dict:
+        node = cfg.MODEL.DECODER
+        return {
+            "dim": dim,
+            "depth": node.DEPTH,
+            "num_heads": node.NUM_HEADS,
+            "mlp_dim": node.MLP_DIM,
+            "attention_downsample_rate": node.ATTENTION_DOWNSAMPLE_RATE,
+        }
+
+    def forward(
+        self,
+        image: Tensor,
+        image_pe: Tensor,
+        prompts: Tensor,
+        prompt_valid: Tensor,
+        contrastive: Tensor | None = None,
+        contrastive_valid: Tensor | None = None,
+    ) -> DecoderOutput:
+        """image (B, D, h, w), image_pe (D, h, w), prompts (B, N, D), contrastive (B, M, D), masks (B, N), (B, M) bool.
+
+        N and M may be 0.
+        """
+        b, d, h, w = image.shape
+        if contrastive is None or contrastive_valid is None:
+            contrastive, contrastive_valid = prompts[:, :0], prompt_valid[:, :0]
+        tokens = torch.cat([self.mask_token.expand(b, 1, d), prompts, contrastive], dim=1)
+        token_mask, image_mask = token_attention_masks(prompt_valid, contrastive_valid)
+        tokens, keys = self.transformer(
+            tokens, image.flatten(2).transpose(1, 2), image_pe.flatten(1).T[None], token_mask, image_mask
+        )
+        features = self.upsampling(keys.transpose(1, 2).reshape(b, d, h, w))
+        return DecoderOutput(tokens[:, 0], self.contrastive_mlp(tokens[:, 1 + prompts.shape[1] :]), features)

@@ -1,0 +1,73 @@
+"""The losses of Prompt-DAS (Sec. 2.2-2.4). Every one is a mean over images, and zero, not NaN, where nothing counts.
+
+Shape legend: B images; H, W pixels; P, Q, N points padded with a validity mask; D channels of an embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def segmentation_loss(
+    logits: Tensor, target: Tensor, pixel_valid: Tensor | None = None, image_weight: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy: mean over an image's valid pixels, times the image's weight, mean over images (L_seg).
+
+    Args:
+        logits: (B, H, W) foreground logits.
+        target: (B, H, W) in [0, 1].
+        pixel_valid: (B, H, W) bool; False = ignored (the teacher is unsure). None: all count.
+        image_weight: (B,); None: 1.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none").flatten(1)
+    if pixel_valid is None:
+        per_image = loss.mean(1)
+    else:
+        valid = pixel_valid.flatten(1).to(loss.dtype)
+        per_image = (loss * valid).sum(1) / valid.sum(1).clamp(min=1)
+    if image_weight is not None:
+        per_image = per_image * image_weight
+    return per_image.mean()
+
+
+def detection_loss(density: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of two (B, H, W) density maps (L_det)."""
+    return F.mse_loss(density.float(), target.float())
+
+
+def contrastive_loss(
+    positives: Tensor,
+    positive_valid: Tensor,
+    queries: Tensor,
+    query_valid: Tensor,
+    negatives: Tensor,
+    negative_valid: Tensor,
+    temperature: float = 0.5,
+) -> Tensor:
+    """Prompt-guided contrastive loss (L_pcl): queries are drawn to the mean embedding of the prompts.
+
+    The mean prompt and the negatives are targets, so no gradient flows into them. An image without a prompt, a query
+    or a negative adds zero.
+
+    Args:
+        positives, queries, negatives: (B, P, D), (B, Q, D), (B, N, D) embeddings.
+        positive_valid, query_valid, negative_valid: (B, P), (B, Q), (B, N) bool.
+        temperature: of the cosine similarity.
+    """
+    positives, queries, negatives = positives.float(), queries.float(), negatives.float()
+    weight = positive_valid.float()
+    mean = (positives * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1)
+    prototype = F.normalize(mean.detach(), dim=-1)
+    queries = F.normalize(queries, dim=-1)
+    negatives = F.normalize(negatives.detach(), dim=-1)
+
+    to_positive = (queries @ prototype[..., None]) / temperature  # (B, Q, 1)
+    to_negatives = (queries @ negatives.transpose(1, 2)) / temperature  # (B, Q, N)
+    to_negatives = to_negatives.masked_fill(~negative_valid[:, None], float("-inf"))
+    per_query = torch.cat([to_positive, to_negatives], dim=-1).logsumexp(-1) - to_positive.squeeze(-1)
+
+    complete = positive_valid.any(1) & negative_valid.any(1)
+    counted = (query_valid & complete[:, None]).float()
+    return ((per_query * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()

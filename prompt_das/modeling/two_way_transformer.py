@@ -1,0 +1,111 @@
+"""The two-way transformer: tokens look at the image, the image looks back at the tokens.
+
+The decoder of Segment Anything (Kirillov et al. 2023) as Prompt-DAS uses it (Sec. 2.1), with attention masks.
+
+Shape legend, used by every docstring below:
+    B: images; T: tokens; K: image positions (h * w); D: channels; Q, S: length of the query and of the key sequence.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose inner width is ``dim / downsample_rate``."""
+
+    def __init__(self, dim: int, num_heads: int, downsample_rate: int = 2) -> None:
+        super().__init__()
+        inner = dim // downsample_rate
+        if inner % num_heads:
+            raise ValueError(
+                f"attention width {dim} / {downsample_rate} = {inner} is not divisible by {num_heads} heads; "
+                "change MODEL.DECODER.NUM_HEADS or MODEL.DECODER.ATTENTION_DOWNSAMPLE_RATE"
+            )
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(dim, inner)
+        self.k_proj = nn.Linear(dim, inner)
+        self.v_proj = nn.Linear(dim, inner)
+        self.out_proj = nn.Linear(inner, dim)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """q (B, Q, D), k and v (B, S, D), allowed (B or 1, Q or 1, S) bool, True = may be seen -> (B, Q, D)."""
+        q, k, v = (
+            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
+        )
+        mask = None if allowed is None else allowed.unsqueeze(1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+class TwoWayBlock(nn.Module):
+    """Self-attention of tokens, tokens to image, MLP, image to tokens; each with a residual and a LayerNorm."""
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_dim: int, downsample_rate: int = 2, *, replace_tokens: bool = False
+    ) -> None:
+        """``replace_tokens``: the first block, whose self-attention replaces the tokens and uses no positional part."""
+        super().__init__()
+        self.replace_tokens = replace_tokens
+        self.self_attn = Attention(dim, num_heads, downsample_rate)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = Attention(dim, num_heads, downsample_rate)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.ReLU(), nn.Linear(mlp_dim, dim))
+        self.norm3 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = Attention(dim, num_heads, downsample_rate)
+        self.norm4 = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        image: Tensor,
+        token_pe: Tensor,
+        image_pe: Tensor,
+        token_mask: Tensor | None = None,
+        image_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """tokens and token_pe (B, T, D), image and image_pe (B or 1, K, D) -> the updated tokens and image.
+
+        ``token_mask`` (B, T, T) and ``image_mask`` (B, 1, T) say which tokens may be seen by tokens and by the image.
+        """
+        if self.replace_tokens:
+            tokens = self.self_attn(tokens, tokens, tokens, token_mask)
+        else:
+            q = tokens + token_pe
+            tokens = tokens + self.self_attn(q, q, tokens, token_mask)
+        tokens = self.norm1(tokens)
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        attended = self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens, image_mask)
+        return tokens, self.norm4(image + attended)
+
+
+class TwoWayTransformer(nn.Module):
+    """A stack of :class:`TwoWayBlock` and a last attention from tokens to image."""
+
+    def __init__(self, dim: int, depth: int, num_heads: int, mlp_dim: int, downsample_rate: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TwoWayBlock(dim, num_heads, mlp_dim, downsample_rate, replace_tokens=i == 0) for i in range(depth)
+        )
+        self.final_attn_token_to_image = Attention(dim, num_heads, downsample_rate)
+        self.norm_final_attn = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        image: Tensor,
+        image_pe: Tensor,
+        token_mask: Tensor | None = None,
+        image_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """tokens (B, T, D), image (B, K, D), image_pe (1, K, D), masks as in :class:`TwoWayBlock` -> tokens, image."""
+        token_pe = tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, token_pe, image_pe, token_mask, image_mask)
+        attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        return self.norm_final_attn(tokens + attended), image

@@ -1,0 +1,34 @@
+#!/usr/bin/env python
+"""Train Prompt-DAS, or evaluate a trained model.
+
+    tools/train_net.py --config-file configs/rat2human_wda.yaml
+    tools/train_net.py --config-file configs/rat2human_wda.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
+"""
+
+from __future__ import annotations
+
+import prompt_das  # noqa: F401  (fills the registries; must come before Detectron2)
+from prompt_das.checkpoint import PromptDASCheckpointer
+from prompt_das.engine import PromptDASTrainer, launch
+from prompt_das.engine.defaults import setup
+
+from detectron2.engine import default_argument_parser
+
+
+def main(args):
+    cfg = setup(args)
+    if args.eval_only:
+        if not cfg.MODEL.WEIGHTS:
+            raise SystemExit("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
+        model = PromptDASTrainer.build_model(cfg)
+        weights_from = "teacher" if cfg.DOMAIN_ADAPT.TEACHER.EVALUATE else "model"
+        PromptDASCheckpointer(model, weights_from=weights_from).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+        return PromptDASTrainer.test(cfg, model)
+    trainer = PromptDASTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    args = default_argument_parser(epilog=__doc__).parse_args()
+    launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
