@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from detectron2.utils import comm
-
 BEST = "model_best"
+
+
+def require_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}; check MODEL.WEIGHTS")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -23,8 +27,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or holds anything else than weights.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path}; check MODEL.WEIGHTS")
+    require_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
@@ -42,7 +45,9 @@ class PromptDASCheckpointer(Checkpointer):
     ``weights_from`` says whose weights a checkpoint's ``MODEL.WEIGHTS`` are: "teacher" (where there is one) or "model".
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, weights_from: str = "teacher", **checkpointables: Any):
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, weights_from: str = "teacher", **checkpointables: Any
+    ) -> None:
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.weights_from = weights_from
 
@@ -55,16 +60,21 @@ class PromptDASCheckpointer(Checkpointer):
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
         temporary = path.with_suffix(".pth.partial")
-        with open(temporary, "wb") as f:
-            torch.save(data, f)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        try:
+            with open(temporary, "wb") as f:
+                torch.save(data, f)
+                f.flush()
+                os.fsync(f.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         if name != BEST:
             self.tag_last_checkpoint(path.name)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load everything (resume) or, with ``checkpointables=[]``, only the weights (``MODEL.WEIGHTS``)."""
+        if path and "://" not in path:
+            require_file(path)
         self.wants_weights_only = checkpointables is not None
         return super().load(path, checkpointables)
 
@@ -77,7 +87,7 @@ class PromptDASCheckpointer(Checkpointer):
             content["model"] = content[self.weights_from]
         return content
 
-    def _load_model(self, checkpoint: dict[str, Any]):
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         problems = {
             "missing": incompatible.missing_keys,

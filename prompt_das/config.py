@@ -23,6 +23,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.MODEL.VIT.DEPTH = 12
     _c.MODEL.VIT.NUM_HEADS = 6
     _c.MODEL.VIT.MLP_RATIO = 4.0
+    _c.MODEL.VIT.STEM = "linear"  # or "conv": for small networks that start from noise
 
     _c.MODEL.PROMPT_ENCODER = CN()
     _c.MODEL.PROMPT_ENCODER.NAME = "PointPromptEncoder"
@@ -60,6 +61,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.INPUT.AUGMENTATION.NOISE_STD = 15.0  # largest standard deviation of the noise, in grey values
     _c.INPUT.AUGMENTATION.CONTRAST_PROBABILITY = 0.5
     _c.INPUT.AUGMENTATION.CONTRAST_RANGE = (0.7, 1.3)  # of brightness and of contrast
+    _c.INPUT.AUGMENTATION.BLUR_PROBABILITY = 0.0
+    _c.INPUT.AUGMENTATION.BLUR_SIGMA = 2.0  # largest, in pixels
     _c.INPUT.AUGMENTATION.ELASTIC_PROBABILITY = 0.0
     _c.INPUT.AUGMENTATION.ELASTIC_AMPLITUDE = 6.0  # largest displacement, in pixels
     _c.INPUT.AUGMENTATION.ELASTIC_SPACING = 64.0  # between control points, in pixels
@@ -95,6 +98,9 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DOMAIN_ADAPT.POINTS.THRESHOLD = 0.49
     _c.DOMAIN_ADAPT.POINTS.KERNEL = 5
     _c.DOMAIN_ADAPT.POINTS.TOP_K = 100
+    # Density above this without a point near is left out of L_det. 1 keeps the paper's loss, in which a missed instance
+    # teaches "nothing here"; a source model that misses most of them would unlearn the rest.
+    _c.DOMAIN_ADAPT.POINTS.UNSURE = 1.0
     _c.DOMAIN_ADAPT.POINTS.UDA_THRESHOLD = 0.49  # of the pseudo sparse points that take the place of true ones
 
     _c.DOMAIN_ADAPT.MASKS = CN()

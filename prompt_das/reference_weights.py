@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 # Their forward pass never reads these.
 UNUSED = re.compile(
-    r"(image_encoder\.cls_token|prompt_encoder\.(point_embeddings\.\d+|not_a_point_embed|no_mask_embed)\.weight|pe_layer\..*)"
+    r"(image_encoder\.cls_token|prompt_encoder\.(point_embeddings\.\d+|not_a_point_embed|no_mask_embed)\.weight|pe_layer\..*"
+    r"|mask_decoder\.transformer\.layers\.\d+\.\w+\.attention\.out_proj\.(weight|bias))"
 )
 RENAMED = [
     (r"^image_encoder\.", "backbone.vit."),
@@ -26,14 +26,14 @@ RENAMED = [
     (r"^mask_decoder\.decode_head1\.", "center_head.coarse."),
     (r"^mask_decoder\.decode_head2\.", "center_head.fine."),
 ]
-INNER, OUTER = ".attention.out_proj.", ".out_proj."
 
 
 def convert_reference_state_dict(state_dict: Mapping[str, Tensor], grid: int = 48) -> dict[str, Tensor]:
     """The authors' state dict as ours, for the paper-size network on crops of ``grid * 8`` pixels.
 
-    Two things change besides the names. The position embedding is resized to the ``grid`` the way DINO does it. Where
-    an attention has two output projections in a row, they become the one linear map that they are.
+    Besides the names only the position embedding changes: it is resized to the ``grid`` as DINO does it. Dropped is
+    what their forward pass never reads: the CLS token, the prompt types, and the inner ``attention.out_proj`` of the
+    masked attentions, whose output goes through ``out_proj`` alone.
 
     Raises:
         ValueError: names that the authors' network does not have.
@@ -41,20 +41,13 @@ def convert_reference_state_dict(state_dict: Mapping[str, Tensor], grid: int = 4
     source = dict(state_dict)
     converted: dict[str, Tensor] = {}
     for name in source:
-        if UNUSED.fullmatch(name) or INNER in name:
+        if UNUSED.fullmatch(name):
             continue
         new, value = rename(name), source[name]
         if new is None:
             raise ValueError(f"{name!r} is not a parameter of the authors' network")
         if name == "image_encoder.pos_embed":
             value = resize_position_embedding(value, grid)
-        inner = name.replace(OUTER, INNER)
-        if inner in source and inner != name:
-            weight = source[name.rsplit(".", 1)[0] + ".weight"].double()
-            if name.endswith(".weight"):
-                value = (weight @ source[inner].double()).to(value.dtype)
-            else:
-                value = (weight @ source[inner].double() + value.double()).to(value.dtype)
         converted[new] = value
     return converted
 
@@ -71,7 +64,7 @@ def rename(name: str) -> str | None:
 
 
 def resize_position_embedding(embedding: Tensor, grid: int) -> Tensor:
-    """(1, 1 + n * n, D), the CLS token's first -> (1, grid * grid, D), bicubic, DINO's scale factor (grid + 0.1) / n."""
+    """(1, 1 + n * n, D), the CLS token's first -> (1, grid * grid, D); bicubic, DINO's scale (grid + 0.1) / n."""
     patches = embedding[:, 1:]
     side = round(patches.shape[1] ** 0.5)
     if side == grid:

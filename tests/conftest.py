@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import prompt_das
 
 import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
 from hypothesis import settings
 
 assert prompt_das.__version__
@@ -35,3 +40,72 @@ def real_data() -> Path:
     if not (root / "lucchi").is_dir():
         pytest.skip(f"no real data in {root}: set DETECTRON2_DATASETS")
     return root
+
+
+# The smallest network that still has every part, on crops of 32 x 32 pixels: an iteration takes milliseconds.
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.VIT.EMBED_DIM": 32,
+    "MODEL.VIT.DEPTH": 1,
+    "MODEL.VIT.NUM_HEADS": 2,
+    "MODEL.DECODER.NUM_HEADS": 2,
+    "MODEL.DECODER.MLP_DIM": 32,
+    "MODEL.CENTER_HEAD.CHANNELS": 8,
+    "MODEL.CENTER_HEAD.SIGMA": 3.0,
+    "INPUT.CROP_SIZE": 32,
+    "DATALOADER.NUM_WORKERS": 0,
+    "TEST.WINDOW.STRIDE": 32,
+    "SEED": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """``TINY`` as it is written on a command line: KEY VALUE ..."""
+    return [word for key, value in TINY.items() for word in (key, str(value))]
+
+
+@pytest.fixture
+def tiny_cfg(tiny: list[str], tmp_path: Path) -> CfgNode:
+    """A config of the tiny network that a test may change; its ``OUTPUT_DIR`` is the test's own folder."""
+    from prompt_das.engine.defaults import get_prompt_das_cfg  # here: most tests need no engine
+
+    cfg = get_prompt_das_cfg(None, [*tiny, "OUTPUT_DIR", str(tmp_path)])
+    cfg.defrost()
+    return cfg
+
+
+@pytest.fixture(scope="session")
+def load_tool() -> Iterator[Callable[[str], ModuleType]]:
+    """A program of ``tools/`` as a module. Its functions can be pickled, so they can be run in other processes."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
+        yield importlib.import_module
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory, load_tool: Callable[[str], ModuleType]) -> Path:
+    """Two synthetic domains of 6 slices, 4 to train and 2 to validate, 64 x 64 pixels each."""
+    root = tmp_path_factory.mktemp("data")
+    load_tool("make_synthetic").main(["--output", str(root), "--size", "64", "--slices", "6"])
+    return root
+
+
+@pytest.fixture
+def synthetic_data(synthetic_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data sets ``synthetic_{source,target}_{train,val}``."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(synthetic_root))
+    return synthetic_root
+
+
+@pytest.fixture
+def quiet_logging() -> Iterator[None]:
+    """Takes back what Detectron2's ``setup_logger`` does to the process, so that ``caplog`` works in the next test."""
+    loggers = [logging.getLogger(name) for name in ("prompt_das", "detectron2", "fvcore")]
+    before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)

@@ -14,20 +14,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-import make_synthetic
-import numpy as np
-import torch
-from tabulate import tabulate
-from torch import nn
-
 import prompt_das  # noqa: F401  (fills the registries)
 from prompt_das.data.build import build_test_loader
 from prompt_das.engine import PromptDASTrainer
-from prompt_das.engine.defaults import get_prompt_das_cfg
+from prompt_das.engine.defaults import get_prompt_das_cfg, start
 from prompt_das.visualization import draw_overlay, save_image, tile
 
+import make_synthetic
+import numpy as np
+import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
+from tabulate import tabulate
+from torch import nn
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "quick"
 METRICS = ("Dice", "AJI", "PQ")
@@ -38,8 +36,7 @@ def run(name: str, output: Path, overrides: list[str]) -> tuple[CfgNode, nn.Modu
     """Train a config of configs/quick -> config, the trained teacher, its results on the test slices."""
     overrides = [*overrides, "OUTPUT_DIR", str(output / name)]
     cfg = get_prompt_das_cfg(str(CONFIGS / f"synthetic_{name}.yaml"), overrides)
-    default_setup(cfg, argparse.Namespace())
-    torch.manual_seed(cfg.SEED)
+    start(cfg, argparse.Namespace())
     trainer = PromptDASTrainer(cfg)
     trainer.resume_or_load(resume=False)
     results = trainer.train()

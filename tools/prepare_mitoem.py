@@ -63,6 +63,12 @@ def inspect(folder: Path, *, allow_partial: bool = False) -> Plan:
     """
     plan = Plan(folder, _numbered(folder / "im", "im*.png"))
     _complain_if_missing(folder / "im", "im{:04d}.png", SLICES, plan.images, allow_partial)
+    foreign = [path.name for number, path in plan.images.items() if number not in SLICES]
+    if foreign:
+        raise ValueError(
+            f"{folder / 'im'} holds {name_some(foreign)}, but MitoEM has slices {SLICES[0]} to {SLICES[-1]}: "
+            "the padded variant (EM30-H-im-pad.zip) does not fit the labels, take EM30-H-im.zip"
+        )
     index = {number: z for z, number in enumerate(plan.images)}
     for split, numbers in SPLITS.items():
         label_folder = folder / f"mito-{split}-v2"

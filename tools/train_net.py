@@ -1,11 +1,14 @@
 #!/usr/bin/env python
 """Train Prompt-DAS, or evaluate a trained model.
 
-    tools/train_net.py --config-file configs/rat2human_wda.yaml
-    tools/train_net.py --config-file configs/rat2human_wda.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
+tools/train_net.py --config-file configs/rat2human_wda.yaml
+tools/train_net.py --config-file configs/rat2human_wda.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
 """
 
 from __future__ import annotations
+
+import argparse
+from typing import Any
 
 import prompt_das  # noqa: F401  (fills the registries; must come before Detectron2)
 from prompt_das.checkpoint import PromptDASCheckpointer
@@ -15,7 +18,7 @@ from prompt_das.engine.defaults import setup
 from detectron2.engine import default_argument_parser
 
 
-def main(args):
+def main(args: argparse.Namespace) -> dict[str, Any]:
     cfg = setup(args)
     if args.eval_only:
         if not cfg.MODEL.WEIGHTS:

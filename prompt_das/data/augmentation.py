@@ -159,6 +159,21 @@ class BrightnessContrast(_Photometric):
         return np.clip(img, 0, 255).astype(np.float32)
 
 
+class GaussianBlur(_Photometric):
+    """Blur an image, as a microscope of lower resolution does.
+
+    Args:
+        sigma: standard deviation in pixels.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.sigma = sigma
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(img, (0, 0), self.sigma, borderType=cv2.BORDER_REFLECT)
+
+
 class StrongAugmentation:
     """Draws the transforms of one image.
 
@@ -167,6 +182,7 @@ class StrongAugmentation:
         noise_prob, noise_std: probability of Gaussian noise, and its largest standard deviation in grey levels.
         intensity_prob, intensity_range: probability of a change of brightness and contrast, and the range of both
             factors.
+        blur_prob, blur_sigma: probability of a blur, and its largest standard deviation in pixels.
         elastic_prob, elastic_amplitude, elastic_spacing: probability of an elastic displacement, its largest size and
             the distance of its control points in pixels.
     """
@@ -179,6 +195,8 @@ class StrongAugmentation:
         noise_std: float = 15.0,
         intensity_prob: float = 0.5,
         intensity_range: tuple[float, float] = (0.7, 1.3),
+        blur_prob: float = 0.0,
+        blur_sigma: float = 2.0,
         elastic_prob: float = 0.0,
         elastic_amplitude: float = 6.0,
         elastic_spacing: float = 64.0,
@@ -186,6 +204,7 @@ class StrongAugmentation:
         self.right_angles = right_angles
         self.noise_prob, self.noise_std = noise_prob, noise_std
         self.intensity_prob, self.intensity_range = intensity_prob, intensity_range
+        self.blur_prob, self.blur_sigma = blur_prob, blur_sigma
         self.elastic_prob = elastic_prob
         self.elastic_amplitude, self.elastic_spacing = elastic_amplitude, elastic_spacing
 
@@ -207,6 +226,8 @@ class StrongAugmentation:
             geometric.append(Elastic(control, self.elastic_spacing, height, width))
         if rng.random() < self.intensity_prob:
             photometric.append(BrightnessContrast(*rng.uniform(*self.intensity_range, 2)))
+        if rng.random() < self.blur_prob:
+            photometric.append(GaussianBlur(rng.uniform(0.1, 1) * self.blur_sigma))
         if rng.random() < self.noise_prob:
             photometric.append(GaussianNoise(rng.uniform(0, self.noise_std), int(rng.integers(2**31))))
         return TransformList(geometric), TransformList(photometric)

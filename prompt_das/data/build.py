@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
-
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import build_detection_test_loader as d2_build_detection_test_loader
 from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
 
 from .dataset_mapper import SourceMapper, TargetMapper, TestMapper
 from .datasets import ensure_registered
@@ -74,7 +74,14 @@ class IterationBatches:
 
 
 def build_stream_loader(
-    slices: list[dict[str, Any]], mapper: Callable, *, batch_size: int, start_iter: int, max_iter: int, seed, workers: int
+    slices: list[dict[str, Any]],
+    mapper: Callable,
+    *,
+    batch_size: int,
+    start_iter: int,
+    max_iter: int,
+    seed: tuple[int, ...],
+    workers: int,
 ) -> DataLoader:
     """A loader of lists of samples, one list per iteration."""
     return DataLoader(
@@ -93,7 +100,7 @@ class SourceTargetLoader:
     stream opens when burn-in ends, and asks ``get_sparse_points`` then: the unsupervised mode makes them only there.
     """
 
-    def __init__(self, cfg, get_sparse_points: Callable[[], dict[str, SlicePoints]]) -> None:
+    def __init__(self, cfg: CfgNode, get_sparse_points: Callable[[], dict[str, SlicePoints]]) -> None:
         self.cfg = cfg
         self.start_iter = 0
         self.get_sparse_points = get_sparse_points
@@ -130,7 +137,7 @@ class SourceTargetLoader:
         yield from zip(source, target, strict=True)
 
 
-def get_sparse_points(cfg) -> dict[str, SlicePoints]:
+def get_sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
     """The sparse points of every target dataset, for the weakly supervised mode.
 
     They come from ``DATASETS.SPARSE_POINTS.FILE``, else from the points that the dataset was registered with, else
@@ -158,11 +165,13 @@ def get_sparse_points(cfg) -> dict[str, SlicePoints]:
     return points
 
 
-def build_test_loader(cfg, name: str) -> DataLoader:
+def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """Whole slices of a labelled dataset, one at a time."""
     slices = get_slices((name,))
     if any(d["label_file_name"] is None for d in slices):
-        raise ValueError(f"{name} has no labels, so it cannot be evaluated; use tools/predict.py for unlabelled volumes")
+        raise ValueError(
+            f"{name} has no labels, so it cannot be evaluated; use tools/predict.py for unlabelled volumes"
+        )
     return d2_build_detection_test_loader(
         dataset=slices, mapper=TestMapper(cfg), num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(slices))
     )

@@ -11,8 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 
 from ..instances import connected_components
 from ..points import instance_centers, sample_sparse_points
@@ -87,7 +86,7 @@ class SourceMapper:
         self.foreground_probability = foreground_probability
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: CfgNode) -> dict:
         node = cfg.INPUT.AUGMENTATION
         return {
             "crop": CropReader(cfg.INPUT.CROP_SIZE, cfg.INPUT.SCALE),
@@ -97,6 +96,8 @@ class SourceMapper:
                 noise_std=node.NOISE_STD,
                 intensity_prob=node.CONTRAST_PROBABILITY,
                 intensity_range=tuple(node.CONTRAST_RANGE),
+                blur_prob=node.BLUR_PROBABILITY,
+                blur_sigma=node.BLUR_SIGMA,
                 elastic_prob=node.ELASTIC_PROBABILITY,
                 elastic_amplitude=node.ELASTIC_AMPLITUDE,
                 elastic_spacing=node.ELASTIC_SPACING,
@@ -150,7 +151,7 @@ class TargetMapper:
         self.sparse_points = sparse_points
 
     @classmethod
-    def from_config(cls, cfg, sparse_points: dict[str, SlicePoints]) -> dict:
+    def from_config(cls, cfg: CfgNode, sparse_points: dict[str, SlicePoints]) -> dict:
         return {**SourceMapper.from_config(cfg), "sparse_points": sparse_points}
 
     def __call__(self, d: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -184,7 +185,7 @@ class TestMapper:
         self.prompt_seed = prompt_seed
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: CfgNode) -> dict:
         return {
             "scale": cfg.INPUT.SCALE,
             "prompt_shares": tuple(cfg.TEST.PROMPT_SHARES),

@@ -180,7 +180,8 @@ def _register_builtin() -> None:
         for split in ("train", "val"):
             spec = VolumeSpec(f"synthetic/{domain}", voxel_size=(30, 8, 8), mitoem_split=split)
             _register(f"synthetic_{domain}_{split}", spec)
-    _register("vnc_train", VolumeSpec("vnc/img", "vnc/inst", voxel_size=(50, 4.6, 4.6)))
+    # VNC's labels are masks by origin; their components are the same if ids are found instead.
+    _register("vnc_train", VolumeSpec("vnc/img", "vnc/inst", voxel_size=(50, 4.6, 4.6), label_type="semantic"))
     for split in ("train", "test"):
         _register(f"lucchi_{split}", VolumeSpec(f"lucchi/{split}/img", f"lucchi/{split}/inst", voxel_size=(5, 5, 5)))
 

@@ -158,7 +158,21 @@ def _plain(name: str, spec: VolumeSpec) -> _Slices:
             f"data set '{name}': {labels.path} has {labels.shape[0]} label slices for the {images.shape[0]} images of "
             f"{images.path}{f'; without a partner of the same name: {name_some(alone)}' if alone else ''}. {HELP}"
         )
+    if spec.label_type == "instance":
+        _warn_of_mask(name, labels, (start + stop) // 2)
     return images, labels, [(z, z) for z in range(start, stop)]
+
+
+def _warn_of_mask(name: str, labels: Volume, z: int) -> None:
+    """A mask read as ids makes one instance of all, and one point where many were meant."""
+    foreground = labels.read(z)
+    foreground = foreground[foreground > 0]
+    if foreground.size and foreground.min() == foreground.max():
+        logger.warning(
+            "data set '%s': slice %d of %s holds the single id %g; "
+            "if that is a mask of all instances, set label_type to 'semantic'",
+            *(name, z, labels.path, foreground[0]),
+        )
 
 
 def _mitoem(name: str, spec: VolumeSpec) -> _Slices:

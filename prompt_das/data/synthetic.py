@@ -141,7 +141,7 @@ def _mitochondria(
     cristae = np.zeros(shape, np.float32)
     bumps, warp, ripples = _noise(rng, shape, 6.0), _noise(rng, shape, 8.0), _noise(rng, shape, 3.0)
     roomy = np.flatnonzero(border > look.radius[0] + MEMBRANE_GAP)
-    wanted = round(MITOCHONDRIA_PER_MEGAVOXEL * cell.size / 1e6) + 1
+    wanted = round(MITOCHONDRIA_PER_MEGAVOXEL * cell.size / 1e6) + 1 if roomy.size else 0
     for index in rng.choice(roomy, wanted):
         z, y, x = np.unravel_index(index, shape)
         radius, half_length = rng.uniform(*look.radius), rng.uniform(*look.half_length)
@@ -181,7 +181,7 @@ def _add_others(
     """Draw what is not a mitochondrion: pale organelles, dark bodies, and small vesicles in groups."""
     shape = picture.shape
     places = np.flatnonzero((border > 5) & (labels == 0))
-    for index in rng.choice(places, round(OTHERS_PER_MEGAVOXEL * picture.size / 1e6) + 1):
+    for index in rng.choice(places, round(OTHERS_PER_MEGAVOXEL * picture.size / 1e6) + 1 if places.size else 0):
         centre = np.array(np.unravel_index(index, shape)) * (SLICE_DISTANCE, 1, 1)
         kind = rng.choice(3, p=(0.35, 0.25, 0.4))
         if kind == 0:

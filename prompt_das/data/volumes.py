@@ -27,7 +27,7 @@ Box = tuple[int, int, int, int]
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 TIFF_SUFFIXES = (".tif", ".tiff")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
-_CACHED_SLICES = 2  # of a folder: crops tend to come in pairs (image, then its neighbour or the same slice again)
+_CACHE_BYTES = 64 << 20  # of a folder's decoded slices: a few of 4096 x 4096, all of a small volume
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -145,7 +145,7 @@ class FolderVolume(Volume):
                     f"{self.shape[1]} x {self.shape[2]} {self.dtype}: all slices of a volume must agree"
                 )
             cache[z] = array
-            while len(cache) > _CACHED_SLICES:
+            while len(cache) > max(1, _CACHE_BYTES // array.nbytes):
                 cache.popitem(last=False)
         cache.move_to_end(z)
         y0, x0, y1, x1 = box

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 
 import torch
-
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from ..config import add_prompt_das_config
 from ..data.datasets import register_volumes_from_yaml
@@ -48,22 +49,31 @@ def check(cfg: CfgNode) -> None:
         raise ValueError(f"MODEL.PRECISION is {cfg.MODEL.PRECISION!r}; use float32 or bfloat16")
     if cfg.INPUT.CROP_SIZE % cfg.MODEL.VIT.PATCH_SIZE:
         raise ValueError(
-            f"INPUT.CROP_SIZE {cfg.INPUT.CROP_SIZE} is not a multiple of MODEL.VIT.PATCH_SIZE {cfg.MODEL.VIT.PATCH_SIZE}"
+            f"INPUT.CROP_SIZE is {cfg.INPUT.CROP_SIZE}; make it a multiple of "
+            f"MODEL.VIT.PATCH_SIZE {cfg.MODEL.VIT.PATCH_SIZE}"
         )
     burn_in = cfg.DOMAIN_ADAPT.BURN_IN_ITERS
     if cfg.DOMAIN_ADAPT.ENABLED and not 0 <= burn_in <= cfg.SOLVER.MAX_ITER:
-        raise ValueError(f"DOMAIN_ADAPT.BURN_IN_ITERS is {burn_in}; it is part of SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}")
+        raise ValueError(
+            f"DOMAIN_ADAPT.BURN_IN_ITERS is {burn_in}; it is part of SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}"
+        )
     if cfg.DOMAIN_ADAPT.ENABLED and not cfg.DATASETS.TARGET:
         raise ValueError("DOMAIN_ADAPT.ENABLED needs DATASETS.TARGET, the unlabelled volumes to adapt to")
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """The config of a tool's arguments, with Detectron2's logging, output folder and seeds set up.
+def start(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Detectron2's logging, output folder and seeds, and the same for this package.
 
     Every rank is seeded alike: the weights must start equal, and the data are seeded sample by sample.
     """
-    cfg = get_prompt_das_cfg(args.config_file, args.opts)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="prompt_das", abbrev_name="prompt_das")
     default_setup(cfg, args)
     if cfg.SEED >= 0:
         torch.manual_seed(cfg.SEED)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The config of a tool's arguments, with the run started, see :func:`start`."""
+    cfg = get_prompt_das_cfg(args.config_file, args.opts)
+    start(cfg, args)
     return cfg

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
 from detectron2.engine import launch as d2_launch
 from detectron2.utils import comm
 
@@ -22,7 +21,7 @@ def launch(
     dist_url: str = "auto",
     args: tuple = (),
 ) -> Any:
-    """Run ``main(*args)`` in ``num_processes`` processes on each of ``num_machines`` machines: one per GPU, or on CPU."""
+    """Run ``main(*args)`` in ``num_processes`` processes on each of ``num_machines`` machines: one a GPU, or on CPU."""
     world_size = num_processes * num_machines
     if torch.cuda.is_available() or world_size == 1:
         return d2_launch(main, num_processes, num_machines, machine_rank, dist_url, args)

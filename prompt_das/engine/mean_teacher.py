@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
-
 from detectron2.engine import HookBase
+from torch import nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -31,13 +30,14 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
     """
     parameters = dict(student.named_parameters())
     buffers = dict(student.named_buffers())
-    mine, theirs = [], []
-    for name, value in teacher.named_parameters():
-        mine.append(value)
+    mine: list[torch.Tensor] = []
+    theirs: list[torch.Tensor] = []
+    for name, parameter in teacher.named_parameters():
+        mine.append(parameter)
         theirs.append(parameters[name].detach())
     torch._foreach_lerp_(mine, theirs, 1 - decay)
-    for name, value in teacher.named_buffers():
-        value.copy_(buffers[name])
+    for name, buffer in teacher.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 class MeanTeacher(HookBase):

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.utils.events import get_event_storage
+from torch import Tensor
 
 from ..data.dataset_mapper import random_subset
 from ..instances import connected_components
@@ -70,6 +69,7 @@ class PseudoLabeler:
         use_prompts: bool,
         suppression_radius: float,
         peaks: dict[str, Any],
+        density_unsure: float,
         pixel_confidence: float,
         image_confidence: float,
         contrastive: dict[str, Any],
@@ -80,6 +80,7 @@ class PseudoLabeler:
             use_prompts: whether teacher and student get prompts on target images.
             suppression_radius: pseudo points closer than this to a sparse point are dropped, in pixels.
             peaks: keyword arguments of :func:`prompt_das.points.find_peaks`.
+            density_unsure: where the teacher's density is above this and no point is near, it teaches nothing.
             pixel_confidence: pixels where max(p, 1 - p) is below are ignored.
             image_confidence: the share of pixels at or above it is the weight of an image.
             contrastive: keyword arguments of :func:`sample_contrastive_points`.
@@ -89,12 +90,13 @@ class PseudoLabeler:
         self.use_prompts = use_prompts
         self.suppression_radius = suppression_radius
         self.peaks = peaks
+        self.density_unsure = density_unsure
         self.pixel_confidence = pixel_confidence
         self.image_confidence = image_confidence
         self.contrastive = contrastive
 
     @classmethod
-    def from_config(cls, cfg, teacher: PromptDAS) -> dict:
+    def from_config(cls, cfg: CfgNode, teacher: PromptDAS) -> dict:
         node = cfg.DOMAIN_ADAPT
         switches = {
             "points": node.USE_POINT_PSEUDO_LABELS,
@@ -107,6 +109,7 @@ class PseudoLabeler:
             "use_prompts": node.USE_PROMPTS,
             "suppression_radius": cfg.MODEL.CENTER_HEAD.SIGMA,
             "peaks": {"threshold": node.POINTS.THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": node.POINTS.TOP_K},
+            "density_unsure": node.POINTS.UNSURE,
             "pixel_confidence": node.MASKS.PIXEL_CONFIDENCE,
             "image_confidence": node.MASKS.IMAGE_CONFIDENCE,
             "contrastive": {
@@ -119,14 +122,17 @@ class PseudoLabeler:
         }
 
     @torch.no_grad()
-    def ask_teacher(self, images: Tensor, sparse: Tensor, sparse_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def ask_teacher(
+        self, images: Tensor, sparse: Tensor, sparse_valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Two passes of the decoder on one pass of the encoder.
 
         Args:
             images: (B, 1, H, W) weak views; sparse, sparse_valid: (B, N, 2), (B, N).
 
         Returns:
-            foreground probability (B, H, W), and the pseudo points (B, K, 2), (B, K), none near a sparse point.
+            foreground probability (B, H, W); density (B, H, W); the pseudo points (B, K, 2), (B, K), none near a
+            sparse point.
         """
         teacher = self.teacher
         size = (images.shape[-2], images.shape[-1])
@@ -137,29 +143,30 @@ class PseudoLabeler:
             points, valid, _ = find_peaks(density, **self.peaks)
             valid = suppress_near(points, valid, sparse, sparse_valid, self.suppression_radius)
         else:
-            points, valid = sparse[:, :0], sparse_valid[:, :0]
+            density, points, valid = images[:, 0] * 0, sparse[:, :0], sparse_valid[:, :0]
         prompts = torch.cat([sparse, points], dim=1)
         shown = torch.cat([sparse_valid, valid], dim=1) & self.use_prompts
         probability = teacher.decode(embedding, prompts, shown, size, density=False).logits.sigmoid()
-        return probability, points, valid
+        return probability, density, points, valid
 
     def __call__(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Samples of :class:`~prompt_das.data.dataset_mapper.TargetMapper` -> the student's labelled inputs."""
         device = self.teacher.device
         images = torch.stack([x["weak_image"] for x in samples]).to(device, non_blocking=True)
         sparse, sparse_valid = pad_points([torch.from_numpy(x["sparse_points"]) for x in samples], device=device)
-        probability, points, valid = (t.cpu().numpy() for t in self.ask_teacher(images, sparse, sparse_valid))
-        labelled = [
-            self.label(x, p, q[v]) for x, p, q, v in zip(samples, probability, points, valid, strict=True)
-        ]
+        answer = [t.cpu().numpy() for t in self.ask_teacher(images, sparse, sparse_valid)]
+        probability, _, _, valid = answer
+        labelled = [self.label(x, p, d, q[v]) for x, p, d, q, v in zip(samples, *answer, strict=True)]
         storage = get_event_storage()
         storage.put_scalar("pseudo/points", valid.sum(1).mean())
         storage.put_scalar("pseudo/confident_pixels", np.mean([x["image_weight"] for x in labelled]))
         storage.put_scalar("pseudo/foreground", np.mean(probability > 0.5))
         return labelled
 
-    def label(self, x: dict[str, Any], probability: np.ndarray, pseudo_points: np.ndarray) -> dict[str, Any]:
-        """One sample, its teacher's probability (H, W) and pseudo points (K, 2) in the weak view -> a student input."""
+    def label(
+        self, x: dict[str, Any], probability: np.ndarray, density: np.ndarray, pseudo_points: np.ndarray
+    ) -> dict[str, Any]:
+        """One sample and what the teacher says of its weak view, (H, W), (H, W) and (K, 2) -> a student input."""
         rng = np.random.default_rng(x["seed"])
         move = x["geometric"]
         queries, negatives = sample_contrastive_points(probability, rng, **self.contrastive)
@@ -174,6 +181,7 @@ class PseudoLabeler:
             "mask": torch.from_numpy((probability > 0.5).astype(np.uint8)),
             "pixel_valid": torch.from_numpy(confidence >= self.pixel_confidence),
             "image_weight": float((confidence >= self.image_confidence).mean()),
+            "density_unsure": torch.from_numpy(np.ascontiguousarray(move.apply_image(density)) > self.density_unsure),
             "points": move.apply_coords(points).astype(np.float32),
             "prompts": move.apply_coords(random_subset(points if self.use_prompts else points[:0], rng)).astype(
                 np.float32

@@ -1,4 +1,4 @@
-"""Unsupervised mode: the source model makes the sparse points itself, once, when burn-in ends (Prompt-DAS, Sec. 2.2)."""
+"""Unsupervised mode: the source model makes the sparse points itself when burn-in ends (Prompt-DAS, Sec. 2.2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
@@ -33,7 +33,8 @@ def predict_points(model: PromptDAS, image: np.ndarray, scale: float, peaks: dic
     def density_of(windows: torch.Tensor, points: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         size = (windows.shape[-2], windows.shape[-1])
         no_points, none_valid = windows.new_zeros(len(windows), 0, 2), valid.new_zeros(len(windows), 0)
-        return model.decode(model.encode(windows), no_points, none_valid, size, mask=False).density[:, None]
+        density = model.decode(model.encode(windows), no_points, none_valid, size, mask=False).density
+        return density[:, None]
 
     resized = torch.from_numpy(np.ascontiguousarray(resize_image(image, scale), np.float32))[None]
     density = sliding_window(resized.to(model.device), density_of, points=None, valid=None, **model.window)
@@ -47,7 +48,7 @@ class PseudoSparsePoints(HookBase):
     A run that is resumed later finds the files and leaves them alone.
     """
 
-    def __init__(self, cfg, teacher: PromptDAS) -> None:
+    def __init__(self, cfg: CfgNode, teacher: PromptDAS) -> None:
         node = cfg.DOMAIN_ADAPT
         self.teacher = teacher
         self.names = cfg.DATASETS.TARGET

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
-from fvcore.common.param_scheduler import CompositeParamScheduler, ParamScheduler
-from torch import nn
-
+from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from detectron2.solver.build import build_lr_scheduler as d2_build_lr_scheduler
+from fvcore.common.param_scheduler import CompositeParamScheduler, ParamScheduler
+from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +21,11 @@ class ClippedAdamW(torch.optim.AdamW):
     Detectron2's own clipping works parameter by parameter.
     """
 
-    def __init__(self, params, *, max_norm: float | None = None, **kwargs) -> None:
+    def __init__(self, params: Any, *, max_norm: float | None = None, **kwargs: Any) -> None:
         super().__init__(params, **kwargs)
         self.max_norm = max_norm
 
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
         if self.max_norm is not None:
             parameters = [p for group in self.param_groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
@@ -34,12 +35,13 @@ class ClippedAdamW(torch.optim.AdamW):
         return super().step(closure)
 
 
-def build_optimizer(cfg, model: nn.Module) -> ClippedAdamW:
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippedAdamW:
     """AdamW from ``cfg.SOLVER``; norms, biases, embeddings and the mask token are not decayed."""
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
         raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; prompt_das knows 'full_model'")
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             embedding = name.endswith(("pos_embed", "cls_token", "mask_token"))
@@ -61,10 +63,11 @@ class PolynomialWithFloor(ParamScheduler):
         self.floor = floor
 
     def __call__(self, where: float) -> float:
-        return max((1 - where) ** self.power, self.floor)
+        # Rounding may put the last step a hair beyond 1, and a power of a negative number is complex.
+        return max(max(1 - where, 0.0) ** self.power, self.floor)
 
 
-def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer):
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     """One polynomial for burn-in and one for adaptation, each with its warm-up: two runs in a row would do the same."""
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "PolynomialWithFloor":

@@ -6,20 +6,21 @@ import logging
 import weakref
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
-
+from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 from ..checkpoint import BEST, PromptDASCheckpointer
 from ..data.build import SourceTargetLoader, build_test_loader, get_sparse_points
 from ..evaluation.em_evaluator import EMEvaluator
+from ..modeling.meta_arch import PromptDAS
 from .mean_teacher import MeanTeacher, make_teacher
 from .pseudo_labels import PseudoLabeler, PseudoLabelLoader
 from .pseudo_points import PseudoSparsePoints
@@ -45,14 +46,14 @@ class PromptDASTrainer(DefaultTrainer):
     Target images are labelled by the teacher in the loader, so the step is Detectron2's SimpleTrainer as it is.
     """
 
-    def __init__(self, cfg) -> None:
+    def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)  # DefaultTrainer would build its own loader, and needs CUDA for several processes
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         self.cfg = cfg
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self.teacher = make_teacher(model)
+        self.teacher = cast(PromptDAS, make_teacher(model))
         if comm.get_world_size() > 1:
             device_ids = [comm.get_local_rank()] if torch.cuda.is_available() else None
             model = nn.parallel.DistributedDataParallel(
@@ -78,6 +79,7 @@ class PromptDASTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
             teacher=self.teacher,
         )
+        self.last_results: dict[str, Any] = {}
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
@@ -126,7 +128,7 @@ class PromptDASTrainer(DefaultTrainer):
 
     def train(self) -> dict[str, Any]:
         """Run training -> the results on ``DATASETS.TEST``; {} without test datasets, and on ranks other than 0."""
-        self.last_results: dict[str, Any] = {}
+        self.last_results = {}
         TrainerBase.train(self, self.start_iter, self.max_iter)
         return self.last_results
 
@@ -134,25 +136,25 @@ class PromptDASTrainer(DefaultTrainer):
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     @classmethod
-    def build_optimizer(cls, cfg, model: nn.Module):
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer):
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def test(cls, cfg, model: nn.Module, evaluators=None) -> dict[str, Any]:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: None = None) -> dict[str, Any]:
         """Evaluate ``DATASETS.TEST``; tables and pictures go to ``OUTPUT_DIR/inference``."""
         results = evaluate(cfg, model, cfg.DATASETS.TEST, write=True)
         return next(iter(results.values())) if len(results) == 1 else results
 
 
-def evaluate(cfg, model: nn.Module, names: tuple[str, ...], *, write: bool) -> dict[str, dict[str, Any]]:
+def evaluate(cfg: CfgNode, model: nn.Module, names: tuple[str, ...], *, write: bool) -> dict[str, dict[str, Any]]:
     """Evaluate ``model`` on labelled datasets. Ranks other than 0 get empty results.
 
     Args:

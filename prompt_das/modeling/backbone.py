@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from itertools import pairwise
 
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+
+def conv_stem(in_channels: int, embed_dim: int, patch_size: int) -> nn.Sequential:
+    """3x3 convolutions of stride 2 instead of one patch projection (Xiao et al. 2021).
+
+    A small ViT that starts from noise and trains for minutes learns several times faster with it.
+    """
+    num_layers = patch_size.bit_length() - 1
+    if 2**num_layers != patch_size:
+        raise ValueError(f"MODEL.VIT.STEM conv needs a MODEL.VIT.PATCH_SIZE that is a power of 2, not {patch_size}")
+    dims = [in_channels, *(embed_dim // 2**i for i in reversed(range(num_layers)))]
+    layers: list[nn.Module] = []
+    for a, b in pairwise(dims):
+        layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(1, b), nn.GELU()]
+    return nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))
 
 
 class ViTBackbone(Backbone):
@@ -15,9 +31,23 @@ class ViTBackbone(Backbone):
 
     @configurable
     def __init__(
-        self, *, image_size: int, patch_size: int, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        stem: str = "linear",
     ) -> None:
-        """``image_size``: side in pixels for which position embeddings are stored; other sizes are interpolated."""
+        """
+        Args:
+            image_size: side in pixels for which position embeddings are stored; other sizes are interpolated.
+            stem: how a patch becomes a token: "linear" (the plain ViT) or "conv" (:func:`conv_stem`).
+        """
+        if stem not in ("linear", "conv"):
+            raise ValueError(f"MODEL.VIT.STEM is {stem!r}; use 'linear' or 'conv'")
         super().__init__()
         self.patch_size = patch_size
         self.embed_dim = embed_dim
@@ -33,9 +63,11 @@ class ViTBackbone(Backbone):
             class_token=False,
             dynamic_img_size=True,
         )
+        if stem == "conv":
+            self.vit.patch_embed.proj = conv_stem(3, embed_dim, patch_size)
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: CfgNode) -> dict:
         node = cfg.MODEL.VIT
         return {
             "image_size": cfg.INPUT.CROP_SIZE,
@@ -44,6 +76,7 @@ class ViTBackbone(Backbone):
             "depth": node.DEPTH,
             "num_heads": node.NUM_HEADS,
             "mlp_ratio": node.MLP_RATIO,
+            "stem": node.STEM,
         }
 
     @property
@@ -61,6 +94,6 @@ class ViTBackbone(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_vit_backbone(cfg, input_shape: ShapeSpec | None = None) -> ViTBackbone:
+def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> ViTBackbone:
     """The ViT of ``cfg.MODEL.VIT``; ``input_shape`` is not used (grey slices are repeated to 3 channels)."""
     return ViTBackbone(cfg)

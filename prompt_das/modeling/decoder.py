@@ -5,13 +5,13 @@ Shape legend: B images; N prompts and M contrastive tokens, padded, with a valid
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
-
-from detectron2.config import configurable
 
 from .two_way_transformer import TwoWayTransformer
 
@@ -29,7 +29,7 @@ class MLP(nn.Sequential):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
         dims = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
         layers: list[nn.Module] = []
-        for i, (a, b) in enumerate(zip(dims, dims[1:])):
+        for i, (a, b) in enumerate(pairwise(dims)):
             layers += [nn.ReLU()] * (i > 0) + [nn.Linear(a, b)]
         super().__init__(*layers)
 
@@ -45,16 +45,15 @@ def token_attention_masks(prompt_valid: Tensor, contrastive_valid: Tensor) -> tu
 
     Tokens stand in the order mask token, prompts, contrastive tokens: T = 1 + N + M. Nobody sees padding. The mask
     token, the prompts and the image do not see contrastive tokens, so these cannot change what the heads predict;
-    contrastive tokens do not see prompts, so an embedding does not depend on what was clicked.
+    contrastive tokens see only each other, so an embedding does not depend on what was clicked. (A padded one sees
+    itself: attention to nothing would be NaN.)
     """
     seen_prompts = F.pad(prompt_valid, (1, 0), value=True)
     n, m = seen_prompts.shape[1], contrastive_valid.shape[1]
     for_heads = F.pad(seen_prompts, (0, m), value=False)
-    mask_token = torch.zeros_like(seen_prompts)
-    mask_token[:, 0] = True
-    for_contrastive = torch.cat([mask_token, contrastive_valid], dim=1)
-    rows = torch.cat([for_heads[:, None].expand(-1, n, -1), for_contrastive[:, None].expand(-1, m, -1)], dim=1)
-    return rows, for_heads[:, None]
+    itself = torch.eye(m, dtype=torch.bool, device=contrastive_valid.device)
+    for_contrastive = F.pad(contrastive_valid[:, None] | itself, (n, 0), value=False)
+    return torch.cat([for_heads[:, None].expand(-1, n, -1), for_contrastive], dim=1), for_heads[:, None]
 
 
 class PromptDecoder(nn.Module):
@@ -75,7 +74,7 @@ class PromptDecoder(nn.Module):
         self.contrastive_mlp = MLP(dim, dim, dim, 3)
 
     @classmethod
-    def from_config(cls, cfg, dim: int) -> dict:
+    def from_config(cls, cfg: CfgNode, dim: int) -> dict:
         node = cfg.MODEL.DECODER
         return {
             "dim": dim,

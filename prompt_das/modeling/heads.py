@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
-
-from detectron2.config import configurable
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from .decoder import MLP
 
@@ -17,12 +16,12 @@ Centre-point heads. Each is built as ``head(cfg, in_channels)``; (B, C, H/2, W/2
 """
 
 
-def build_segmentation_head(cfg, dim: int, in_channels: int) -> nn.Module:
+def build_segmentation_head(cfg: CfgNode, dim: int, in_channels: int) -> nn.Module:
     """Build ``cfg.MODEL.SEM_SEG_HEAD.NAME`` for a ``dim``-channel mask token and ``in_channels`` features."""
     return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, dim, in_channels)
 
 
-def build_center_head(cfg, in_channels: int) -> nn.Module:
+def build_center_head(cfg: CfgNode, in_channels: int) -> nn.Module:
     """Build ``cfg.MODEL.CENTER_HEAD.NAME`` for ``in_channels`` features."""
     return CENTER_HEAD_REGISTRY.get(cfg.MODEL.CENTER_HEAD.NAME)(cfg, in_channels)
 
@@ -37,7 +36,7 @@ class PointPromptSegHead(nn.Module):
         self.mlp = MLP(dim, dim, in_channels, 3)
 
     @classmethod
-    def from_config(cls, cfg, dim: int, in_channels: int) -> dict:
+    def from_config(cls, cfg: CfgNode, dim: int, in_channels: int) -> dict:
         return {"dim": dim, "in_channels": in_channels}
 
     def forward(self, mask_token: Tensor, features: Tensor) -> Tensor:
@@ -63,7 +62,7 @@ class CenterPointHead(nn.Module):
         )
 
     @classmethod
-    def from_config(cls, cfg, in_channels: int) -> dict:
+    def from_config(cls, cfg: CfgNode, in_channels: int) -> dict:
         return {"in_channels": in_channels, "channels": cfg.MODEL.CENTER_HEAD.CHANNELS}
 
     def forward(self, features: Tensor) -> Tensor:

@@ -32,9 +32,16 @@ def segmentation_loss(
     return per_image.mean()
 
 
-def detection_loss(density: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of two (B, H, W) density maps (L_det)."""
-    return F.mse_loss(density.float(), target.float())
+def detection_loss(density: Tensor, target: Tensor, pixel_valid: Tensor | None = None) -> Tensor:
+    """Squared error of two (B, H, W) density maps: mean over an image's valid pixels, mean over images (L_det).
+
+    ``pixel_valid``: (B, H, W) bool; False = nobody knows whether there is a centre. None: all count.
+    """
+    error = (density.float() - target.float()).square().flatten(1)
+    if pixel_valid is None:
+        return error.mean()
+    valid = pixel_valid.flatten(1).to(error.dtype)
+    return ((error * valid).sum(1) / valid.sum(1).clamp(min=1)).mean()
 
 
 def contrastive_loss(

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
 
 from ..inference.sliding_window import sliding_window
 from ..points import pad_points, render_density
@@ -21,14 +20,15 @@ from ..visualization import draw_density, draw_overlay, tile
 from .decoder import PromptDecoder
 from .heads import build_center_head, build_segmentation_head
 from .losses import contrastive_loss, detection_loss, segmentation_loss
-from .prompt_encoder import build_prompt_encoder
+from .prompt_encoder import PointPromptEncoder, build_prompt_encoder
 
+NEAR_A_POINT = 0.05  # rendered density: closer than 2.4 sigma
 CONTRASTIVE_KINDS = ("positives", "queries", "negatives")
 
 
 class Prediction(NamedTuple):
     logits: Tensor  # (B, H, W) foreground
-    density: Tensor | None  # (B, H, W) centre points
+    density: Tensor  # (B, H, W) of centre points
     contrastive: Tensor  # (B, M, D) embeddings, M = 0 unless asked for
 
 
@@ -41,7 +41,7 @@ class PromptDAS(nn.Module):
         self,
         *,
         backbone: nn.Module,
-        prompt_encoder: nn.Module,
+        prompt_encoder: PointPromptEncoder,
         decoder: PromptDecoder,
         segmentation_head: nn.Module,
         center_head: nn.Module,
@@ -83,7 +83,7 @@ class PromptDAS(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
         dim = backbone.output_shape()["vit"].channels
         test = cfg.TEST.WINDOW
@@ -137,7 +137,7 @@ class PromptDAS(nn.Module):
     ) -> Prediction:
         """Prompts (B, N, 2) with validity (B, N), N may be 0 -> what both heads say at full size.
 
-        A head that nobody reads (``mask``, ``density`` False) is not computed; its field is then empty or None.
+        A head that nobody reads (``mask``, ``density`` False) is not computed; its field is then (B, 0, 0).
         """
         with self.autocast():
             contrastive = None
@@ -145,20 +145,19 @@ class PromptDAS(nn.Module):
                 contrastive = self.prompt_encoder(contrastive_points, image_size)
             out = self.decoder(
                 embedding,
-                self.prompt_encoder.grid(embedding.shape[-2:]),
+                self.prompt_encoder.grid((embedding.shape[-2], embedding.shape[-1])),
                 self.prompt_encoder(points, image_size),
                 valid,
                 contrastive,
                 contrastive_valid,
             )
+            logits = heat = embedding.new_zeros((len(embedding), 0, 0))
             if mask:
                 logits = self.segmentation_head(out.mask_token, out.features).float()
                 logits = F.interpolate(logits[:, None], size=image_size, mode="bilinear", align_corners=False)[:, 0]
-            else:
-                logits = embedding.new_zeros((len(embedding), 0, 0))
-            return Prediction(
-                logits, self.center_head(out.features).float() if density else None, out.contrastive.float()
-            )
+            if density:
+                heat = self.center_head(out.features).float()
+            return Prediction(logits, heat, out.contrastive.float())
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Training: see :meth:`losses`. Eval: see :meth:`inference`."""
@@ -169,7 +168,8 @@ class PromptDAS(nn.Module):
 
         Each input has ``image`` (1, H, W), ``prompts`` (N, 2), ``points`` (N, 2) to render the density from, ``mask``
         (H, W) and ``domain``. Inputs of domain ``"target"`` come last; their mask is a pseudo-label with
-        ``pixel_valid`` (H, W) bool and ``image_weight``, and ``contrastive``, a dict of (N, 2) points by kind.
+        ``pixel_valid`` (H, W) bool and ``image_weight``; ``density_unsure`` (H, W) bool says where the density counts
+        only near a point; ``contrastive`` is a dict of (N, 2) points by kind; ``use`` names the losses to compute.
         """
         images = self.stack(batched_inputs, "image")
         size = (images.shape[-2], images.shape[-1])
@@ -191,7 +191,6 @@ class PromptDAS(nn.Module):
             contrastive_valid=contrastive_valid,
         )
         logits, density = prediction.logits, prediction.density
-        assert density is not None  # for the type checker: it was asked for
         mask = self.stack(batched_inputs, "mask")
         rendered = render_density(*self.pad(x["points"] for x in batched_inputs), size, self.density_sigma)
 
@@ -209,11 +208,20 @@ class PromptDAS(nn.Module):
                 torch.tensor([x["image_weight"] for x in targets], device=self.device),
             )
         if "points" in use:
-            losses["loss_det_target"] = self.detection_weight * detection_loss(density[t], rendered[t])
+            known = ~self.stack(targets, "density_unsure") | (rendered[t] > NEAR_A_POINT)
+            losses["loss_det_target"] = self.detection_weight * detection_loss(density[t], rendered[t], known)
         if "contrastive" in use:
             embeddings = prediction.contrastive[t].split([p.shape[1] for p, _ in groups], dim=1)
-            pairs = [part for e, (_, v) in zip(embeddings, groups, strict=True) for part in (e, v)]
-            losses["loss_pcl"] = self.contrastive_weight * contrastive_loss(*pairs, self.contrastive_temperature)
+            validity = [v for _, v in groups]
+            losses["loss_pcl"] = self.contrastive_weight * contrastive_loss(
+                embeddings[0],
+                validity[0],
+                embeddings[1],
+                validity[1],
+                embeddings[2],
+                validity[2],
+                self.contrastive_temperature,
+            )
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, logits.detach().sigmoid(), density.detach(), rendered)
         return losses

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
+from detectron2.config import CfgNode, configurable
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
-
-from detectron2.config import configurable
 
 PROMPT_ENCODER_REGISTRY = Registry("PROMPT_ENCODER")
 PROMPT_ENCODER_REGISTRY.__doc__ = """
@@ -17,7 +16,7 @@ Encoders of prompts. Each is built as ``encoder(cfg, dim)`` and provides
 """
 
 
-def build_prompt_encoder(cfg, dim: int) -> nn.Module:
+def build_prompt_encoder(cfg: CfgNode, dim: int) -> PointPromptEncoder:
     """Build ``cfg.MODEL.PROMPT_ENCODER.NAME`` for ``dim`` channels."""
     return PROMPT_ENCODER_REGISTRY.get(cfg.MODEL.PROMPT_ENCODER.NAME)(cfg, dim)
 
@@ -36,7 +35,7 @@ class PointPromptEncoder(nn.Module):
         self.register_buffer("frequencies", scale * torch.randn(2, dim // 2))
 
     @classmethod
-    def from_config(cls, cfg, dim: int) -> dict:
+    def from_config(cls, cfg: CfgNode, dim: int) -> dict:
         return {"dim": dim, "scale": cfg.MODEL.PROMPT_ENCODER.SCALE}
 
     @torch.autocast("cuda", enabled=False)  # bfloat16 has too few digits for the phase

@@ -8,7 +8,6 @@ Shape legend, used by every docstring below:
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

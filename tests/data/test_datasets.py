@@ -172,6 +172,11 @@ def test_a_mask_becomes_its_components(tmp_path: Path) -> None:
     assert labels[1, 1] != labels[5, 5]
 
 
+def test_a_mask_that_is_taken_for_ids_gets_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels_of(tmp_path, np.pad(np.full((2, 2), 255, np.uint8), 3))
+    assert "holds the single id 255; if that is a mask of all instances, set label_type" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("dtype", "highest", "expected"),
     [
@@ -213,7 +218,7 @@ def test_missing_label_files_are_named(volume: tuple[Path, Path]) -> None:
 def test_sizes_must_agree(volume: tuple[Path, Path], tmp_path: Path) -> None:
     small = write_slices(tmp_path / "small", range(10), "{}.png", lambda z: ids(z, 20, 29))
     register_em_volume("sizes", volume[0], small)
-    with pytest.raises(ValueError, match="images are 20 x 30 .* labels 20 x 29"):
+    with pytest.raises(ValueError, match=r"images are 20 x 30 .* labels 20 x 29"):
         DatasetCatalog.get("sizes")
 
 
@@ -297,7 +302,7 @@ def test_a_part_without_slices(volume: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("name", ["lucchi_tran", "lucchi_tran[0:3]", "vnc_train[-1:]", "vnc_train[a:b]"])
 def test_unknown_names(name: str) -> None:
-    with pytest.raises(ValueError, match="unknown data set .* did you mean (lucchi|vnc)_train.* Known volumes: .*vnc"):
+    with pytest.raises(ValueError, match=r"unknown data set .* did you mean (lucchi|vnc)_train.* Known volumes: .*vnc"):
         ensure_registered(name)
 
 
@@ -345,8 +350,12 @@ def test_mitoem_files_that_are_missing(mitoem: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "slices", "instances", "size"),
-    [("vnc_train", 20, 389, (1024, 1024)), ("lucchi_train", 33, 497, (768, 1024)), ("lucchi_test", 17, 267, (768, 1024))],
-)  # fmt: skip
+    [
+        ("vnc_train", 20, 389, (1024, 1024)),
+        ("lucchi_train", 33, 497, (768, 1024)),
+        ("lucchi_test", 17, 267, (768, 1024)),
+    ],
+)
 def test_vnc_and_lucchi(real_data: Path, name: str, slices: int, instances: int, size: tuple[int, int]) -> None:
     entries = DatasetCatalog.get(name)
     assert len(entries) == slices

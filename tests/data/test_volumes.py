@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+from prompt_das.data import volumes
 from prompt_das.data.volumes import (
     decode_rgb_ids,
     estimate_intensity_range,
@@ -188,13 +189,24 @@ def test_a_tile_that_was_never_written_is_zero(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_volume(path).read(0), expected)
 
 
+def test_a_folder_keeps_decoded_slices_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = write_png_folder(tmp_path / "volume", voxels("uint8"))
+    monkeypatch.setattr(volumes, "_CACHE_BYTES", 2 * SHAPE[1] * SHAPE[2])
+    volume, decoded = open_volume(path), []
+    decode = volumes.read_image_file
+    monkeypatch.setattr(volumes, "read_image_file", lambda file: (decoded.append(file.stem), decode(file))[1])
+    for z in (0, 0, 1, 0, 2, 0, 1):  # slice 1 made room for slice 2: it was used longest ago
+        np.testing.assert_array_equal(volume.read(z, (0, 0, 9, 9)), voxels("uint8")[z, :9, :9])
+    assert decoded == ["slice_8", "slice_9", "slice_10", "slice_9"]
+
+
 # ---- other processes
 
 
 def test_a_volume_can_be_pickled(stored: tuple[Path, str | None]) -> None:
     volume = open_volume(*stored)
     volume.read(0)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(volume)).read(1), voxels()[1])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(volume)).read(1), voxels()[1])  # noqa: S301
 
 
 _inherited = None
@@ -254,7 +266,8 @@ def test_the_estimated_range_ignores_a_few_hot_pixels(tmp_path: Path) -> None:
     array[:, 0, 0] = 65535
     tifffile.imwrite(tmp_path / "volume.tif", array)
     lo, hi = estimate_intensity_range(open_volume(tmp_path / "volume.tif"))
-    assert 1000 <= lo < 1005 and 1995 < hi < 2000
+    assert 1000 <= lo < 1005
+    assert 1995 < hi < 2000
 
 
 def test_an_even_volume_has_a_range_as_well(tmp_path: Path) -> None:

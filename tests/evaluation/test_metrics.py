@@ -82,15 +82,16 @@ def test_one_prediction_may_serve_several_true_instances_in_aji() -> None:
 
 def test_aji_takes_the_best_iou_and_not_the_largest_overlap() -> None:
     true = picture(
-        "1111......",
+        "11111.....",
         "2222222222",
     )
     pred = picture(
-        "5554444444",
+        "55444.....",
         "4444444444",
     )
-    # Prediction 4 has 1 px of instance 1 and all of instance 2. Instance 1 takes 5 (3/4), instance 2 takes 4 (10/17).
-    assert aggregated_jaccard_index(true, pred) == (3 + 10) / (4 + 17)
+    # Instance 1 shares 3 px with prediction 4 (IoU 3/15), but takes 5, with which it shares 2 (IoU 2/5).
+    # Instance 2 takes prediction 4 (IoU 10/13).
+    assert aggregated_jaccard_index(true, pred) == (2 + 10) / (5 + 13)
 
 
 def test_two_touching_instances_cut_apart_show_why_tables_name_their_protocol() -> None:

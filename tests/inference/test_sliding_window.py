@@ -140,13 +140,13 @@ def test_each_window_gets_the_prompts_that_lie_inside_it() -> None:
         calls.append((points, valid))
         return windows
 
-    points = torch.tensor([[[1.5, 2.5], [5.5, 2.5], [11.5, 7.5]]])  # left, both, right
+    points = torch.tensor([[[1.5, 2.5], [5.5, 2.5], [8.0, 7.5]]])  # left, both, right: a window ends before x = 8
     sliding_window(torch.zeros(1, 8, 12), predict, window=8, stride=8, points=points, batch_size=2)
     (local, valid) = calls[0]
     assert local.shape == (2, 1, 2, 2)
     assert valid.all()
     assert local[0, 0].tolist() == [[1.5, 2.5], [5.5, 2.5]]
-    assert local[1, 0].tolist() == [[1.5, 2.5], [7.5, 7.5]]
+    assert local[1, 0].tolist() == [[1.5, 2.5], [4.0, 7.5]]
 
 
 @pytest.mark.parametrize("points", [None, torch.zeros(3, 0, 2)])

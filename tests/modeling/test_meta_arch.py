@@ -1,0 +1,346 @@
+"""The whole network: training losses of every mode, and prediction of whole slices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prompt_das.modeling import PromptDAS
+from prompt_das.modeling.losses import detection_loss, segmentation_loss
+from prompt_das.points import pad_points, render_density
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from torch import Tensor
+
+SIZE = 32  # of a crop
+POINTS = np.array([[5.5, 20.5], [28.5, 3.5], [16.5, 16.5]], np.float32)
+NONE = POINTS[:0]
+EVERYTHING = frozenset({"points", "masks", "contrastive"})
+LOSSES = {"points": "loss_det_target", "masks": "loss_seg_target", "contrastive": "loss_pcl"}
+SOURCE_LOSSES = {"loss_seg_source", "loss_det_source"}
+
+
+@pytest.fixture
+def model(tiny_cfg: CfgNode) -> PromptDAS:
+    return build_model(tiny_cfg)
+
+
+def grey(seed: int, height: int = SIZE, width: int = SIZE) -> Tensor:
+    return 255 * torch.rand(1, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def source(seed: int = 0, prompts: np.ndarray = POINTS) -> dict[str, Any]:
+    """What SourceMapper gives."""
+    mask = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
+    mask[10:22, 4:20] = 1
+    return {"domain": "source", "image": grey(seed), "mask": mask, "points": POINTS, "prompts": prompts}
+
+
+def target(
+    seed: int = 0,
+    use: frozenset[str] = EVERYTHING,
+    *,
+    prompts: np.ndarray = POINTS[:1],
+    positives: np.ndarray = POINTS[:1],
+    queries: np.ndarray = POINTS,
+    negatives: np.ndarray = POINTS + 2,
+) -> dict[str, Any]:
+    """What PseudoLabeler gives: the left half of its pixels is confident."""
+    pixel_valid = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    pixel_valid[:, : SIZE // 2] = True
+    return {
+        **source(100 + seed, prompts),
+        "domain": "target",
+        "use": use,
+        "pixel_valid": pixel_valid,
+        "image_weight": 0.25,
+        "contrastive": {"positives": positives, "queries": queries, "negatives": negatives},
+    }
+
+
+def assert_trains(model: PromptDAS, losses: dict[str, Tensor]) -> None:
+    """Every loss is a finite number and so is its gradient."""
+    model.zero_grad()
+    total = torch.stack(list(losses.values())).sum()
+    assert total.isfinite()
+    total.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.isfinite().all() for g in gradients)
+
+
+# ---- training
+
+
+def test_source_images_alone(model: PromptDAS) -> None:
+    """Burn-in: two losses, and the contrastive MLP rests."""
+    losses = model([source(0), source(1)])
+    assert losses.keys() == SOURCE_LOSSES
+    assert_trains(model, losses)
+    resting = {name for name, p in model.named_parameters() if p.grad is None}
+    assert resting == {name for name, _ in model.named_parameters() if name.startswith("decoder.contrastive_mlp.")}
+
+
+def test_source_and_target_together_train_every_parameter(model: PromptDAS) -> None:
+    losses = model([source(0), source(1), target(0), target(1)])
+    assert losses.keys() == SOURCE_LOSSES | set(LOSSES.values())
+    assert all(loss > 0 for loss in losses.values())
+    assert_trains(model, losses)
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_target_images_alone(model: PromptDAS) -> None:
+    losses = model([target(0), target(1)])
+    assert losses.keys() == set(LOSSES.values())
+    assert_trains(model, losses)
+
+
+@pytest.mark.parametrize("use", [(), ("points",), ("masks",), ("contrastive",), ("points", "masks")], ids=str)
+def test_each_component_has_its_own_switch(model: PromptDAS, use: tuple[str, ...]) -> None:
+    """What is switched off is absent; what is on has the value that it has among all the others."""
+    everything = model([source(0), target(0)])
+    losses = model([source(0), target(0, frozenset(use))])
+    assert losses.keys() == SOURCE_LOSSES | {LOSSES[name] for name in use}
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, everything[name])
+    assert_trains(model, losses)
+
+
+def test_the_losses_are_what_their_formulas_say(model: PromptDAS) -> None:
+    inputs = [source(0), source(1), target(0), target(1)]
+    losses = model(inputs)
+    images = torch.stack([x["image"] for x in inputs])
+    with torch.no_grad():
+        prompts, valid = pad_points([torch.from_numpy(x["prompts"]) for x in inputs])
+        logits, density, _ = model.decode(model.encode(images), prompts, valid, (SIZE, SIZE))
+    assert density is not None
+    mask = inputs[0]["mask"].expand(2, -1, -1)
+    rendered = render_density(*pad_points([torch.from_numpy(POINTS)] * 2), (SIZE, SIZE), sigma=3.0)
+    left = (..., slice(0, SIZE // 2))  # the teacher is sure there, and a quarter sure of the whole image
+    expected = {
+        "loss_seg_source": segmentation_loss(logits[:2], mask),
+        "loss_det_source": 10 * detection_loss(density[:2], rendered),
+        "loss_seg_target": 0.25 * segmentation_loss(logits[2:][left], mask[left]),
+        "loss_det_target": 10 * detection_loss(density[2:], rendered),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            losses[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_weights_of_the_losses_come_from_the_config(tiny_cfg: CfgNode) -> None:
+    model = build_model(tiny_cfg)
+    inputs = [source(0), target(0)]
+    before = model(inputs)
+    tiny_cfg.MODEL.LOSS.DETECTION_WEIGHT = 20.0
+    tiny_cfg.MODEL.LOSS.CONTRASTIVE_WEIGHT = 0.3
+    tiny_cfg.MODEL.LOSS.CONTRASTIVE_TEMPERATURE = 0.5
+    heavier = build_model(tiny_cfg)
+    heavier.load_state_dict(model.state_dict())
+    after = heavier(inputs)
+    factors = {"loss_seg_source": 1, "loss_seg_target": 1, "loss_det_source": 2, "loss_det_target": 2, "loss_pcl": 3}
+    for name, factor in factors.items():
+        torch.testing.assert_close(after[name], factor * before[name])
+
+
+@pytest.mark.parametrize("empty", ["prompts", "positives", "queries", "negatives"])
+def test_a_target_image_without_any(model: PromptDAS, empty: str) -> None:
+    losses = model([source(0), target(0, **{empty: NONE})])
+    assert_trains(model, losses)
+    if empty != "prompts":
+        assert losses["loss_pcl"] == 0
+
+
+def test_a_batch_without_any_point_at_all(model: PromptDAS) -> None:
+    nothing = target(0, prompts=NONE, positives=NONE, queries=NONE, negatives=NONE)
+    losses = model([{**source(0, NONE), "points": NONE}, {**nothing, "points": NONE, "image_weight": 0.0}])
+    assert_trains(model, losses)
+    assert losses["loss_seg_target"] == losses["loss_pcl"] == 0
+
+
+def test_images_with_and_without_contrastive_points_share_a_batch(model: PromptDAS) -> None:
+    """An image without any adds zero to the mean: two images together are the half of the one that has some."""
+    full, empty = target(0), target(1, positives=NONE, queries=NONE, negatives=NONE)
+    alone = model([full])["loss_pcl"]
+    torch.testing.assert_close(model([full, empty])["loss_pcl"], alone / 2)
+    torch.testing.assert_close(model([source(0), empty, full])["loss_pcl"], alone / 2)
+
+
+def test_contrastive_points_change_no_other_loss(model: PromptDAS) -> None:
+    with_them, without = target(0), target(0, positives=NONE, queries=NONE, negatives=NONE)
+    a, b = model([source(0), with_them]), model([source(0), without])
+    for name in (*SOURCE_LOSSES, "loss_seg_target", "loss_det_target"):
+        torch.testing.assert_close(a[name], b[name])
+
+
+def test_bfloat16_is_a_switch_and_losses_stay_float32(tiny_cfg: CfgNode) -> None:
+    exact = build_model(tiny_cfg)
+    tiny_cfg.MODEL.PRECISION = "bfloat16"
+    model = build_model(tiny_cfg)
+    model.load_state_dict(exact.state_dict())
+    inputs = [source(0), target(0)]
+    losses, expected = model(inputs), exact(inputs)
+    assert_trains(model, losses)
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected[name], rtol=0.05, atol=0.01)
+    assert any(not torch.equal(losses[name], expected[name]) for name in losses)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_now_and_then_a_picture_is_kept(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.VIS_PERIOD = 2
+    model = build_model(tiny_cfg)
+    with EventStorage() as storage:
+        for i in range(4):
+            storage.iter = i
+            model([source(0), target(0)])
+        assert [(name, iteration) for name, _, iteration in storage._vis_data] == [("training", 0), ("training", 2)]
+        picture = storage._vis_data[0][1]
+    assert picture.shape[0] == 3
+    assert picture.shape[1] >= 2 * SIZE  # a row for each crop
+    assert picture.shape[2] >= 5 * SIZE
+
+
+# ---- prompts
+
+
+@pytest.fixture
+def crops(model: PromptDAS) -> Tensor:
+    """Embeddings of three crops."""
+    with torch.no_grad():
+        return model.eval().encode(torch.stack([grey(i) for i in range(3)]))
+
+
+def decode(model: PromptDAS, embedding: Tensor, points: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        padded, valid = pad_points([torch.from_numpy(p) for p in points])
+        logits, density, _ = model.decode(embedding, padded, valid, (SIZE, SIZE))
+    assert density is not None
+    return logits, density
+
+
+def test_a_batch_is_its_images_one_by_one(model: PromptDAS, crops: Tensor) -> None:
+    points = [POINTS, NONE, POINTS[1:2]]
+    logits, density = decode(model, crops, points)
+    for i in range(3):
+        one_logits, one_density = decode(model, crops[i : i + 1], points[i : i + 1])
+        torch.testing.assert_close(one_logits[0], logits[i], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one_density[0], density[i], rtol=1e-4, atol=1e-5)
+
+
+def test_the_order_of_prompts_makes_no_difference(model: PromptDAS, crops: Tensor) -> None:
+    there, back = decode(model, crops, [POINTS] * 3), decode(model, crops, [POINTS[::-1].copy()] * 3)
+    torch.testing.assert_close(there, back, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prompt_that_moves_makes_a_difference(model: PromptDAS, crops: Tensor) -> None:
+    moved = POINTS.copy()
+    moved[2] = 2.5, 29.5
+    for a, b in zip(decode(model, crops, [POINTS] * 3), decode(model, crops, [moved] * 3), strict=True):
+        assert (a - b).abs().amax((1, 2)).min() > 1e-4
+
+
+def test_heads_that_nobody_reads_are_not_computed(
+    model: PromptDAS, crops: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+    for name in ("segmentation_head", "center_head"):
+        head = getattr(model, name)
+        run = head.forward
+        monkeypatch.setattr(head, "forward", lambda *args, name=name, run=run: computed.append(name) or run(*args))
+    points, valid = torch.zeros(3, 0, 2), torch.zeros(3, 0).bool()
+    model.decode(crops, points, valid, (SIZE, SIZE))
+    assert computed == ["segmentation_head", "center_head"]
+    computed.clear()
+    prediction = model.decode(crops, points, valid, (SIZE, SIZE), density=False)
+    assert (computed, prediction.density) == (["segmentation_head"], None)
+    computed.clear()
+    prediction = model.decode(crops, points, valid, (SIZE, SIZE), mask=False)
+    assert (computed, prediction.logits.numel()) == (["center_head"], 0)
+    computed.clear()
+    model([{"image": grey(0)}])
+    assert computed == ["segmentation_head"]  # half of the forward pass is saved in evaluation
+
+
+def test_grey_values_are_normalised_by_imagenet_s(model: PromptDAS, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    run = model.backbone.forward
+    monkeypatch.setattr(model.backbone, "forward", lambda x: seen.append(x) or run(x))
+    model.encode(torch.full((1, 1, SIZE, SIZE), 123.675))
+    assert seen[0].shape == (1, 3, SIZE, SIZE)
+    expected = [0, (123.675 - 116.28) / 57.12, (123.675 - 103.53) / 57.375]
+    assert seen[0][0, :, 3, 5].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+# ---- whole slices
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 71), (32, 40), (20, 90), (9, 7), (1, 1)])
+def test_slices_of_any_size(model: PromptDAS, size: tuple[int, int]) -> None:
+    """Also smaller than the window of 32 pixels, and smaller than its half."""
+    height, width = size
+    points = np.array([[width - 0.5, height - 0.5]], np.float32)
+    (output,) = model.eval()([{"image": grey(0, *size), "prompts": {"0%": NONE, "100%": points}}])
+    assert list(output["sem_seg"]) == ["0%", "100%"]
+    for probability in output["sem_seg"].values():
+        assert probability.shape == size
+        assert probability.min() >= 0
+        assert probability.max() <= 1
+
+
+def test_several_prompt_sets_in_one_pass_are_each_set_alone(model: PromptDAS, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"0%": NONE, "50%": POINTS[:1], "100%": POINTS + 20}
+    image = grey(0, 60, 70)
+    encoded = []
+    run = model.encode
+    monkeypatch.setattr(model, "encode", lambda images: encoded.append(len(images)) or run(images))
+    (together,) = model.eval()([{"image": image, "prompts": sets}])
+    once = sum(encoded)
+    for name, points in sets.items():
+        (alone,) = model([{"image": image, "prompts": {name: points}}])
+        torch.testing.assert_close(alone["sem_seg"][name], together["sem_seg"][name], rtol=1e-4, atol=1e-5)
+    assert sum(encoded) == 4 * once  # three sets alone and three together cost four passes of the encoder
+    difference = together["sem_seg"]["100%"] - together["sem_seg"]["0%"]
+    assert difference.abs().max() > 1e-5
+
+
+def test_without_prompts_there_is_one_set(model: PromptDAS) -> None:
+    image = grey(0, 40, 40)
+    (output,) = model.eval()([{"image": image}])
+    (expected,) = model([{"image": image, "prompts": {"none": NONE}}])
+    assert list(output["sem_seg"]) == ["0%"]
+    assert torch.equal(output["sem_seg"]["0%"], expected["sem_seg"]["none"])
+
+
+def test_slices_of_a_batch_may_differ_in_size(model: PromptDAS) -> None:
+    inputs = [{"image": grey(0, 40, 50)}, {"image": grey(1, 33, 32)}]
+    outputs = model.eval()(inputs)
+    assert [tuple(o["sem_seg"]["0%"].shape) for o in outputs] == [(40, 50), (33, 32)]
+    for one, output in zip(inputs, outputs, strict=True):
+        assert torch.equal(model([one])[0]["sem_seg"]["0%"], output["sem_seg"]["0%"])
+
+
+def test_a_network_that_works_at_half_resolution(model: PromptDAS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts come, and probabilities go, in pixels of the slice; in between all is half as large."""
+    seen = []
+    run = model.decode
+    monkeypatch.setattr(model, "decode", lambda e, p, v, *args, **kw: seen.append(p[v]) or run(e, p, v, *args, **kw))
+    small = grey(0, 32, 32)
+    points = np.array([[10.5, 41.5]], np.float32)
+    (output,) = model.eval()([{"image": small, "height": 64, "width": 64, "prompts": {"all": points}}])
+    assert output["sem_seg"]["all"].shape == (64, 64)
+    assert torch.cat(seen).tolist() == [[5.25, 20.75]]
+
+
+def test_prediction_does_not_train(model: PromptDAS) -> None:
+    """No gradient is recorded, and nothing random happens: twice is once."""
+    inputs = [{"image": grey(0, 40, 40), "prompts": {"all": POINTS}}]
+    first, second = (model.eval()(inputs)[0]["sem_seg"]["all"] for _ in range(2))
+    assert not first.requires_grad
+    assert torch.equal(first, second)

@@ -1,0 +1,129 @@
+"""The two-way transformer: attention, its masks, and what the blocks do with them."""
+
+from __future__ import annotations
+
+import math
+
+from prompt_das.modeling.two_way_transformer import Attention, TwoWayBlock, TwoWayTransformer
+
+import pytest
+import torch
+from torch import Tensor
+
+DIM, HEADS = 16, 2
+
+
+@pytest.fixture
+def block() -> TwoWayBlock:
+    return TwoWayBlock(DIM, HEADS, 32).eval()
+
+
+def random_inputs(tokens: int = 4, height: int = 3, width: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """tokens (2, T, D), image (2, K, D) and its positional part (1, K, D)."""
+    positions = height * width
+    return torch.randn(2, tokens, DIM), torch.randn(2, positions, DIM), torch.randn(1, positions, DIM)
+
+
+def test_attention_by_hand() -> None:
+    """One head of width 1, all projections the identity: softmax of q k, then the mean of v with these weights."""
+    attention = Attention(1, 1, downsample_rate=1)
+    for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+        torch.nn.init.ones_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    q, k, v = torch.tensor([[[1.0]]]), torch.tensor([[[0.0], [math.log(3)]]]), torch.tensor([[[4.0], [8.0]]])
+    assert attention(q, k, v).item() == pytest.approx((1 * 4 + 3 * 8) / 4)
+    only_the_first = torch.tensor([[[True, False]]])
+    assert attention(q, k, v, only_the_first).item() == pytest.approx(4)
+
+
+def test_heads_look_at_their_own_channels() -> None:
+    """Two heads see the two halves of the width: each of them picks the key that fits its own half."""
+    attention = Attention(4, 2, downsample_rate=1)
+    for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+        torch.nn.init.eye_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    q = torch.tensor([[[100.0, 0.0, 100.0, 0.0]]])
+    k = torch.tensor([[[1.0, 0.0, -1.0, 0.0], [-1.0, 0.0, 1.0, 0.0]]])
+    v = torch.tensor([[[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]])
+    assert attention(q, k, v).flatten().tolist() == pytest.approx([1, 2, 7, 8])
+
+
+def test_all_attentions_work_at_half_width() -> None:
+    """Self-attention too, unlike Segment Anything's own decoder."""
+    transformer = TwoWayTransformer(DIM, depth=2, num_heads=HEADS, mlp_dim=32)
+    attentions = [m for m in transformer.modules() if isinstance(m, Attention)]
+    assert len(attentions) == 2 * 3 + 1
+    for attention in attentions:
+        assert attention.q_proj.weight.shape == (DIM // 2, DIM)
+        assert attention.out_proj.weight.shape == (DIM, DIM // 2)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"16 / 2 = 8 is not divisible by 3 heads; change MODEL.DECODER.NUM_HEADS"):
+        Attention(16, 3)
+
+
+def test_a_token_that_nobody_may_see_changes_nothing_but_itself(block: TwoWayBlock) -> None:
+    tokens, image, image_pe = random_inputs()
+    token_mask, image_mask = torch.ones(2, 4, 4, dtype=torch.bool), torch.ones(2, 1, 4, dtype=torch.bool)
+    token_mask[:, :3, 3] = image_mask[:, :, 3] = False
+    other = tokens.clone()
+    other[:, 3] = torch.randn(2, DIM)
+    with torch.no_grad():
+        before, image_before = block(tokens, image, tokens, image_pe, token_mask, image_mask)
+        after, image_after = block(other, image, other, image_pe, token_mask, image_mask)
+    torch.testing.assert_close(after[:, :3], before[:, :3], rtol=0, atol=0)
+    torch.testing.assert_close(image_after, image_before, rtol=0, atol=0)
+    assert not torch.allclose(after[:, 3], before[:, 3])
+
+
+def test_without_masks_every_token_sees_every_other_and_so_does_the_image(block: TwoWayBlock) -> None:
+    tokens, image, image_pe = random_inputs()
+    other = tokens.clone()
+    other[:, 3] += 1
+    with torch.no_grad():
+        before, image_before = block(tokens, image, tokens, image_pe)
+        after, image_after = block(other, image, other, image_pe)
+    assert (after - before).abs().amax(-1).min() > 1e-4
+    assert (image_after - image_before).abs().amax(-1).min() > 1e-4
+
+
+def test_the_first_block_forgets_what_the_tokens_were() -> None:
+    """As in Segment Anything: its self-attention replaces the tokens, so equal attention outputs give equal tokens.
+
+    A token that sees only its neighbour becomes what the neighbour makes of itself, up to the positional part.
+    """
+    tokens, image, image_pe = random_inputs(tokens=2)
+    sees_the_second = torch.tensor([[[False, True], [False, True]]]).expand(2, -1, -1)
+    no_position = torch.zeros_like(tokens)
+    for replaces in (True, False):
+        block = TwoWayBlock(DIM, HEADS, 32, replace_tokens=replaces).eval()
+        with torch.no_grad():
+            out, _ = block(tokens, image, no_position, image_pe, sees_the_second)
+        assert torch.allclose(out[:, 0], out[:, 1], atol=1e-6) is replaces
+
+
+def test_only_the_first_block_replaces() -> None:
+    transformer = TwoWayTransformer(DIM, depth=3, num_heads=HEADS, mlp_dim=32)
+    assert [layer.replace_tokens for layer in transformer.layers] == [True, False, False]
+
+
+def test_image_positions_are_told_apart_by_their_encoding_alone() -> None:
+    """A uniform image: with one encoding for all positions nothing can tell them apart, with several something does."""
+    transformer = TwoWayTransformer(DIM, depth=2, num_heads=HEADS, mlp_dim=32).eval()
+    tokens, image, image_pe = random_inputs()
+    uniform = image[:, :1].expand_as(image)
+    with torch.no_grad():
+        _, same = transformer(tokens, uniform, image_pe[:, :1].expand_as(image_pe))
+        _, different = transformer(tokens, uniform, image_pe)
+    torch.testing.assert_close(same, same[:, :1].expand_as(same))
+    assert (different[:, 1:] - different[:, :1]).abs().amax(-1).min() > 1e-4
+
+
+@pytest.mark.parametrize("positions", [(1, 1), (3, 5), (7, 2)])
+def test_shapes(positions: tuple[int, int]) -> None:
+    transformer = TwoWayTransformer(DIM, depth=2, num_heads=HEADS, mlp_dim=32)
+    tokens, image, image_pe = random_inputs(5, *positions)
+    out_tokens, out_image = transformer(tokens, image, image_pe)
+    assert out_tokens.shape == tokens.shape
+    assert out_image.shape == image.shape
