@@ -31,7 +31,7 @@ or take its pure Python part from the package index, into an environment that al
 "setuptools>=77,<81", but not the package "wheel":
     uv pip install --no-deps --no-build-isolation -C=--global-option=build_py -C=--build-option=--skip-build \
 pb1-detectron2==0.6
-or run `make install` in a clone of prompt_das, which makes such an environment. INSTALL.md says more."""
+or run `make install` in a clone of prompt_das, which makes such an environment. README.md says more."""
 
 
 def import_detectron2() -> None:
@@ -83,5 +83,5 @@ class _NotCompiled(ModuleType):
     def __getattr__(self, attribute: str) -> object:
         raise AttributeError(
             f"{self.__name__}.{attribute} is missing: this Detectron2 was installed without its compiled operators. "
-            "Nothing in prompt_das needs them; build Detectron2 from upstream's source if you do (INSTALL.md)."
+            "Nothing in prompt_das needs them; build Detectron2 from upstream's source if you do (README.md)."
         )

@@ -23,6 +23,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.MODEL.VIT.DEPTH = 12
     _c.MODEL.VIT.NUM_HEADS = 6
     _c.MODEL.VIT.MLP_RATIO = 4.0
+    # Pretrained encoder: a DINO or timm file, or the name of a timm model, which is downloaded; "" starts from noise.
+    _c.MODEL.VIT.WEIGHTS = ""
     _c.MODEL.VIT.STEM = "linear"  # or "conv": for small networks that start from noise
 
     _c.MODEL.PROMPT_ENCODER = CN()

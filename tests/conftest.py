@@ -10,11 +10,13 @@ from pathlib import Path
 from types import ModuleType
 
 import prompt_das
+from prompt_das.data import datasets
 
 import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import settings
 
 assert prompt_das.__version__
@@ -96,6 +98,17 @@ def synthetic_data(synthetic_root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """The data sets ``synthetic_{source,target}_{train,val}``."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(synthetic_root))
     return synthetic_root
+
+
+@pytest.fixture
+def forget_new_names() -> Iterator[None]:
+    """Takes back the data sets that a test registers."""
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+        datasets._specs.pop(name, None)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def output(folder: Path, code: str) -> str:
 def test_missing_detectron2_says_what_to_install_and_how(tmp_path):
     result = run(tmp_path, "compat.import_detectron2()", "-S")  # -S: an interpreter without installed packages
     assert "ImportError: prompt_das needs Detectron2" in result.stderr
-    for word in ("pb1-detectron2==0.6", "--no-deps", "--no-build-isolation", "make install", "INSTALL.md"):
+    for word in ("pb1-detectron2==0.6", "--no-deps", "--no-build-isolation", "make install", "README.md"):
         assert word in result.stderr
 
 

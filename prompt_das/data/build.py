@@ -159,7 +159,9 @@ def get_sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
             drawn = sample_dataset_points(slices, node.RATIO, node.SEED, read_labels)
             write_points(kept, drawn, dataset=name, ratio=node.RATIO, seed=node.SEED)
         comm.synchronize()
-        points[name] = read_points(file, open_image_volume(slices[0]).slice_names)
+        volume = open_image_volume(slices[0])
+        depth, height, width = volume.shape
+        points[name] = read_points(file, volume.slice_names, num_slices=depth, size=(height, width))
         number = sum(len(points[name].get(d["slice"], ())) for d in slices)
         logger.info("%s: %d sparse points on %d slices, from %s", name, number, len(slices), file)
     return points

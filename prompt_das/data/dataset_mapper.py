@@ -55,7 +55,7 @@ class CropReader:
             side = min(self.side, length)
             low, high = 0, length - side
             if around is not None:
-                at = int(around[1 - axis])
+                at = min(int(around[1 - axis]), length - 1)  # a point may lie on the right border
                 low, high = max(low, at - side + 1), min(high, at)
             start.append(int(rng.integers(low, high + 1)))
             stop.append(start[-1] + side)

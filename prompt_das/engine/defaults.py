@@ -35,7 +35,9 @@ def get_prompt_das_cfg(config_file: str | None = None, opts: list[str] | None = 
 
 
 def skip_burn_in(cfg: CfgNode) -> None:
-    """With ``MODEL.WEIGHTS``, a source model, there is nothing left to burn in: only the adaptation is run."""
+    """With ``MODEL.WEIGHTS``, a trained model, there is nothing left to pretrain or burn in."""
+    if cfg.MODEL.WEIGHTS:
+        cfg.MODEL.VIT.WEIGHTS = ""
     if cfg.DOMAIN_ADAPT.ENABLED and cfg.MODEL.WEIGHTS:
         cfg.SOLVER.MAX_ITER -= cfg.DOMAIN_ADAPT.BURN_IN_ITERS
         cfg.DOMAIN_ADAPT.BURN_IN_ITERS = 0

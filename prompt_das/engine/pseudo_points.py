@@ -64,8 +64,7 @@ class PseudoSparsePoints(HookBase):
     def before_step(self) -> None:
         if self.trainer.iter == self.adapt_from:
             for name in self.names:
-                if not self.path(name).exists():
-                    self.write(name)
+                self.write(name)
 
     def write(self, name: str) -> None:
         slices = get_slices((name,))

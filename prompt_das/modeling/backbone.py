@@ -10,6 +10,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from .vit_weights import load_vit_weights
+
 
 def conv_stem(in_channels: int, embed_dim: int, patch_size: int) -> nn.Sequential:
     """3x3 convolutions of stride 2 instead of one patch projection (Xiao et al. 2021).
@@ -95,5 +97,8 @@ class ViTBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> ViTBackbone:
-    """The ViT of ``cfg.MODEL.VIT``; ``input_shape`` is not used (grey slices are repeated to 3 channels)."""
-    return ViTBackbone(cfg)
+    """The ViT of ``cfg.MODEL.VIT``, pretrained if it says so; always for 3 channels, so ``input_shape`` is not used."""
+    backbone = ViTBackbone(cfg)
+    if cfg.MODEL.VIT.WEIGHTS:
+        load_vit_weights(backbone.vit, cfg.MODEL.VIT.WEIGHTS)
+    return backbone

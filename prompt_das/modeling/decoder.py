@@ -45,8 +45,8 @@ def token_attention_masks(prompt_valid: Tensor, contrastive_valid: Tensor) -> tu
 
     Tokens stand in the order mask token, prompts, contrastive tokens: T = 1 + N + M. Nobody sees padding. The mask
     token, the prompts and the image do not see contrastive tokens, so these cannot change what the heads predict;
-    contrastive tokens see only each other, so an embedding does not depend on what was clicked. (A padded one sees
-    itself: attention to nothing would be NaN.)
+    contrastive tokens see only each other, and of a prompt only what the image has taken from it in an earlier block.
+    (A padded one sees itself: attention to nothing would be NaN.)
     """
     seen_prompts = F.pad(prompt_valid, (1, 0), value=True)
     n, m = seen_prompts.shape[1], contrastive_valid.shape[1]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
-from prompt_das.data import datasets
 from prompt_das.data.datasets import (
     ensure_registered,
     open_image_volume,
@@ -29,14 +27,7 @@ BUILTIN = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _forget_new_names() -> Iterator[None]:
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
-        datasets._specs.pop(name, None)
+pytestmark = pytest.mark.usefixtures("forget_new_names")
 
 
 def grey(z: int, height: int = 20, width: int = 30) -> np.ndarray:

@@ -65,6 +65,7 @@ def labeler(teacher: Teacher, *use: str, use_prompts: bool = True, **changes: An
         "use_prompts": use_prompts,
         "suppression_radius": 3.0,
         "peaks": {"threshold": 0.49, "kernel": 5, "top_k": 10},
+        "density_unsure": 1.0,
         "pixel_confidence": 0.7,
         "image_confidence": 0.97,
         "contrastive": CONTRASTIVE,
@@ -135,6 +136,18 @@ def test_a_teacher_that_sees_nothing_leaves_the_sparse_points() -> None:
 def test_weak_peaks_are_no_points() -> None:
     (labelled,) = run(labeler(Teacher(), peaks={"threshold": 1.01, "kernel": 5, "top_k": 10}), sample())
     assert as_set(labelled["points"]) == as_set(SPARSE)
+
+
+def test_a_density_without_a_point_near_may_be_left_out() -> None:
+    """Above 0.25, say, nobody knows whether the teacher has missed an instance. By default no density is above 1."""
+    faint = {"peaks": {"threshold": 2.0, "kernel": 5, "top_k": 10}}  # nothing becomes a point
+    (labelled,) = run(labeler(Teacher(CENTERS[1:2]), density_unsure=0.25, **faint), sample())
+    row, column = 5, 20
+    # exp(-d^2 / 18) > 0.25 means d^2 < 25: four pixels away, not five
+    assert labelled["density_unsure"][row, column - 6 : column + 7].tolist() == [False] * 2 + [True] * 9 + [False] * 2
+    assert labelled["density_unsure"][row - 5 : row + 6, column].tolist() == [False] + [True] * 9 + [False]
+    (labelled,) = run(labeler(Teacher()), sample())
+    assert not labelled["density_unsure"].any()
 
 
 # ---- what the teacher is asked
@@ -224,15 +237,15 @@ def test_image_masks_and_points_move_together(k: int, flip: bool) -> None:
     Grey values are numbers of weak pixels, so the student's image says where each of its pixels came from.
     """
     probability = np.random.default_rng(1).random(SIZE, np.float32)
-    teacher = Teacher(probability=probability)
+    labeling = labeler(Teacher(probability=probability), density_unsure=0.25)
     there, here = sample(seed=5), sample(seed=5, move=RightAngle(k, flip, *SIZE))
-    (weak,), (strong,) = run(labeler(teacher), there), run(labeler(teacher), here)
+    (weak,), (strong,) = run(labeling, there), run(labeling, here)
     moved_size = SIZE[::-1] if k % 2 else SIZE
     image = strong["image"][0].numpy().astype(int)
-    assert image.shape == strong["mask"].shape == strong["pixel_valid"].shape == moved_size
-
-    np.testing.assert_array_equal(strong["mask"].numpy(), weak["mask"].numpy().ravel()[image])
-    np.testing.assert_array_equal(strong["pixel_valid"].numpy(), weak["pixel_valid"].numpy().ravel()[image])
+    assert image.shape == moved_size
+    for name in ("mask", "pixel_valid", "density_unsure"):
+        np.testing.assert_array_equal(strong[name].numpy(), weak[name].numpy().ravel()[image], err_msg=name)
+        assert 0 < strong[name].float().mean() < 1, name
     assert strong["image_weight"] == pytest.approx(weak["image_weight"])
 
     groups = {"points": (weak["points"], strong["points"]), "prompts": (weak["prompts"], strong["prompts"])}

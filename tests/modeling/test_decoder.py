@@ -52,8 +52,8 @@ def test_who_sees_whom() -> None:
         "MP",  # the mask token
         "MP",  # a prompt
         "MP",  # padding looks as well, and nobody looks at it
-        "MC",  # contrastive tokens: not the prompts
-        "MC",
+        "C",  # contrastive tokens see each other
+        "Cc",  # a padded one sees itself too: attention to nothing would be NaN
     ]
     assert image.tolist() == [[[True, True, False, False, False]]]
 
@@ -104,9 +104,9 @@ def test_what_the_heads_say_teaches_no_contrastive_token(
 
 
 def test_contrastive_tokens_do_not_see_the_prompts(decoder: PromptDecoder, image: Tensor, image_pe: Tensor) -> None:
-    """In a block its contrastive tokens are the same whatever the prompts are.
+    """In a block its contrastive tokens are the same, to the bit, whatever the prompts are.
 
-    From the second block on they meet what the image and the mask token have taken from the prompts: that is meant.
+    From the second block on they meet what the image has taken from the prompts: it looks at them in between.
     """
     prompts, contrastive = torch.randn(2, 3, DIM), torch.randn(2, 5, DIM)
     masks = token_attention_masks(all_valid(prompts), all_valid(contrastive))

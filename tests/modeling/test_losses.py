@@ -99,6 +99,21 @@ def test_the_squared_error_of_densities_is_averaged_over_pixels_and_images() -> 
     assert density.grad.flatten().tolist() == pytest.approx([2 * 0.5 / 4, 0, 0, 2 * -2 / 4])
 
 
+def test_densities_that_nobody_knows_are_not_compared_and_images_count_alike() -> None:
+    """Errors 4 (one pixel known), 1 and 9 (both known), and an image of which nothing is known: (4 + 5 + 0) / 3."""
+    density = torch.tensor([[[2.0, 50.0]], [[1.0, 3.0]], [[7.0, 7.0]]], requires_grad=True)
+    known = torch.tensor([[[True, False]], [[True, True]], [[False, False]]])
+    loss = detection_loss(density, torch.zeros(3, 1, 2), known)
+    assert loss.item() == pytest.approx((4 + (1 + 9) / 2 + 0) / 3)
+    loss.backward()
+    assert density.grad is not None
+    assert ((density.grad != 0) == known).all()
+
+
+def test_nothing_known_at_all_is_zero_not_nan() -> None:
+    assert detection_loss(torch.randn(2, 3, 3), torch.zeros(2, 3, 3), torch.zeros(2, 3, 3).bool()).item() == 0
+
+
 # ---- contrastive
 
 EAST, NORTH, WEST = [2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]  # their cosines: 0, -1; lengths do not matter

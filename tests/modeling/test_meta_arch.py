@@ -58,6 +58,7 @@ def target(
         "use": use,
         "pixel_valid": pixel_valid,
         "image_weight": 0.25,
+        "density_unsure": torch.zeros(SIZE, SIZE, dtype=torch.bool),
         "contrastive": {"positives": positives, "queries": queries, "negatives": negatives},
     }
 
@@ -117,7 +118,6 @@ def test_the_losses_are_what_their_formulas_say(model: PromptDAS) -> None:
     with torch.no_grad():
         prompts, valid = pad_points([torch.from_numpy(x["prompts"]) for x in inputs])
         logits, density, _ = model.decode(model.encode(images), prompts, valid, (SIZE, SIZE))
-    assert density is not None
     mask = inputs[0]["mask"].expand(2, -1, -1)
     rendered = render_density(*pad_points([torch.from_numpy(POINTS)] * 2), (SIZE, SIZE), sigma=3.0)
     left = (..., slice(0, SIZE // 2))  # the teacher is sure there, and a quarter sure of the whole image
@@ -131,6 +131,21 @@ def test_the_losses_are_what_their_formulas_say(model: PromptDAS) -> None:
         torch.testing.assert_close(
             losses[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_where_the_teacher_is_unsure_the_density_counts_only_near_a_point(model: PromptDAS) -> None:
+    """Without the far, unsure pixels the loss is the mean over the others: here those that hold more than 0.05."""
+    sure, unsure = target(0), target(0)
+    unsure["density_unsure"] = ~unsure["density_unsure"]
+    with torch.no_grad():
+        prompts, valid = pad_points([torch.from_numpy(sure["prompts"])])
+        density = model.decode(model.encode(sure["image"][None]), prompts, valid, (SIZE, SIZE)).density
+    rendered = render_density(*pad_points([torch.from_numpy(POINTS)]), (SIZE, SIZE), sigma=3.0)
+    near = rendered > 0.05
+    assert 0.1 < near.float().mean() < 0.9
+    error = (density - rendered).square()
+    torch.testing.assert_close(model([sure])["loss_det_target"], 10 * error.mean(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model([unsure])["loss_det_target"], 10 * error[near].mean(), rtol=1e-4, atol=1e-6)
 
 
 def test_weights_of_the_losses_come_from_the_config(tiny_cfg: CfgNode) -> None:
@@ -221,7 +236,6 @@ def decode(model: PromptDAS, embedding: Tensor, points: list[np.ndarray]) -> tup
     with torch.no_grad():
         padded, valid = pad_points([torch.from_numpy(p) for p in points])
         logits, density, _ = model.decode(embedding, padded, valid, (SIZE, SIZE))
-    assert density is not None
     return logits, density
 
 
@@ -259,7 +273,7 @@ def test_heads_that_nobody_reads_are_not_computed(
     assert computed == ["segmentation_head", "center_head"]
     computed.clear()
     prediction = model.decode(crops, points, valid, (SIZE, SIZE), density=False)
-    assert (computed, prediction.density) == (["segmentation_head"], None)
+    assert (computed, prediction.density.numel()) == (["segmentation_head"], 0)
     computed.clear()
     prediction = model.decode(crops, points, valid, (SIZE, SIZE), mask=False)
     assert (computed, prediction.logits.numel()) == (["center_head"], 0)

@@ -1,0 +1,289 @@
+"""The loaders: which sample comes when, whoever loads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prompt_das.data import build
+from prompt_das.data.build import (
+    IterationBatches,
+    SampleStream,
+    SourceTargetLoader,
+    build_stream_loader,
+    build_test_loader,
+    get_slices,
+    get_sparse_points,
+)
+from prompt_das.data.datasets import register_em_volume
+from prompt_das.data.point_labels import write_points
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+
+SOURCE, TARGET = "synthetic_source_train", "synthetic_target_train"
+
+
+def draw(d: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """A mapper that says which slice it got and which random number."""
+    return {"slice": d["slice"], "random": rng.random()}
+
+
+def slices(number: int) -> list[dict[str, Any]]:
+    return [{"slice": z} for z in range(number)]
+
+
+# ---- the stream of samples
+
+
+def test_a_sample_is_a_function_of_seed_and_number() -> None:
+    """In whatever order, and however often, it is asked for."""
+    stream, again = (SampleStream(slices(5), draw, (0, 1)) for _ in range(2))
+    forwards = [stream[n] for n in range(20)]
+    backwards = [again[n] for n in reversed(range(20))]
+    assert forwards == backwards[::-1]
+    assert stream[7] == forwards[7]
+
+
+def test_another_seed_is_another_stream() -> None:
+    a, b, c = ([SampleStream(slices(5), draw, seed)[n] for n in range(20)] for seed in ((0, 0), (0, 1), (1, 0)))
+    assert a != b
+    assert a != c
+    assert not {x["random"] for x in a} & {x["random"] for x in (*b, *c)}
+
+
+def test_every_slice_comes_once_in_an_epoch_and_each_epoch_has_its_own_order() -> None:
+    stream = SampleStream(slices(6), draw, (0,))
+    epochs = [tuple(stream[6 * epoch + n]["slice"] for n in range(6)) for epoch in range(5)]
+    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
+    assert len(set(epochs)) == 5
+
+
+def test_no_two_samples_share_their_random_numbers() -> None:
+    stream = SampleStream(slices(2), draw, (0,))
+    assert len({stream[n]["random"] for n in range(100)}) == 100
+
+
+def test_an_iteration_takes_the_next_samples() -> None:
+    assert list(IterationBatches(3, 0, 3)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert list(IterationBatches(3, 2, 3)) == [[6, 7, 8]]
+    assert len(IterationBatches(3, 2, 10)) == 8
+
+
+def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> None:
+    monkeypatch.setattr(build.comm, "get_rank", lambda: rank)
+    monkeypatch.setattr(build.comm, "get_world_size", lambda: world_size)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 6])
+def test_processes_share_out_the_samples_of_one(monkeypatch: pytest.MonkeyPatch, world_size: int) -> None:
+    alone = list(IterationBatches(6, 1, 4))
+    shares = []
+    for rank in range(world_size):
+        as_rank(monkeypatch, rank, world_size)
+        shares.append(list(IterationBatches(6, 1, 4)))
+    assert [sum(parts, []) for parts in zip(*shares, strict=True)] == alone
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_rank(monkeypatch, 0, 2)
+    with pytest.raises(ValueError, match=r"batch of 3 images .* 2 processes; make SOLVER.IMS_PER_BATCH"):
+        IterationBatches(3, 0, 10)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_makes_no_difference(workers: int) -> None:
+    settings = {"batch_size": 2, "start_iter": 1, "max_iter": 6, "seed": (3, 0)}
+    alone = list(build_stream_loader(slices(5), draw, workers=0, **settings))
+    assert list(build_stream_loader(slices(5), draw, workers=workers, **settings)) == alone
+    assert [len(batch) for batch in alone] == [2] * 5
+
+
+# ---- source and target side by side
+
+
+@pytest.fixture
+def cfg(tiny_cfg: CfgNode, synthetic_data: Path) -> CfgNode:
+    """Three iterations of burn-in, two of adaptation; two source and three target images each."""
+    tiny_cfg.DATASETS.TRAIN, tiny_cfg.DATASETS.TARGET = (SOURCE,), (TARGET,)
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.DATALOADER.TARGET_IMS_PER_BATCH = 5, 3
+    tiny_cfg.DOMAIN_ADAPT.ENABLED, tiny_cfg.DOMAIN_ADAPT.BURN_IN_ITERS = True, 3
+    return tiny_cfg
+
+
+def no_points() -> dict[str, dict[int, np.ndarray]]:
+    return {}
+
+
+def load(cfg: CfgNode, start_iter: int = 0, points: Callable = no_points) -> list[tuple[list, list]]:
+    loader = SourceTargetLoader(cfg, points)
+    loader.start_iter = start_iter
+    return list(loader)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Batches of samples are equal to the bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"geometric"}:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    elif isinstance(a, torch.Tensor | np.ndarray):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    else:
+        assert a == b
+
+
+def test_burn_in_has_source_images_only(cfg: CfgNode) -> None:
+    batches = load(cfg)
+    assert [(len(source), len(target)) for source, target in batches] == [(2, 0)] * 3 + [(2, 3)] * 2
+    assert {x["domain"] for source, _ in batches for x in source} == {"source"}
+    assert {x["domain"] for _, target in batches for x in target} == {"target"}
+
+
+@pytest.mark.parametrize("start_iter", [1, 3, 4, 5])
+def test_a_run_that_was_stopped_goes_on_with_the_next_sample(cfg: CfgNode, start_iter: int) -> None:
+    """During burn-in, between the stages, during adaptation, and at the end."""
+    assert_same(load(cfg, start_iter), load(cfg)[start_iter:])
+
+
+def test_two_processes_see_the_images_of_one(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg.DATALOADER.TARGET_IMS_PER_BATCH = 4
+    alone = load(cfg)
+    shares = []
+    for rank in (0, 1):
+        as_rank(monkeypatch, rank, 2)
+        shares.append(load(cfg))
+    for (source, target), first, second in zip(alone, *shares, strict=True):
+        assert_same(first[0] + second[0], source)
+        assert_same(first[1] + second[1], target)
+
+
+def test_without_adaptation_there_is_no_target(cfg: CfgNode) -> None:
+    cfg.DOMAIN_ADAPT.ENABLED = False
+    cfg.DATASETS.TARGET = ("a volume that is not even there",)
+    assert [(len(source), len(target)) for source, target in load(cfg)] == [(2, 0)] * 5
+
+
+def test_points_are_asked_for_when_burn_in_ends_and_not_before(cfg: CfgNode) -> None:
+    """The unsupervised mode makes them only then."""
+    asked: list[int] = []
+    seen = 0
+    loader = SourceTargetLoader(cfg, lambda: asked.append(seen) or {})
+    for _ in loader:
+        seen += 1
+    assert asked == [3]
+
+
+def test_target_samples_carry_the_sparse_points(cfg: CfgNode) -> None:
+    points = {TARGET: {z: np.array([[10.5, 20.5]], np.float32) for z in range(6)}}
+    cfg.INPUT.FOREGROUND_PROBABILITY = 1.0
+    for _, target in load(cfg, 3, lambda: points):
+        for x in target:
+            y0, x0, _, _ = x["box"]
+            assert x["sparse_points"].tolist() == [[10.5 - x0, 20.5 - y0]]
+
+
+def test_nothing_is_opened_before_the_first_batch(cfg: CfgNode) -> None:
+    cfg.DATASETS.TRAIN = ("a volume that is not even there",)
+    loader = iter(SourceTargetLoader(cfg, no_points))
+    with pytest.raises(ValueError, match="not even there"):
+        next(loader)
+
+
+# ---- slices
+
+
+def test_slices_of_several_data_sets_follow_each_other(synthetic_data: Path) -> None:
+    names = [d["dataset_name"] for d in get_slices((TARGET, f"{SOURCE}[1:3]"))]
+    assert names == [TARGET] * 4 + [f"{SOURCE}[1:3]"] * 2
+
+
+def test_no_data_set_is_no_training() -> None:
+    with pytest.raises(ValueError, match=r"data ?sets \[\] have no slices; check DATASETS"):
+        get_slices(())
+
+
+# ---- sparse points
+
+
+def test_points_are_drawn_once_and_kept(cfg: CfgNode) -> None:
+    cfg.DATASETS.SPARSE_POINTS.RATIO, cfg.DATASETS.SPARSE_POINTS.SEED = 0.3, 4
+    drawn = get_sparse_points(cfg)[TARGET]
+    kept = Path(cfg.OUTPUT_DIR) / f"sparse_points_{TARGET}.json"
+    content = json.loads(kept.read_text())
+    assert (content["dataset"], content["ratio"], content["seed"]) == (TARGET, 0.3, 4)
+    for d in get_slices((TARGET,)):
+        count = len(np.unique(build.read_labels(d))) - 1
+        assert 0 < len(drawn[d["slice"]]) <= count
+    kept.write_text(kept.read_text().replace("[[", "[[0.5, 1.5], [", 1))
+    again = get_sparse_points(cfg)[TARGET]
+    assert [0.5, 1.5] in np.concatenate(list(again.values())).tolist()
+
+
+def test_a_file_of_points_goes_first(cfg: CfgNode, tmp_path: Path) -> None:
+    write_points(tmp_path / "mine.json", {1: np.array([[3.5, 4.5]], np.float32)})
+    cfg.DATASETS.SPARSE_POINTS.FILE = str(tmp_path / "mine.json")
+    assert {z: p.tolist() for z, p in get_sparse_points(cfg)[TARGET].items()} == {1: [[3.5, 4.5]]}
+    assert not list(tmp_path.glob("sparse_points_*"))
+
+
+@pytest.fixture
+def unlabelled(synthetic_data: Path, tmp_path: Path, forget_new_names: None) -> str:
+    """A volume of ones own, with points and without labels."""
+    write_points(tmp_path / "own.json", {0: np.array([[7.5, 8.5]], np.float32)})
+    name = "mine"
+    register_em_volume(name, synthetic_data / "synthetic/target/im", points=tmp_path / "own.json")
+    register_em_volume(f"{name}_bare", synthetic_data / "synthetic/target/im")
+    return name
+
+
+def test_points_may_be_registered_with_their_volume(cfg: CfgNode, unlabelled: str) -> None:
+    cfg.DATASETS.TARGET = (unlabelled,)
+    assert get_sparse_points(cfg)[unlabelled][0].tolist() == [[7.5, 8.5]]
+
+
+def test_a_volume_with_neither_points_nor_labels_is_refused(cfg: CfgNode, unlabelled: str) -> None:
+    cfg.DATASETS.TARGET = (f"{unlabelled}_bare",)
+    with pytest.raises(ValueError, match=r"_bare has neither points nor labels .* SPARSE_POINTS.FILE, or RATIO 0"):
+        get_sparse_points(cfg)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ({0: [[70.5, 3.5]]}, r"mine\.json, slice 0: point \(x=70\.5, y=3\.5\) is outside the image of 64×64"),
+        ({9: [[3.5, 3.5]]}, r"mine\.json: slice 9, but the volume has slices 0 to 5"),
+    ],
+)
+def test_points_of_another_volume_are_refused(
+    cfg: CfgNode, tmp_path: Path, points: dict[int, list], message: str
+) -> None:
+    write_points(tmp_path / "mine.json", {z: np.array(p, np.float32) for z, p in points.items()})
+    cfg.DATASETS.SPARSE_POINTS.FILE = str(tmp_path / "mine.json")
+    with pytest.raises(ValueError, match=message):
+        get_sparse_points(cfg)
+
+
+# ---- evaluation
+
+
+def test_slices_for_evaluation_come_one_by_one_and_in_order(cfg: CfgNode) -> None:
+    batches = list(build_test_loader(cfg, "synthetic_target_val"))
+    assert [len(batch) for batch in batches] == [1, 1]
+    assert [batch[0]["image_id"] for batch in batches] == [d["image_id"] for d in get_slices(("synthetic_target_val",))]
+    assert batches[0][0]["image"].shape == (1, 64, 64)
+
+
+def test_a_volume_without_labels_cannot_be_evaluated(cfg: CfgNode, unlabelled: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"{unlabelled} has no labels, so it cannot be evaluated; use tools/predict.py"
+    ):
+        build_test_loader(cfg, unlabelled)
