@@ -10,33 +10,77 @@ from typing import Any
 import torch
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .reference_weights import convert_reference_state_dict
+
+__all__ = [
+    "BEST",
+    "PromptDASCheckpointer",
+    "convert_reference_state_dict",
+    "export_weights",
+    "read_checkpoint",
+    "read_metadata",
+]
 
 BEST = "model_best"
-
-
-def require_file(path: str | Path) -> None:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path}; check MODEL.WEIGHTS")
+DAMAGED = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OSError,
+    SafetensorError,
+)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a ``.pth`` file on the CPU, tensors and plain Python containers only: nothing in it is ever executed.
+    """Load a ``.pth`` or ``.safetensors`` file on the CPU. Nothing in it is ever executed.
+
+    Returns:
+        what the file holds: for a training checkpoint a dict with "model" and "teacher", else a plain state dict.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds anything else than weights.
+        ValueError: the file is damaged, or holds anything else than tensors and plain Python containers.
     """
-    require_file(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}; check MODEL.WEIGHTS")
     try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise ValueError(f"{path} was refused, since it holds more than weights: {e}") from e
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, UnicodeError) as e:
+    except DAMAGED as e:
         raise ValueError(f"{path} is not a readable checkpoint (truncated, or another format): {e}") from e
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def export_weights(path: str | Path, state: dict[str, Tensor], config: str, **about: str) -> None:
+    """Write weights for sharing as safetensors, with the config (YAML) and ``about`` in the metadata."""
+    metadata = {"format": "pt", "prompt_das.config": config, **about}
+    temporary = Path(path).with_name(Path(path).name + ".partial")
+    save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
+    temporary.replace(path)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file, ``"prompt_das.config"`` among them; {} for other files."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as f:
+            return f.metadata() or {}
+    except DAMAGED as e:
+        raise ValueError(f"{path} is not a readable safetensors file: {e}") from e
 
 
 class PromptDASCheckpointer(Checkpointer):
@@ -50,6 +94,7 @@ class PromptDASCheckpointer(Checkpointer):
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.weights_from = weights_from
+        self.wants_weights_only = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth; a crash leaves the file of before. The best checkpoint is not one to resume from."""
@@ -60,22 +105,19 @@ class PromptDASCheckpointer(Checkpointer):
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
         temporary = path.with_suffix(".pth.partial")
-        try:
-            with open(temporary, "wb") as f:
-                torch.save(data, f)
-                f.flush()
-                os.fsync(f.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with open(temporary, "wb") as f:
+            torch.save(data, f)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
         if name != BEST:
             self.tag_last_checkpoint(path.name)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load everything (resume) or, with ``checkpointables=[]``, only the weights (``MODEL.WEIGHTS``)."""
-        if path and "://" not in path:
-            require_file(path)
         self.wants_weights_only = checkpointables is not None
+        if path and not Path(path).is_file():
+            raise FileNotFoundError(f"no weights at {path}; check MODEL.WEIGHTS")
         return super().load(path, checkpointables)
 
     def _load_file(self, f: str) -> dict[str, Any]:

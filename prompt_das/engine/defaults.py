@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -68,6 +69,9 @@ def start(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Every rank is seeded alike: the weights must start equal, and the data are seeded sample by sample.
     """
+    for name in ("prompt_das", "detectron2", "fvcore"):  # a second run of the same process: do not say all twice
+        logging.getLogger(name).handlers.clear()
+    setup_logger.cache_clear()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="prompt_das", abbrev_name="prompt_das")
     default_setup(cfg, args)
     if cfg.SEED >= 0:
