@@ -76,7 +76,7 @@ def draw_overlay(
             raise ValueError(f"the mask has shape {mask.shape}, the image {image.shape[:2]}; they must agree")
         picture[_outlines(_resize_labels(mask, picture.shape[:2]), width=max(1, round(longest / 450)))] = color
     if points is not None:
-        radius = max(3, round(longest / 130))
+        radius = max(3, round(longest / 170))
         for x, y in np.asarray(points, dtype=np.float64).reshape(-1, 2) * scale:
             _draw_marker(picture, x, y, radius, point_color, marker)
     return picture

@@ -87,9 +87,9 @@ def load_tool() -> Iterator[Callable[[str], ModuleType]]:
 
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory, load_tool: Callable[[str], ModuleType]) -> Path:
-    """Two synthetic domains of 6 slices, 4 to train and 2 to validate, 64 x 64 pixels each."""
+    """Two synthetic domains of 6 slices, 4 to train and 2 to validate, 96 x 96 pixels each, an instance or more in each."""
     root = tmp_path_factory.mktemp("data")
-    load_tool("make_synthetic").main(["--output", str(root), "--size", "64", "--slices", "6"])
+    load_tool("make_synthetic").main(["--output", str(root), "--size", "96", "--slices", "6"])
     return root
 
 

@@ -225,7 +225,7 @@ def test_points_are_drawn_once_and_kept(cfg: CfgNode) -> None:
     for d in get_slices((TARGET,)):
         instances = connected_components(build.read_labels(d)).max()
         assert len(drawn[d["slice"]]) == math.ceil(0.3 * instances)
-    assert sum(map(len, drawn.values())) > 0
+        assert instances
     kept.write_text(kept.read_text().replace("[[", "[[0.5, 1.5], [", 1))
     again = get_sparse_points(cfg)[TARGET]
     assert [0.5, 1.5] in np.concatenate(list(again.values())).tolist()
@@ -262,7 +262,7 @@ def test_a_volume_with_neither_points_nor_labels_is_refused(cfg: CfgNode, unlabe
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ({0: [[70.5, 3.5]]}, r"mine\.json, slice 0: point \(x=70\.5, y=3\.5\) is outside the image of 64×64"),
+        ({0: [[100.5, 3.5]]}, r"mine\.json, slice 0: point \(x=100\.5, y=3\.5\) is outside the image of 96×96"),
         ({9: [[3.5, 3.5]]}, r"mine\.json: slice 9, but the volume has slices 0 to 5"),
     ],
 )
@@ -282,7 +282,7 @@ def test_slices_for_evaluation_come_one_by_one_and_in_order(cfg: CfgNode) -> Non
     batches = list(build_test_loader(cfg, "synthetic_target_val"))
     assert [len(batch) for batch in batches] == [1, 1]
     assert [batch[0]["image_id"] for batch in batches] == [d["image_id"] for d in get_slices(("synthetic_target_val",))]
-    assert batches[0][0]["image"].shape == (1, 64, 64)
+    assert batches[0][0]["image"].shape == (1, 96, 96)
 
 
 def test_a_volume_without_labels_cannot_be_evaluated(cfg: CfgNode, unlabelled: str) -> None:

@@ -61,8 +61,12 @@ def target_mapper(points: np.ndarray, size: int = 32, scale: float = 1.0, foregr
     )
 
 
+def centres_of(labels: np.ndarray) -> np.ndarray:
+    return instance_centers(labels)[1]
+
+
 def centres(item: dict[str, Any]) -> np.ndarray:
-    return instance_centers(tifffile.imread(item["label_file_name"]).reshape(96, 128))[1]
+    return centres_of(tifffile.imread(item["label_file_name"]).reshape(96, 128))
 
 
 def at(image: np.ndarray | torch.Tensor, points: np.ndarray) -> list[float]:
@@ -214,7 +218,7 @@ def test_the_mask_follows_the_image_at_half_resolution(item: dict[str, Any]) -> 
         image, mask = sample["image"][0].numpy(), sample["mask"].numpy()
         assert image.shape == mask.shape == (32, 32)
         assert np.mean(mask == (image > 100)) > 0.9  # but for the rims, where grey values are mixed
-        assert min(at(image, sample["points"])) > 100
+        assert min(at(image, sample["points"])) >= 75  # at least one of the four pixels is a mitochondrion's
 
 
 @pytest.mark.parametrize(("foreground", "share"), [(0.0, 0.25), (0.7, 0.7 + 0.3 * 0.25), (1.0, 1.0)])
@@ -273,14 +277,12 @@ def test_no_label_of_the_target_is_ever_read(item: dict[str, Any], monkeypatch: 
     target_mapper(points)(item, np.random.default_rng(0))
 
 
-def test_points_belong_to_their_own_data_set_and_slice(item: dict[str, Any]) -> None:
-    mapper = target_mapper(centres(item), foreground=1.0)
-    for other in ({**item, "slice": 1}, {**item, "dataset_name": "unknown"}):
-        try:
-            sample = mapper(other, np.random.default_rng(0))
-        except (IndexError, ValueError):  # the file has but one slice
-            continue
-        assert len(sample["sparse_points"]) == 0
+def test_points_belong_to_their_own_data_set_and_slice(tmp_path: Path) -> None:
+    first, second = write_volume(tmp_path, np.repeat(squares(), 2, axis=0))
+    mapper = target_mapper(centres_of(squares()[0]), foreground=1.0)
+    assert len(mapper(first, np.random.default_rng(0))["sparse_points"]) > 0
+    for other in (second, {**first, "dataset_name": "unknown"}):
+        assert len(mapper(other, np.random.default_rng(0))["sparse_points"]) == 0
 
 
 @pytest.mark.parametrize("foreground", [0.0, 0.7, 1.0])

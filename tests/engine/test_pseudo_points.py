@@ -106,7 +106,7 @@ def test_points_are_made_between_burn_in_and_adaptation(cfg: CfgNode, monkeypatc
     assert not seen
     train(hook, 4, 5, 6)
     slices = get_slices((TARGET,))
-    assert seen == [(64, 64)] * len(slices)  # each slice once
+    assert seen == [(96, 96)] * len(slices)  # each slice once
     points = hook.read()[TARGET]
     assert {z: p.tolist() for z, p in points.items()} == {
         d["slice"]: [[number, 2.5]] for number, d in enumerate(slices, start=1)

@@ -1,0 +1,357 @@
+"""Whole runs of tools/train_net.py: a tiny network, 96 x 96 pixel slices of two synthetic domains, 12 iterations."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from prompt_das.checkpoint import read_checkpoint
+from prompt_das.engine import PromptDASTrainer, launch
+
+import cv2
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+
+pytestmark = pytest.mark.usefixtures("quiet_logging", "forget_new_names")
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "quick"
+TEST = "synthetic_target_val"
+# 12 iterations, the first 6 of them burn-in, and thresholds that let a teacher who has hardly learned anything speak.
+SHORT = {
+    "SOLVER.MAX_ITER": 12,
+    "SOLVER.WARMUP_ITERS": 2,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.CHECKPOINT_PERIOD": 3,
+    "DATALOADER.TARGET_IMS_PER_BATCH": 2,
+    "DATASETS.VAL": "('synthetic_target_train[0:1]',)",
+    "TEST.EVAL_PERIOD": 4,
+    "TEST.PROMPT_SHARES": "(0.0, 0.15, 1.0)",
+    "VIS_PERIOD": 5,
+}
+ADAPT = {
+    "DOMAIN_ADAPT.BURN_IN_ITERS": 6,
+    "DOMAIN_ADAPT.POINTS.THRESHOLD": 0.05,
+    "DOMAIN_ADAPT.POINTS.UDA_THRESHOLD": 0.05,
+    "DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE": 0.5,
+    "DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE": 0.5,
+    "DOMAIN_ADAPT.CONTRASTIVE.FOREGROUND": 0.5,
+    "DOMAIN_ADAPT.CONTRASTIVE.BACKGROUND": 0.5,
+}
+SOURCE_LOSSES = {"loss_seg_source", "loss_det_source"}
+TARGET_LOSSES = {"loss_seg_target", "loss_det_target", "loss_pcl"}
+
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def arguments(tiny: list[str]) -> Callable[..., Any]:
+    """The command line of a run: its mode, its folder, changes of the config, flags."""
+
+    def build(mode: str, output: Path, *flags: str, **changes: Any) -> Any:
+        options = {**SHORT, **(ADAPT if mode in ("uda", "wda") else {}), "OUTPUT_DIR": output}
+        options |= {key.replace("__", "."): value for key, value in changes.items()}
+        words = [str(word) for pair in options.items() for word in pair]
+        config = ["--config-file", str(CONFIGS / f"synthetic_{mode}.yaml")]
+        return default_argument_parser().parse_args([*flags, *config, *tiny, *words])
+
+    return build
+
+
+@pytest.fixture
+def train(
+    arguments: Callable[..., Any], load_tool: Callable[[str], ModuleType], synthetic_data: Path, quiet_logging: None
+) -> Train:
+    """Runs tools/train_net.py in this process -> its results."""
+    return lambda *args, **kwargs: load_tool("train_net").main(arguments(*args, **kwargs))
+
+
+def last_metrics(output: Path) -> dict[str, float]:
+    return json.loads((output / "metrics.json").read_text().splitlines()[-1])
+
+
+def summary(output: Path, name: str = TEST) -> dict[str, Any]:
+    return json.loads((output / "inference" / name / "summary.json").read_text())
+
+
+def assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:
+    """Two checkpoints are equal to the bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+# ---- every mode
+
+
+@pytest.mark.parametrize("mode", ["source", "oracle", "uda", "wda"])
+def test_a_run_of_every_mode(train: Train, tmp_path: Path, mode: str) -> None:
+    """One command from data to an evaluated model. Mixed precision, as the configs for the CPU have it."""
+    results = train(mode, tmp_path)
+
+    metrics = last_metrics(tmp_path)
+    losses = {name for name in metrics if name.startswith("loss_")}
+    assert losses == SOURCE_LOSSES | (TARGET_LOSSES if mode in ("uda", "wda") else set())
+    assert all(math.isfinite(metrics[name]) for name in (*losses, "total_loss", "lr"))
+    assert metrics["iteration"] == 11
+    assert ("pseudo/points" in metrics) is (mode in ("uda", "wda"))
+
+    for protocol in ("paper", "instance"):
+        for share in ("0%", "15%", "100%"):
+            assert 0 <= results[f"{protocol}/{share}"]["Dice"] <= 100
+    assert summary(tmp_path)["results"].keys() == results.keys()
+    assert summary(tmp_path)["slices"] == 2
+    with open(tmp_path / "inference" / TEST / "per_slice.csv") as file:
+        assert {row["image_id"] for row in csv.DictReader(file)} == {f"{TEST}/im0004", f"{TEST}/im0005"}
+    pictures = list((tmp_path / "inference" / TEST / "pictures").glob("*.png"))
+    assert len(pictures) == 2
+    assert all(cv2.imread(str(picture)) is not None for picture in pictures)
+
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"config.yaml", "log.txt", "metrics.json", "model_best.pth", "model_final.pth"} <= written
+    assert {f"model_{i:07d}.pth" for i in (2, 5, 8)} <= written
+    assert any(name.startswith("events.out.tfevents") for name in written)
+    assert (f"pseudo_points_{TARGET}.json" in written) is (mode == "uda")
+    assert (f"sparse_points_{TARGET}.json" in written) is (mode == "wda")
+    assert not list(tmp_path.glob("*.partial"))
+    content = read_checkpoint(tmp_path / "model_final.pth")
+    assert content.keys() == {"model", "teacher", "trainer", "iteration"}
+    assert not all(torch.equal(value, content["teacher"][name]) for name, value in content["model"].items())
+
+
+TARGET = "synthetic_target_train"
+
+
+@pytest.fixture
+def source_model(train: Train, tmp_path: Path) -> Path:
+    """The weights of three iterations on the source."""
+    train("source", tmp_path / "source", SOLVER__MAX_ITER=3, DATASETS__VAL="()", DATASETS__TEST="()")
+    return tmp_path / "source" / "model_final.pth"
+
+
+SWITCHES = {
+    "USE_POINT_PSEUDO_LABELS": {"loss_det_target"},
+    "USE_MASK_PSEUDO_LABELS": {"loss_seg_target"},
+    "USE_CONTRASTIVE": {"loss_pcl"},
+    "USE_PROMPTS": set(),
+}
+
+
+def test_each_component_has_its_own_switch(train: Train, source_model: Path, tmp_path: Path) -> None:
+    """As in the paper's ablation; from a source model, so without burn-in: 9 of the 12 iterations remain."""
+    for switch, without in SWITCHES.items():
+        changes = {f"DOMAIN_ADAPT__{switch}": False, "DOMAIN_ADAPT__BURN_IN_ITERS": 9}
+        train("wda", tmp_path / switch, MODEL__WEIGHTS=source_model, DATASETS__TEST="()", **changes)
+        metrics = last_metrics(tmp_path / switch)
+        assert metrics["iteration"] == 2
+        losses = {name for name in metrics if name.startswith("loss_")}
+        assert losses == (SOURCE_LOSSES | TARGET_LOSSES) - without
+        assert all(math.isfinite(metrics[name]) for name in losses)
+
+
+def test_the_burn_in_is_the_run_of_the_source_config(train: Train, tmp_path: Path) -> None:
+    """So a source model of its own can take its place. To the bit: the data and the learning rates are the same."""
+    exact = {"MODEL__PRECISION": "float32", "DATASETS__VAL": "()", "DATASETS__TEST": "()"}
+    train("source", tmp_path / "source", SOLVER__MAX_ITER=6, **exact)
+    train("wda", tmp_path / "wda", SOLVER__MAX_ITER=7, **exact)
+    alone, burned_in = (
+        read_checkpoint(tmp_path / "source" / "model_final.pth"),
+        read_checkpoint(tmp_path / "wda" / "model_0000005.pth"),
+    )
+    assert_same(burned_in["model"], alone["model"])
+    assert_same(burned_in["teacher"], alone["teacher"])
+
+
+# ---- evaluation by itself
+
+
+def test_evaluation_alone_gives_the_numbers_of_the_end_of_training(train: Train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    at_the_end = train("wda", run, TEST__SAVE_RLE=True)
+    weights = {"MODEL__WEIGHTS": run / "model_final.pth"}
+    again = train("wda", tmp_path / "eval", "--eval-only", TEST__SAVE_RLE=True, **weights)
+    assert json.dumps(again) == json.dumps(at_the_end)  # as text, where nan is nan
+    for file in ("summary.json", "per_slice.csv", "instances_100.json"):
+        first, second = (folder / "inference" / TEST / file for folder in (run, tmp_path / "eval"))
+        assert first.read_text() == second.read_text()
+    # The weights are the teacher's; with the student's the probabilities, and so the scores in the RLE, are others.
+    train(
+        "wda",
+        tmp_path / "student",
+        "--eval-only",
+        TEST__SAVE_RLE=True,
+        DOMAIN_ADAPT__TEACHER__EVALUATE=False,
+        **weights,
+    )
+    assert not (tmp_path / "eval" / "model_final.pth").exists()
+
+
+def test_evaluation_needs_weights(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"add MODEL.WEIGHTS path/to/model_final\.pth"):
+        train("source", tmp_path, "--eval-only")
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*absent\.pth"):
+        train("source", tmp_path, "--eval-only", MODEL__WEIGHTS=tmp_path / "absent.pth")
+
+
+# ---- stop and resume
+
+
+class PowerCutError(Exception):
+    pass
+
+
+@pytest.fixture
+def train_until(train: Train, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A run that is cut off in the middle of an iteration."""
+
+    def run(stop: int, *args: Any, **kwargs: Any) -> None:
+        def run_step(trainer: PromptDASTrainer) -> None:
+            if trainer.iter == stop:
+                raise PowerCutError
+            ordinary(trainer)
+
+        with monkeypatch.context() as m:
+            ordinary = PromptDASTrainer.run_step
+            m.setattr(PromptDASTrainer, "run_step", run_step)
+            with pytest.raises(PowerCutError):
+                train(*args, **kwargs)
+
+    return run
+
+
+@pytest.mark.parametrize("mode", ["uda", "wda"])
+def test_stopped_twice_and_resumed_is_uninterrupted(
+    train: Train, train_until: Callable[..., None], tmp_path: Path, mode: str
+) -> None:
+    """Cut off during burn-in, and again during adaptation. Student, teacher, optimizer, schedule: equal to the bit."""
+    exact = {"MODEL__PRECISION": "float32"}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = train(mode, whole, **exact)
+
+    train_until(4, mode, parts, **exact)
+    assert (parts / "last_checkpoint").read_text() == "model_0000002.pth"
+    train_until(10, mode, parts, "--resume", **exact)
+    assert (parts / "last_checkpoint").read_text() == "model_0000008.pth"
+    results = train(mode, parts, "--resume", **exact)
+
+    for name in ("model_0000005.pth", "model_0000008.pth", "model_final.pth"):
+        assert_same(read_checkpoint(parts / name), read_checkpoint(whole / name), name)
+    assert json.dumps(results) == json.dumps(expected)
+    assert (parts / "metrics.json").read_text().count('"iteration": 11') == 1
+
+
+def test_a_finished_run_is_only_evaluated_again(train: Train, tmp_path: Path) -> None:
+    expected = train("source", tmp_path)
+    before = (tmp_path / "model_final.pth").read_bytes()
+    assert json.dumps(train("source", tmp_path, "--resume")) == json.dumps(expected)
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+
+
+# ---- several processes
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
+def test_two_processes_train_and_evaluate_like_one(
+    train: Train,
+    arguments: Callable[..., Any],
+    load_tool: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unsupervised mode, in which they also share the work of making pseudo points."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    exact = {"MODEL__PRECISION": "float32"}
+    train("uda", tmp_path / "one", **exact)
+    launch(load_tool("train_net").main, 2, args=(arguments("uda", tmp_path / "two", **exact),))
+    one, two = last_metrics(tmp_path / "one"), last_metrics(tmp_path / "two")
+    for name in sorted(SOURCE_LOSSES | TARGET_LOSSES | {"total_loss", "lr"}):
+        assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-7), name
+    alone, together = (
+        json.loads((tmp_path / run / f"pseudo_points_{TARGET}.json").read_text())["slices"] for run in ("one", "two")
+    )
+    assert together == alone
+    assert any(together.values())
+    first, second = summary(tmp_path / "one")["results"], summary(tmp_path / "two")["results"]
+    assert second.keys() == first.keys()
+    for name, scores in first.items():
+        assert second[name] == pytest.approx(scores, abs=0.1, nan_ok=True), name
+    files = [sorted(p.name for p in (tmp_path / run / "inference" / TEST).rglob("*")) for run in ("one", "two")]
+    assert len(files[0]) == len(files[1])
+
+
+# ---- a volume of ones own
+
+
+def test_a_volume_described_by_yaml(train: Train, synthetic_root: Path, tmp_path: Path) -> None:
+    """Its first slices are the target, with points from a CSV file, and its last two are for the test."""
+    (tmp_path / "points.csv").write_text("axis-0,axis-1,axis-2\n0,20,30\n1,40,50\n")
+    (tmp_path / "liver.yaml").write_text(
+        f"""
+name: liver
+images: {synthetic_root}/synthetic/target/im
+points: points.csv
+voxel_size: [30, 8, 8]
+"""
+    )
+    (tmp_path / "labelled.yaml").write_text(
+        f"""
+name: labelled
+images: {synthetic_root}/synthetic/source/im
+labels: {write_labels(synthetic_root, tmp_path)}
+voxel_size: [30, 8, 8]
+splits: {{train: [0, 4], val: [4, 6]}}
+"""
+    )
+    volumes = (str(tmp_path / "liver.yaml"), str(tmp_path / "labelled.yaml"))
+    results = train(
+        "wda",
+        tmp_path / "run",
+        DATASETS__VOLUMES=volumes,
+        DATASETS__TRAIN="('labelled_train',)",
+        DATASETS__TARGET="('liver',)",
+        DATASETS__VAL="()",
+        DATASETS__TEST="('labelled_val',)",
+    )
+    assert "paper/0%" in results
+    assert summary(tmp_path / "run", "labelled_val")["slices"] == 2
+    assert "liver: 2 sparse points on 6 slices, from" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def write_labels(root: Path, folder: Path) -> Path:
+    """The labels of both splits of the source domain in one folder, named like the images."""
+    labels = folder / "labels"
+    labels.mkdir()
+    for path in sorted((root / "synthetic" / "source").glob("mito-*-v2/seg*.tif")):
+        (labels / path.name.replace("seg", "im")).write_bytes(path.read_bytes())
+    return labels
+
+
+# ---- errors that a newcomer makes
+
+
+def test_data_that_is_not_there_is_named(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*DETECTRON2_DATASETS is .*datasets/README"):
+        train("source", tmp_path)
+
+
+def test_a_data_set_that_nobody_knows_is_named(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="unknown data set 'synthetic_sauce_train', did you mean synthetic_source_train"
+    ):
+        train("source", tmp_path, DATASETS__TRAIN="('synthetic_sauce_train',)")
