@@ -87,7 +87,7 @@ def load_tool() -> Iterator[Callable[[str], ModuleType]]:
 
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory, load_tool: Callable[[str], ModuleType]) -> Path:
-    """Two synthetic domains of 6 slices, 4 to train and 2 to validate, 96 x 96 pixels each, an instance or more in each."""
+    """Two synthetic domains of 6 slices, 4 to train and 2 to validate, 96 x 96 pixels each, none of them empty."""
     root = tmp_path_factory.mktemp("data")
     load_tool("make_synthetic").main(["--output", str(root), "--size", "96", "--slices", "6"])
     return root

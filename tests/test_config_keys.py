@@ -180,7 +180,7 @@ def test_a_leaf_is_the_mode_that_its_name_says(path: Path) -> None:
     mode = path.stem.rpartition("_")[2]
     assert cfg.DOMAIN_ADAPT.ENABLED is (mode in ("uda", "wda"))
     assert bool(cfg.DATASETS.TARGET) is (mode in ("uda", "wda"))
-    assert cfg.DATASETS.SPARSE_POINTS.RATIO == (0.0 if mode == "uda" else 0.15)
+    assert (0.0 if mode == "uda" else 0.15) == cfg.DATASETS.SPARSE_POINTS.RATIO
     assert path.stem in cfg.OUTPUT_DIR
 
 

@@ -162,7 +162,8 @@ def main(arguments: list[str] | None = None) -> None:
     results = [benchmark_model(size, args.repeats, args.opts) for size in args.size]
     for result in results:
         print(
-            f"\n{result['size']}: {result['million parameters']} M parameters, {result['crop']} px, {result['precision']}"
+            f"\n{result['size']}: {result['million parameters']} M parameters, {result['crop']} px, "
+            f"{result['precision']}"
         )
         for key in ("forward of one image, ms", "training iteration, ms"):
             print(tabulate(list(result[key].items()), ["", key], tablefmt="github", floatfmt=".1f") + "\n")

@@ -73,7 +73,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_file_and_no_model_says_how_to_go_on() -> None:
-    with pytest.raises(FileNotFoundError, match="neither a file nor the name of a timm model.*from scratch"):
+    with pytest.raises(FileNotFoundError, match=r"neither a file nor the name of a timm model.*from scratch"):
         load_vit_weights(encoder().vit, "dino_v9.pth")
 
 
@@ -82,5 +82,5 @@ def test_without_a_network_the_message_says_what_to_fetch(monkeypatch: pytest.Mo
         raise OSError("no route to host")
 
     monkeypatch.setattr("prompt_das.modeling.vit_weights.timm.create_model", offline)
-    with pytest.raises(ConnectionError, match="dino_deitsmall8_pretrain.pth.*MODEL.VIT.WEIGHTS"):
+    with pytest.raises(ConnectionError, match=r"dino_deitsmall8_pretrain.pth.*MODEL.VIT.WEIGHTS"):
         load_vit_weights(encoder().vit, "vit_small_patch8_224.dino")
