@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .files import whole_file
 from .reference_weights import convert_reference_state_dict
 
 __all__ = [
@@ -67,9 +67,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def export_weights(path: str | Path, state: dict[str, Tensor], config: str, **about: str) -> None:
     """Write weights for sharing as safetensors, with the config (YAML) and ``about`` in the metadata."""
     metadata = {"format": "pt", "prompt_das.config": config, **about}
-    temporary = Path(path).with_name(Path(path).name + ".partial")
-    save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
-    temporary.replace(path)
+    with whole_file(path) as part:
+        save_file({name: value.contiguous() for name, value in state.items()}, part, metadata)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -104,12 +103,8 @@ class PromptDASCheckpointer(Checkpointer):
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
-        temporary = path.with_suffix(".pth.partial")
-        with open(temporary, "wb") as f:
-            torch.save(data, f)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        with whole_file(path) as part:
+            torch.save(data, part)
         if name != BEST:
             self.tag_last_checkpoint(path.name)
 

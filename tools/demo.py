@@ -20,6 +20,7 @@ from prompt_das.engine import PromptDASTrainer
 from prompt_das.engine.defaults import get_prompt_das_cfg, start
 from prompt_das.visualization import draw_overlay, save_image, tile
 
+import cv2
 import make_synthetic
 import numpy as np
 import torch
@@ -48,7 +49,9 @@ def draw(cfg: CfgNode, source: nn.Module, adapted: nn.Module) -> np.ndarray:
     """The first test slice: image, truth, source model, adapted model without and with prompts."""
     batch = next(iter(build_test_loader(cfg, cfg.DATASETS.TEST[0])))
     before, after = (model.eval()(batch)[0]["sem_seg"] for model in (source, adapted))
-    image, prompts = batch[0]["image"][0].numpy(), batch[0]["prompts"]
+    height, width = batch[0]["instances"].shape
+    image = cv2.resize(batch[0]["image"][0].numpy(), (width, height))  # the network sees a smaller one
+    prompts = batch[0]["prompts"]
     panels = {
         "Image": draw_overlay(image, scale=2),
         "Truth": draw_overlay(image, batch[0]["instances"], scale=2),

@@ -19,7 +19,7 @@ from detectron2.data import build_detection_test_loader as d2_build_detection_te
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from .dataset_mapper import SourceMapper, TargetMapper, TestMapper
+from .dataset_mapper import SliceMapper, SourceMapper, TargetMapper
 from .datasets import ensure_registered
 from .point_labels import SlicePoints, read_points, sample_dataset_points, write_points
 from .slices import open_image_volume, read_labels
@@ -175,5 +175,5 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
             f"{name} has no labels, so it cannot be evaluated; use tools/predict.py for unlabelled volumes"
         )
     return d2_build_detection_test_loader(
-        dataset=slices, mapper=TestMapper(cfg), num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(slices))
+        dataset=slices, mapper=SliceMapper(cfg), num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(slices))
     )

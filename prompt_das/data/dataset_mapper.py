@@ -175,7 +175,7 @@ class TargetMapper:
         }
 
 
-class TestMapper:
+class SliceMapper:
     """A whole slice, with its true instances and one prompt set for each share of their centres, if it is labelled."""
 
     @configurable

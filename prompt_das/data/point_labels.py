@@ -19,12 +19,11 @@ import csv
 import io
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from prompt_das.files import whole_file
 from prompt_das.instances import connected_components
 from prompt_das.points import instance_centers, sample_sparse_points
 
@@ -81,7 +80,6 @@ def write_points(
         slice_points: see the top of this module.
         dataset, ratio, seed: where the points come from, noted in the file.
     """
-    path = Path(path)
     head = {"format": FORMAT, "version": VERSION, "coordinates": _COORDINATES}
     head |= {"dataset": dataset, "ratio": ratio, "seed": seed}
     lines = []
@@ -92,15 +90,8 @@ def write_points(
     body = "{\n" + ",\n".join(lines) + "\n }" if lines else "{}"
     text = json.dumps(head, indent=1)[:-2] + ',\n "slices": ' + body + "\n}\n"
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def read_points(

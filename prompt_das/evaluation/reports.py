@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from tabulate import tabulate
 
+from ..files import whole_file
 from ..visualization import TRUTH, draw_overlay, tile
 from . import metrics
 
@@ -60,14 +60,9 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write under another name, then rename: a file of this name is always complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + f".{os.getpid()}.part")
-    try:
+    """Write a file that is complete or not there."""
+    with whole_file(path) as part:
         part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def coco_instances(labels: NDArray, probability: NDArray, image_id: str) -> list[dict[str, Any]]:
