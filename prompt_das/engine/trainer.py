@@ -91,6 +91,14 @@ class PromptDASTrainer(DefaultTrainer):
             self.teacher.load_state_dict(self.checkpointer.model.state_dict())
         self.loader.start_iter = self.start_iter
 
+    # As in today's Detectron2; old builds leave the optimizer out of the checkpoint.
+    def state_dict(self) -> dict[str, Any]:
+        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
     @property
     def evaluated_model(self) -> nn.Module:
         return self.teacher if self.cfg.DOMAIN_ADAPT.TEACHER.EVALUATE else self.checkpointer.model

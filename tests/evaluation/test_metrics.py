@@ -247,11 +247,11 @@ def test_areas_and_overlaps_add_up(maps: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 def test_a_large_slice_takes_no_noticeable_time() -> None:
-    """2048 x 2048 with 484 instances; the bound is loose, a loop over instances would take ten times as long."""
+    """2048 x 2048 with some 500 instances, in processor time: a loop over instances would take many times the bound."""
     rows, columns = np.divmod(np.arange(2048), 93)[0], np.arange(2048)
-    true = np.where((columns % 93 < 40) & (columns[:, None] % 93 < 40), rows[:, None] * 22 + rows + 1, 0)
+    true = np.where((columns % 93 < 40) & (columns[:, None] % 93 < 40), rows[:, None] * 23 + rows + 1, 0)
     pred = np.roll(true, (3, 5), axis=(0, 1))
-    start = time.perf_counter()
+    start = time.thread_time()
     result = evaluate_slice(true, pred)
-    assert time.perf_counter() - start < 1.0
+    assert time.thread_time() - start < 0.25
     assert result["tp"] > 400
