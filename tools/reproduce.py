@@ -148,8 +148,9 @@ class Experiment:
             row["minutes per seed"] = [r["minutes"] for r in results]
             table.append(row)
         source, supervised = (next(r["Dice"] for r in table if r["row"] == t) for t in ("Source", "Supervised"))
+        gap = supervised - source
         for row in table:
-            row["gap closed"] = 100 * (row["Dice"] - source) / (supervised - source)
+            row["gap closed"] = 100 * (row["Dice"] - source) / gap if gap else None
         return table
 
 

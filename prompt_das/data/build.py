@@ -145,6 +145,11 @@ def get_sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
     """
     node = cfg.DATASETS.SPARSE_POINTS
     points = {}
+    if node.FILE and len(cfg.DATASETS.TARGET) > 1:
+        raise ValueError(
+            f"DATASETS.SPARSE_POINTS.FILE {node.FILE} is of one volume, but DATASETS.TARGET names several; "
+            "describe each volume with its own points in YAML instead"
+        )
     ensure_registered(cfg.DATASETS.TARGET)
     for name in cfg.DATASETS.TARGET:
         slices = DatasetCatalog.get(name)

@@ -1,0 +1,160 @@
+"""The tables of the paper: which runs they need, and what is made of the results. Nothing is trained here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+# Dice of the folder's run without prompts; every prompt adds a little.
+DICE = {"source": 60.0, "uda": 75.0, "wda": 84.0, "oracle": 90.0}
+GAIN = {"0%": 0.0, "15%": 1.0, "50%": 2.0, "100%": 3.0}
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands of all trainings. Each writes the results that its test would write."""
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **kwargs: Any) -> SimpleNamespace:
+        commands.append(command)
+        folder = Path(value_of(command, "OUTPUT_DIR"))
+        dice = DICE.get(folder.name, 70.0) + int(value_of(command, "SEED"))
+        results: dict[str, dict[str, float]] = {}
+        for share, gain in GAIN.items():
+            for protocol, lost in (("paper", 0), ("instance", 5)):
+                scores = {"Dice": dice + gain - lost, "AJI": dice - 20, "PQ": dice - 30}
+                results[f"{protocol}/{share}"] = scores
+            if gain:
+                results[f"prompt response/{share}"] = {"paper": 10 * gain, "instance": 5 * gain}
+        summary = folder / "inference" / "lucchi_test" / "summary.json"
+        summary.parent.mkdir(parents=True)
+        summary.write_text(json.dumps({"results": results}))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return commands
+
+
+def value_of(command: list[str], key: str) -> str:
+    return command[command.index(key) + 1]
+
+
+@pytest.fixture
+def reproduce(load_tool: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Runs the tool on the pair vnc2lucchi -> its tables."""
+
+    def run(*arguments: str) -> dict[str, list[dict[str, Any]]]:
+        command = ["reproduce.py", "--pair", "vnc2lucchi", "--output", str(tmp_path), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        load_tool("reproduce").main()
+        return json.loads((tmp_path / "results.json").read_text())["tables"]
+
+    return run
+
+
+def test_table_1_by_hand(reproduce: Callable, started: list[list[str]]) -> None:
+    """The gap between Source and Supervised is 30 points of Dice: 75 closes half of it, 84 four fifths."""
+    table = reproduce("--size", "quick")["Table 1/paper"]
+    assert [(row["row"], row["Dice"], row["gap closed"], row["prompt response"]) for row in table] == [
+        ("Source", 60, 0, None),
+        ("Source+", 63, pytest.approx(10), 30),
+        ("Prompt-DAS (0 %)", 75, pytest.approx(50), None),
+        ("Prompt-DAS (0 %)+", 78, pytest.approx(60), 30),
+        ("Prompt-DAS (15 %)", 84, pytest.approx(80), None),
+        ("Prompt-DAS (15 %)+", 87, pytest.approx(90), 30),
+        ("Supervised", 90, 100, None),
+    ]
+    assert [Path(value_of(command, "OUTPUT_DIR")).name for command in started] == ["source", "uda", "wda", "oracle"]
+
+
+def test_seeds_are_averaged_and_their_range_is_told(reproduce: Callable, started: list, tmp_path: Path) -> None:
+    tables = reproduce("--size", "quick", "--seeds", "0", "2")
+    source = tables["Table 1/instance"][0]
+    assert (source["Dice"], source["Dice per seed"]) == (56, [55, 57])
+    text = (tmp_path / "results.md").read_text()
+    assert "protocol `paper`" in text
+    assert "protocol `instance`" in text
+    assert "| Source             | 61.0 ± 1.0 | 41.0 ± 1.0 | 31.0 ± 1.0 | 0 %" in text
+    assert "--pair vnc2lucchi" in text
+    assert "Seeds [0, 2]" in text
+
+
+def test_adaptation_starts_from_the_source_model_of_its_own_seed(
+    reproduce: Callable, started: list[list[str]], tmp_path: Path
+) -> None:
+    reproduce("--size", "quick", "--seeds", "0", "1")
+    for command in started:
+        run, seed = Path(value_of(command, "OUTPUT_DIR")).name, value_of(command, "SEED")
+        assert Path(value_of(command, "--config-file")).parts[-2:] == ("quick", f"vnc2lucchi_{run}.yaml")
+        assert "--resume" in command
+        if run in ("uda", "wda"):
+            assert value_of(command, "MODEL.WEIGHTS") == str(tmp_path / f"seed{seed}" / "source" / "model_final.pth")
+        else:
+            assert "MODEL.WEIGHTS" not in command
+
+
+def test_the_paper_s_size_has_the_paper_s_test_protocol(reproduce: Callable, started: list[list[str]]) -> None:
+    reproduce("SOLVER.MAX_ITER", "7")
+    for command in started:
+        assert Path(value_of(command, "--config-file")).parent.name == "configs"
+        assert (value_of(command, "TEST.WINDOW.STRIDE"), value_of(command, "TEST.WINDOW.ROTATIONS")) == ("128", "4")
+        assert value_of(command, "SOLVER.MAX_ITER") == "7"
+
+
+def test_the_ablation_switches_components_on_one_after_the_other(reproduce: Callable, started: list[list[str]]) -> None:
+    tables = reproduce("--size", "quick", "--ablation")
+    switches = ("POINT_PSEUDO_LABELS", "MASK_PSEUDO_LABELS", "PROMPTS", "CONTRASTIVE")
+    seen = {}
+    for command in started:
+        name = Path(value_of(command, "OUTPUT_DIR")).name
+        if name.startswith("ablation"):
+            seen[name] = [value_of(command, f"DOMAIN_ADAPT.USE_{switch}") == "True" for switch in switches]
+    assert seen == {
+        "ablation_points": [True, False, False, False],
+        "ablation_masks": [False, True, False, False],
+        "ablation_both": [True, True, False, False],
+        "ablation_masks_prompts": [False, True, True, False],
+        "ablation_both_prompts": [True, True, True, False],
+    }
+    assert len(tables["Table 2, ablation/paper"]) == 8
+    assert len(started) == 4 + 5  # source, wda and oracle serve both tables
+
+
+def test_table_3_needs_no_further_training(reproduce: Callable, started: list[list[str]]) -> None:
+    table = reproduce("--size", "quick", "--prompts")["Table 3, prompts at test/paper"]
+    assert [row["Dice"] for row in table] == [60, 84, 85, 86, 87, 90]
+    assert len(started) == 4
+
+
+def test_started_again_it_goes_on_where_it_was(reproduce: Callable, started: list[list[str]], tmp_path: Path) -> None:
+    reproduce("--size", "quick")
+    (tmp_path / "seed0" / "wda" / "result.json").unlink()
+    (tmp_path / "seed0" / "wda" / "inference" / "lucchi_test" / "summary.json").unlink()
+    (tmp_path / "seed0" / "wda" / "inference" / "lucchi_test").rmdir()
+    started.clear()
+    reproduce("--size", "quick")
+    assert [Path(value_of(command, "OUTPUT_DIR")).name for command in started] == ["wda"]
+
+
+def test_a_training_that_fails_is_named_with_its_log(
+    reproduce: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: SimpleNamespace(returncode=3))
+    with pytest.raises(SystemExit, match=r"seed 0, source: training ended with code 3; see .*source/stdout\.txt"):
+        reproduce("--size", "quick")
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_without_a_gap_there_is_no_share_of_it(
+    reproduce: Callable, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was learned at all, in a trial run say: no reason to lose the table."""
+    monkeypatch.setitem(DICE, "oracle", DICE["source"])
+    assert reproduce("--size", "quick")["Table 1/paper"][2]["gap closed"] is None
