@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -47,4 +50,8 @@ def _cpu_worker(
             comm._LOCAL_PROCESS_GROUP = group
     comm.synchronize()
     main(*args)
+    comm.synchronize()  # no process may hang up while another still works
     dist.destroy_process_group()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)  # an interpreter that exits in the usual way is now and then aborted by one of gloo's threads

@@ -239,6 +239,14 @@ def test_a_file_of_points_goes_first(cfg: CfgNode, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("sparse_points_*"))
 
 
+def test_a_file_of_points_is_of_one_volume(cfg: CfgNode, tmp_path: Path) -> None:
+    write_points(tmp_path / "mine.json", {1: np.array([[3.5, 4.5]], np.float32)})
+    cfg.DATASETS.SPARSE_POINTS.FILE = str(tmp_path / "mine.json")
+    cfg.DATASETS.TARGET = (TARGET, SOURCE)
+    with pytest.raises(ValueError, match=r"mine\.json is of one volume, but DATASETS.TARGET names several"):
+        get_sparse_points(cfg)
+
+
 @pytest.fixture
 def unlabelled(synthetic_data: Path, tmp_path: Path, forget_new_names: None) -> str:
     """A volume of ones own, with points and without labels."""

@@ -179,6 +179,19 @@ def test_an_incomplete_image_adds_zero(
     assert (asked[0] == 0).all()
 
 
+def test_padding_is_not_looked_at() -> None:
+    """Two images with different numbers of everything, padded with rubbish, are the mean of each by itself."""
+    positives, queries = [[EAST, NORTH], [WEST]], [[NORTH], [EAST, NORTH, WEST]]
+    negatives = [[WEST], [NORTH, EAST]]
+    batch = contrastive_loss(*embeddings(*positives), *embeddings(*queries), *embeddings(*negatives))
+    alone = [
+        contrastive_loss(*embeddings(p), *embeddings(q), *embeddings(n))
+        for p, q, n in zip(positives, queries, negatives, strict=True)
+    ]
+    assert alone[0] != alone[1]
+    torch.testing.assert_close(batch, (alone[0] + alone[1]) / 2)
+
+
 @pytest.mark.parametrize("counts", [(0, 0, 0), (0, 3, 3), (3, 0, 3), (3, 3, 0)], ids=str)
 def test_a_batch_in_which_nobody_has_anything_is_zero_not_nan(counts: tuple[int, int, int]) -> None:
     """Nothing is padded here: the tensors themselves are empty."""

@@ -19,6 +19,7 @@ from torch import Tensor
 SIZE = 32  # of a crop
 POINTS = np.array([[5.5, 20.5], [28.5, 3.5], [16.5, 16.5]], np.float32)
 NONE = POINTS[:0]
+NOBODY = torch.zeros(1, 0, dtype=torch.bool)
 EVERYTHING = frozenset({"points", "masks", "contrastive"})
 LOSSES = {"points": "loss_det_target", "masks": "loss_seg_target", "contrastive": "loss_pcl"}
 SOURCE_LOSSES = {"loss_seg_source", "loss_det_source"}
@@ -206,6 +207,9 @@ def test_bfloat16_is_a_switch_and_losses_stay_float32(tiny_cfg: CfgNode) -> None
         torch.testing.assert_close(loss, expected[name], rtol=0.05, atol=0.01)
     assert any(not torch.equal(losses[name], expected[name]) for name in losses)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        prediction = model.decode(model.encode(inputs[0]["image"][None]), torch.zeros(1, 0, 2), NOBODY, (SIZE, SIZE))
+    assert {x.dtype for x in prediction} == {torch.float32}
 
 
 def test_now_and_then_a_picture_is_kept(tiny_cfg: CfgNode) -> None:

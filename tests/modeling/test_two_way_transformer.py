@@ -120,6 +120,30 @@ def test_image_positions_are_told_apart_by_their_encoding_alone() -> None:
     assert (different[:, 1:] - different[:, :1]).abs().amax(-1).min() > 1e-4
 
 
+def test_tokens_find_the_image_by_its_encoding(block: TwoWayBlock) -> None:
+    """In the blocks and in the last attention: what matters is the encoding of a piece of the image, not its rank."""
+    last = TwoWayTransformer(DIM, depth=0, num_heads=HEADS, mlp_dim=32).eval()
+    tokens, image, image_pe = random_inputs()
+    for look in (
+        lambda image, pe: block(tokens, image, tokens, pe)[0],
+        lambda image, pe: last(tokens, image, pe)[0],
+    ):
+        with torch.no_grad():
+            before = look(image, image_pe)
+            torch.testing.assert_close(look(image.flip(1), image_pe.flip(1)), before)
+            assert (look(image, image_pe.flip(1)) - before).abs().max() > 1e-4
+
+
+def test_tokens_find_each_other_by_their_encoding(block: TwoWayBlock) -> None:
+    """Self-attention of a later block adds the positional part to queries and keys; here nothing else reads it."""
+    tokens, image, image_pe = random_inputs()
+    torch.nn.init.zeros_(block.cross_attn_token_to_image.out_proj.weight)
+    with torch.no_grad():
+        before, _ = block(tokens, image, tokens, image_pe)
+        after, _ = block(tokens, image, tokens.flip(1), image_pe)
+    assert (after - before).abs().amax(-1).min() > 1e-4
+
+
 @pytest.mark.parametrize("positions", [(1, 1), (3, 5), (7, 2)])
 def test_shapes(positions: tuple[int, int]) -> None:
     transformer = TwoWayTransformer(DIM, depth=2, num_heads=HEADS, mlp_dim=32)
