@@ -127,6 +127,7 @@ def test_a_run_of_every_mode(train: Train, tmp_path: Path, mode: str) -> None:
     assert summary(tmp_path)["slices"] == 2
     with open(tmp_path / "inference" / TEST / "per_slice.csv") as file:
         assert {row["image_id"] for row in csv.DictReader(file)} == {f"{TEST}/im0004", f"{TEST}/im0005"}
+    assert [path.name for path in (tmp_path / "inference").iterdir()] == [TEST]  # validation leaves no files
     pictures = list((tmp_path / "inference" / TEST / "pictures").glob("*.png"))
     assert len(pictures) == 2
     assert all(cv2.imread(str(picture)) is not None for picture in pictures)

@@ -74,8 +74,7 @@ def start(cfg: CfgNode, args: argparse.Namespace) -> None:
     setup_logger.cache_clear()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="prompt_das", abbrev_name="prompt_das")
     default_setup(cfg, args)
-    if cfg.SEED >= 0:
-        torch.manual_seed(cfg.SEED)
+    torch.manual_seed(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

@@ -25,6 +25,7 @@ from prompt_das.instances import connected_components
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from detectron2.config import CfgNode
 
@@ -169,6 +170,16 @@ def test_two_processes_see_the_images_of_one(cfg: CfgNode, monkeypatch: pytest.M
         assert_same(first[1] + second[1], target)
 
 
+def test_source_and_target_are_drawn_independently(cfg: CfgNode) -> None:
+    """Also where they are the same volume: with equal random numbers every pair would be one image twice."""
+    cfg.DATASETS.TRAIN, cfg.DATALOADER.TARGET_IMS_PER_BATCH = (TARGET,), 2
+    pairs = [
+        (s["image_id"], s["box"]) == (t["image_id"], t["box"]) for b in load(cfg, 3) for s, t in zip(*b, strict=True)
+    ]
+    assert len(pairs) == 4
+    assert not any(pairs)
+
+
 def test_without_adaptation_there_is_no_target(cfg: CfgNode) -> None:
     cfg.DOMAIN_ADAPT.ENABLED = False
     cfg.DATASETS.TARGET = ("a volume that is not even there",)
@@ -281,6 +292,18 @@ def test_points_of_another_volume_are_refused(
     write_points(tmp_path / "mine.json", {z: np.array(p, np.float32) for z, p in points.items()})
     cfg.DATASETS.SPARSE_POINTS.FILE = str(tmp_path / "mine.json")
     with pytest.raises(ValueError, match=message):
+        get_sparse_points(cfg)
+
+
+def test_points_beyond_the_last_slice_of_one_file_are_refused(
+    cfg: CfgNode, tmp_path: Path, forget_new_names: None
+) -> None:
+    """A multi-page TIFF has no file names of slices to count."""
+    tifffile.imwrite(tmp_path / "volume.tif", np.zeros((3, 40, 50), np.uint8))
+    write_points(tmp_path / "mine.json", {3: np.array([[3.5, 3.5]], np.float32)})
+    register_em_volume("mine", tmp_path / "volume.tif", points=tmp_path / "mine.json")
+    cfg.DATASETS.TARGET = ("mine",)
+    with pytest.raises(ValueError, match=r"mine\.json: slice 3, but the volume has slices 0 to 2"):
         get_sparse_points(cfg)
 
 

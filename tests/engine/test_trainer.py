@@ -1,0 +1,159 @@
+"""How the trainer puts its parts together: who starts from which weights, and what happens in which order."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from prompt_das.checkpoint import read_checkpoint
+from prompt_das.engine import PromptDASTrainer, trainer
+from prompt_das.engine.defaults import start
+from prompt_das.engine.mean_teacher import MeanTeacher
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import hooks
+from torch import Tensor
+
+pytestmark = pytest.mark.usefixtures("quiet_logging")
+SOURCE, TARGET, TEST = "synthetic_source_train", "synthetic_target_train", "synthetic_target_val"
+
+
+@pytest.fixture
+def cfg(tiny_cfg: CfgNode, synthetic_data: Path) -> CfgNode:
+    """Three iterations on the source, with a checkpoint after each of them."""
+    tiny_cfg.DATASETS.TRAIN = (SOURCE,)
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 3, 1
+    return tiny_cfg
+
+
+@pytest.fixture
+def trained(cfg: CfgNode) -> dict[str, Any]:
+    """Its checkpoint."""
+    run = PromptDASTrainer(cfg)
+    run.resume_or_load(resume=False)
+    run.train()
+    return read_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, msg=name)
+
+
+# ---- weights to start from
+
+
+def test_from_nothing_the_teacher_is_the_student(cfg: CfgNode) -> None:
+    run = PromptDASTrainer(cfg)
+    run.resume_or_load(resume=False)
+    assert_same(run.teacher.state_dict(), run.checkpointer.model.state_dict())
+    assert run.start_iter == 0
+
+
+@pytest.mark.parametrize(("evaluate_teacher", "weights"), [(True, "teacher"), (False, "model")])
+def test_student_and_teacher_start_from_the_same_weights_of_a_checkpoint(
+    cfg: CfgNode, trained: dict[str, Any], tmp_path: Path, evaluate_teacher: bool, weights: str
+) -> None:
+    """Those that the key chooses: a teacher that started from noise would label the first target images at random."""
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    cfg.OUTPUT_DIR = str(tmp_path / "next")
+    cfg.DOMAIN_ADAPT.TEACHER.EVALUATE = evaluate_teacher
+    run = PromptDASTrainer(cfg)
+    run.resume_or_load(resume=False)
+    assert_same(run.checkpointer.model.state_dict(), trained[weights])
+    assert_same(run.teacher.state_dict(), trained[weights])
+    assert run.start_iter == 0
+    assert not run.optimizer.state
+
+
+def test_a_resumed_run_has_its_own_teacher_back(cfg: CfgNode, trained: dict[str, Any]) -> None:
+    run = PromptDASTrainer(cfg)
+    run.resume_or_load(resume=True)
+    assert_same(run.checkpointer.model.state_dict(), trained["model"])
+    assert_same(run.teacher.state_dict(), trained["teacher"])
+    assert run.start_iter == 3
+    assert len(run.optimizer.state) > 0
+
+
+# ---- the order of things
+
+
+def test_a_checkpoint_holds_the_teacher_of_its_own_step(cfg: CfgNode, trained: dict[str, Any]) -> None:
+    """The average is moved before anything is saved: a copy after the first step, the plain mean after the third."""
+    folder = Path(cfg.OUTPUT_DIR)
+    students = [read_checkpoint(folder / f"model_{i:07d}.pth")["model"] for i in range(3)]
+    first = read_checkpoint(folder / "model_0000000.pth")
+    assert_same(first["teacher"], first["model"])
+    for name, value in trained["teacher"].items():
+        mean = torch.stack([student[name].double() for student in students]).mean(0)
+        torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_evaluation_comes_after_the_teacher_and_before_the_checkpoint(cfg: CfgNode) -> None:
+    cfg.DATASETS.VAL, cfg.DATASETS.TEST = (f"{TARGET}[0:1]",), (TEST,)
+    order = [type(hook) for hook in PromptDASTrainer(cfg)._hooks]
+    assert [kind for kind in order if kind is not hooks.IterationTimer] == [
+        MeanTeacher,
+        hooks.LRScheduler,
+        hooks.EvalHook,  # validation
+        trainer.BestCheckpointer,  # reads what it said
+        hooks.PeriodicCheckpointer,  # keeps what the best was
+        hooks.EvalHook,  # the test, at the end
+        hooks.PeriodicWriter,
+    ]
+
+
+def test_only_the_student_is_trained(cfg: CfgNode) -> None:
+    run = PromptDASTrainer(cfg)
+    optimized = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in run.checkpointer.model.parameters()}
+    assert not optimized & {id(p) for p in run.teacher.parameters()}
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("ratio", "file", "enabled", "makes_points"),
+    [(0.0, "", True, True), (0.15, "", True, False), (0.0, "mine.json", True, False), (0.0, "", False, False)],
+)
+def test_points_are_made_by_the_source_model_where_there_are_no_others(
+    cfg: CfgNode, ratio: float, file: str, enabled: bool, makes_points: bool
+) -> None:
+    cfg.DATASETS.SPARSE_POINTS.RATIO, cfg.DATASETS.SPARSE_POINTS.FILE = ratio, file
+    cfg.DATASETS.TARGET, cfg.DOMAIN_ADAPT.ENABLED = (TARGET,), enabled
+    run = PromptDASTrainer(cfg)
+    assert (run.pseudo_points in run._hooks) is makes_points
+
+
+def test_the_evaluator_is_told_what_the_config_says(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(trainer, "EMEvaluator", lambda name, **settings: seen.append({"name": name, **settings}))
+    monkeypatch.setattr(trainer, "inference_on_dataset", lambda model, loader, evaluator: {"Dice": len(seen)})
+    cfg.TEST.PROTOCOLS, cfg.TEST.MIN_INSTANCE_SIZE, cfg.TEST.NUM_PICTURES = ("paper",), 7, 5
+    cfg.TEST.SAVE_RLE = True
+    cfg.DATASETS.TEST = (TEST, f"{TARGET}[0:1]")
+    model = torch.nn.Identity()
+    assert PromptDASTrainer.test(cfg, model) == {TEST: {"Dice": 1}, f"{TARGET}[0:1]": {"Dice": 2}}
+    first = seen[0]
+    folder = Path(cfg.OUTPUT_DIR) / "inference" / TEST
+    expected = {"protocols": ("paper",), "min_size": 7, "num_pictures": 5, "save_rle": True, "output_dir": folder}
+    assert {key: first[key] for key in expected} == expected
+    trainer.evaluate(cfg, model, (TEST,), write=False)
+    assert (seen[-1]["output_dir"], seen[-1]["save_rle"]) == (None, False)
+
+
+@pytest.mark.parametrize(("seed", "expected"), [(7, 7), (-1, 123)])
+def test_all_processes_start_from_the_same_random_numbers(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, seed: int, expected: int
+) -> None:
+    """The Fourier frequencies are drawn by each of them. Without a seed, they take the one of the first process."""
+    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
+    monkeypatch.setattr("prompt_das.engine.defaults.comm.shared_random_seed", lambda: 123)
+    cfg.SEED = seed
+    start(cfg, argparse.Namespace())
+    assert torch.initial_seed() == expected
