@@ -17,6 +17,10 @@ def add_prompt_das_config(cfg: CN) -> None:
     # Matrix products in "float32" or "bfloat16"; losses, EMA and weights stay float32.
     _c.MODEL.PRECISION = "float32"
 
+    # Backend of torch.compile, "inductor" for example; "" runs the network as it is written. Worth it for long runs on
+    # a GPU: the first batches take minutes.
+    _c.MODEL.COMPILE = ""
+
     _c.MODEL.VIT = CN()  # ViT-S/8
     _c.MODEL.VIT.PATCH_SIZE = 8
     _c.MODEL.VIT.EMBED_DIM = 384

@@ -72,20 +72,13 @@ def main(arguments: list[str] | None = None) -> None:
 def check(state: dict[str, torch.Tensor], config: str) -> None:
     """Raise ValueError unless the weights fit the network of their config, name by name."""
     with torch.device("meta"):
-        expected = PromptDAS(load_config(config)).state_dict()
+        expected = PromptDAS(get_prompt_das_cfg(text=config)).state_dict()
     wrong = sorted(set(expected) ^ set(state))
     wrong += [
         f"{name} {tuple(v.shape)}" for name, v in state.items() if name in expected and v.shape != expected[name].shape
     ]
     if wrong:
         raise ValueError(f"the weights do not fit their config: {', '.join(wrong)}")
-
-
-def load_config(text: str) -> Any:
-    cfg = get_prompt_das_cfg().clone()
-    cfg.defrost()
-    cfg.merge_from_other_cfg(cfg.load_cfg(text))
-    return cfg
 
 
 if __name__ == "__main__":

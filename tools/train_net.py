@@ -11,9 +11,8 @@ import argparse
 from typing import Any
 
 import prompt_das  # noqa: F401  (fills the registries; must come before Detectron2)
-from prompt_das.checkpoint import PromptDASCheckpointer
 from prompt_das.engine import PromptDASTrainer, launch
-from prompt_das.engine.defaults import setup
+from prompt_das.engine.defaults import load_weights, setup
 
 from detectron2.engine import default_argument_parser
 
@@ -24,8 +23,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         if not cfg.MODEL.WEIGHTS:
             raise SystemExit("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
         model = PromptDASTrainer.build_model(cfg)
-        weights_from = "teacher" if cfg.DOMAIN_ADAPT.TEACHER.EVALUATE else "model"
-        PromptDASCheckpointer(model, weights_from=weights_from).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+        load_weights(cfg, model, cfg.MODEL.WEIGHTS)
         return PromptDASTrainer.test(cfg, model)
     trainer = PromptDASTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)

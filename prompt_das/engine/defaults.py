@@ -1,9 +1,11 @@
-"""From the command line to a config: the same for every tool."""
+"""From the command line to a config, and from a file of weights to a network: the same for every tool."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -11,12 +13,14 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..checkpoint import PromptDASCheckpointer, read_metadata
 from ..config import add_prompt_das_config
 from ..data.datasets import register_volumes_from_yaml
+from ..modeling.meta_arch import PromptDAS
 
 
-def get_prompt_das_cfg(config_file: str | None = None, opts: list[str] | None = None) -> CfgNode:
-    """The frozen config: defaults, then a YAML file, then overrides ``["KEY", "VALUE", ...]``.
+def get_prompt_das_cfg(config_file: str | None = None, opts: Sequence[str] | None = None, *, text: str = "") -> CfgNode:
+    """The frozen config: defaults, then a YAML file or ``text``, then overrides ``["KEY", "VALUE", ...]``.
 
     The volumes of ``DATASETS.VOLUMES`` are registered, and ``MODEL.DEVICE`` becomes "cpu" where there is no GPU.
     """
@@ -24,7 +28,9 @@ def get_prompt_das_cfg(config_file: str | None = None, opts: list[str] | None = 
     add_prompt_das_config(cfg)
     if config_file:
         cfg.merge_from_file(config_file, allow_unsafe=False)
-    cfg.merge_from_list(opts or [])
+    if text:
+        cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+    cfg.merge_from_list(list(opts or []))
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     check(cfg)
@@ -82,3 +88,40 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = get_prompt_das_cfg(args.config_file, args.opts)
     start(cfg, args)
     return cfg
+
+
+def load_model(
+    weights: str | Path, config_file: str | Path | None = None, opts: Sequence[str] = ()
+) -> tuple[CfgNode, PromptDAS]:
+    """A trained network, ready for inference, and its config.
+
+    Args:
+        weights: a training checkpoint (its teacher is taken unless the config says otherwise) or a safetensors file.
+        config_file: by default the config inside the safetensors file, else the ``config.yaml`` beside the weights.
+        opts: overrides of the config, for example ``["MODEL.DEVICE", "cpu"]``.
+
+    Raises:
+        FileNotFoundError: no weights, or no config for them.
+        ValueError: the file is damaged, or its weights do not fit the config.
+    """
+    weights = Path(weights)
+    if not weights.is_file():
+        raise FileNotFoundError(f"no weights at {weights}")
+    text = "" if config_file else read_metadata(weights).get("prompt_das.config", "")
+    if not config_file and not text:
+        config_file = weights.parent / "config.yaml"
+        if not config_file.is_file():
+            raise FileNotFoundError(
+                f"{weights} has no config inside, and there is no {config_file}; name the config it was trained with"
+            )
+    own = ["MODEL.VIT.WEIGHTS", "", "DATASETS.VOLUMES", "()"]  # the data of the training are not needed
+    cfg = get_prompt_das_cfg(str(config_file) if config_file else None, [*own, *opts], text=text)
+    model = PromptDAS(cfg).to(cfg.MODEL.DEVICE)
+    load_weights(cfg, model, weights)
+    return cfg, model.eval()
+
+
+def load_weights(cfg: CfgNode, model: PromptDAS, weights: str | Path) -> None:
+    """Fill ``model`` from a checkpoint: with its teacher or its student, as ``TEACHER.EVALUATE`` says."""
+    weights_from = "teacher" if cfg.DOMAIN_ADAPT.TEACHER.EVALUATE else "model"
+    PromptDASCheckpointer(model, weights_from=weights_from).load(str(weights), checkpointables=[])

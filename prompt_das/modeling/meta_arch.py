@@ -53,6 +53,7 @@ class PromptDAS(nn.Module):
         contrastive_temperature: float,
         autocast_dtype: torch.dtype | None,
         window: dict[str, Any],
+        compile_backend: str = "",
         vis_period: int = 0,
     ) -> None:
         """
@@ -62,6 +63,7 @@ class PromptDAS(nn.Module):
             detection_weight, contrastive_weight: lambda_det and lambda_pcl of the total loss.
             autocast_dtype: of matrix products, or None for full float32.
             window: keyword arguments of :func:`prompt_das.inference.sliding_window.sliding_window`.
+            compile_backend: of ``torch.compile``, or "" to run the network as it is written.
             vis_period: every so many training iterations a picture goes to the event storage; 0 = never.
         """
         super().__init__()
@@ -81,6 +83,9 @@ class PromptDAS(nn.Module):
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        if compile_backend:
+            for part in (backbone, prompt_encoder, decoder, segmentation_head, center_head):
+                part.compile(backend=compile_backend)  # in place: the names of the weights stay
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -107,6 +112,7 @@ class PromptDAS(nn.Module):
                 "blend": test.BLEND,
                 "batch_size": test.BATCH_SIZE,
             },
+            "compile_backend": cfg.MODEL.COMPILE,
             "vis_period": cfg.VIS_PERIOD,
         }
 
@@ -232,10 +238,12 @@ class PromptDAS(nn.Module):
 
         Each input has ``image`` (1, H', W'), grey, as the network shall see it, ``height`` and ``width`` of the
         output, and optionally ``prompts``: a dict from the name of a prompt set to (N, 2) points in output pixels
-        (default: one set, ``"0%"``, without points). All sets share one pass through the encoder.
+        (default: one set, ``"0%"``, without points). All sets share one pass through the encoder. ``density`` True
+        asks for the centre-point head as well.
 
         Returns:
-            for each input ``{"sem_seg": {name: (height, width) foreground probability}}``.
+            for each input ``{"sem_seg": {name: (height, width) foreground probability}}``, and if it was asked for
+            ``"density"`` of the same form.
         """
         return [self.predict_slice(x) for x in batched_inputs]
 
@@ -245,17 +253,29 @@ class PromptDAS(nn.Module):
         prompts = x.get("prompts", {"0%": torch.zeros(0, 2)})
         scale = torch.tensor([image.shape[-1] / width, image.shape[-2] / height], device=self.device)
         points, valid = self.pad(prompts.values())
-        probability = sliding_window(image, self.predict_windows, points=points * scale, valid=valid, **self.window)
-        probability = F.interpolate(probability[None], size=(height, width), mode="bilinear", align_corners=False)[0]
-        return {"sem_seg": dict(zip(prompts, probability, strict=True))}
+        predict = self.predict_windows_and_density if x.get("density") else self.predict_windows
+        maps = sliding_window(image, predict, points=points * scale, valid=valid, **self.window)
+        maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+        names = ("sem_seg", "density")[: len(maps) // len(prompts)]
+        return {
+            name: dict(zip(prompts, of_sets, strict=True))
+            for name, of_sets in zip(names, maps.split(len(prompts)), strict=True)
+        }
 
     def predict_windows(self, windows: Tensor, points: Tensor, valid: Tensor) -> Tensor:
         """windows (B, 1, H, W), S alternative prompt sets (B, S, N, 2), (B, S, N) -> probability (B, S, H, W)."""
-        b, s = valid.shape[:2]
-        embedding = self.encode(windows).repeat_interleave(s, dim=0)
+        return self.decode_windows(windows, points, valid, density=False).logits.sigmoid().unflatten(0, valid.shape[:2])
+
+    def predict_windows_and_density(self, windows: Tensor, points: Tensor, valid: Tensor) -> Tensor:
+        """As :meth:`predict_windows` -> the S probabilities, then the S densities of centres (B, 2 S, H, W)."""
+        out = self.decode_windows(windows, points, valid, density=True)
+        maps = (out.logits.sigmoid(), out.density)
+        return torch.cat([one.unflatten(0, valid.shape[:2]) for one in maps], dim=1)
+
+    def decode_windows(self, windows: Tensor, points: Tensor, valid: Tensor, *, density: bool) -> Prediction:
+        embedding = self.encode(windows).repeat_interleave(valid.shape[1], dim=0)
         size = (windows.shape[-2], windows.shape[-1])
-        logits = self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, density=False).logits
-        return logits.sigmoid().unflatten(0, (b, s))
+        return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, density=density)
 
     def stack(self, batched_inputs: list[dict[str, Any]], key: str) -> Tensor:
         return torch.stack([torch.as_tensor(x[key]) for x in batched_inputs]).to(self.device, non_blocking=True)

@@ -362,3 +362,24 @@ def test_prediction_does_not_train(model: PromptDAS) -> None:
     first, second = (model.eval()(inputs)[0]["sem_seg"]["all"] for _ in range(2))
     assert not first.requires_grad
     assert torch.equal(first, second)
+
+
+def test_the_density_of_a_slice_is_that_of_the_centre_point_head(model: PromptDAS) -> None:
+    image = grey(0)
+    prompts = {"none": NONE, "all": POINTS}
+    out = model.eval()([{"image": image, "prompts": prompts, "density": True}])[0]
+    assert list(out["density"]) == list(out["sem_seg"]) == ["none", "all"]
+    for name, points in prompts.items():
+        expected = model.decode(model.encode(image[None]), *pad_points([torch.from_numpy(points)]), (SIZE, SIZE))
+        torch.testing.assert_close(out["density"][name], expected.density[0])
+        torch.testing.assert_close(out["sem_seg"][name], expected.logits[0].sigmoid())
+
+
+def test_compiled_parts_give_the_same_and_keep_their_names(tiny_cfg: CfgNode, model: PromptDAS) -> None:
+    tiny_cfg.MODEL.COMPILE = "aot_eager"  # as "inductor", but without a C++ compiler
+    compiled = build_model(tiny_cfg)
+    compiled.load_state_dict(model.state_dict())
+    batch = [source(), target()]
+    torch.testing.assert_close(compiled(batch), model(batch))
+    whole = [{"image": grey(1, 40, 50), "prompts": {"all": POINTS}}]
+    torch.testing.assert_close(compiled.eval()(whole), model.eval()(whole))
