@@ -99,9 +99,7 @@ def label_block(mask: np.ndarray, connectivity: int = 26) -> tuple[np.ndarray, i
     return _connected_components(mask, connectivity)
 
 
-def measure_block(
-    mask: np.ndarray, probability: np.ndarray, block: Block, connectivity: int = 26
-) -> BlockComponents:
+def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block, connectivity: int = 26) -> BlockComponents:
     """Label a block and keep the numbers of its components. Voxels of the shared last slice count in the next block.
 
     Args:

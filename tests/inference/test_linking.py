@@ -114,7 +114,8 @@ def test_unlinked_blocks_are_the_instances_of_slices(rng: np.random.Generator) -
 
 
 def test_blocks_cover_every_slice_once_and_share_one() -> None:
-    assert split_into_blocks((5, 10, 10), linked=True, max_voxels=300) == [Block(0, 2, 3), Block(2, 4, 5), Block(4, 5, 5)]
+    three = split_into_blocks((5, 10, 10), linked=True, max_voxels=300)
+    assert three == [Block(0, 2, 3), Block(2, 4, 5), Block(4, 5, 5)]
     assert split_into_blocks((2, 10, 10), linked=True, max_voxels=1) == [Block(0, 1, 2), Block(1, 2, 2)]
     assert split_into_blocks((2, 10, 10), linked=False) == [Block(0, 1, 1), Block(1, 2, 2)]
 
