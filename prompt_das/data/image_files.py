@@ -9,7 +9,6 @@ them and adds the name.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
@@ -17,10 +16,10 @@ import numpy as np
 from tifffile import TiffFile
 
 from . import tiff
+from .limits import require_memory
 
 _PNG, _BMP, _JPEG = b"\x89PNG", b"BM", b"\xff\xd8\xff"
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
-_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def decode_image(path: Path) -> np.ndarray:
@@ -48,12 +47,6 @@ def decode_image(path: Path) -> np.ndarray:
 def describe(array: np.ndarray) -> str:
     """Shape and type for messages: 70 x 45 uint8."""
     return f"{' x '.join(map(str, array.shape))} {array.dtype}"
-
-
-def require_memory(nbytes: int) -> None:
-    """A damaged header may claim any size: what this machine cannot hold must not be tried."""
-    if nbytes > _MEMORY:
-        raise ValueError(f"it claims {nbytes / 2**30:,.0f} GiB, and this machine has {_MEMORY / 2**30:,.0f} GiB")
 
 
 def _decode_with_opencv(path: Path) -> np.ndarray:

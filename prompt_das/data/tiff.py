@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from tifffile import TiffFile, TiffPageSeries
 
+from .limits import require_memory
+
 Box = tuple[int, int, int, int]
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -29,12 +31,22 @@ def first_series(tif: TiffFile) -> TiffPageSeries:
         series = _joined(tif.series)
     except RuntimeError as error:  # "incompatible keyframe"
         raise ValueError("its pages differ in size or type") from error
-    described = "imagej" if tif.is_imagej else "shaped" if tif.is_shaped else series.kind
-    unfinished = series.is_truncated and not (tif.shaped_metadata or ({},))[0].get("truncated")
-    if series.kind != described or unfinished:
-        raise ValueError(f"the pages that its description promises are not there: {tif.pages.first.description!r}")
-    if math.prod(series.shape) != len(series) * math.prod(series.keyframe.shape):
-        raise ValueError(f"{len(series)} pages of {series.keyframe.shape} are not a volume of {series.shape}")
+    if not _is_as_described(tif):
+        raise ValueError(f"the pages that its description promises are not there: {tif.pages.first.description:.200}")
+    key = series.keyframe
+    if math.prod(series.shape) != len(series) * math.prod(key.shape):
+        raise ValueError(f"{len(series)} pages of {key.shape} are not a volume of {series.shape}")
+    if series.dataoffset is not None:
+        if series.dataoffset + series.nbytes > tif.filehandle.size:
+            raise ValueError(_ends_early(tif.filehandle.size))
+    elif not key.is_contiguous:
+        _segment(key, math.prod(key.chunked) - 1)
+        require_memory(math.prod(key.chunks) * series.dtype.itemsize)  # a whole strip or tile is decoded
+    if series.kind == "generic":  # pages of one size and type, wherever in the file they are
+        numbers = [page.index for page in series.pages if page is not None]
+        if numbers[-1] - numbers[0] >= len(numbers):
+            odd = min(set(range(numbers[0], numbers[-1])) - set(numbers))
+            raise ValueError(f"page {odd} is of another size or type than page {numbers[0]}")
     return series
 
 
@@ -64,7 +76,7 @@ def read_run(tif: TiffFile, series: TiffPageSeries, z: int, box: Box) -> np.ndar
         if not count:
             raise ValueError(_ends_early(start))
         view, start = view[count:], start + count
-    return rows[:, x0:x1].astype(series.dtype)
+    return np.ascontiguousarray(rows[:, x0:x1], dtype=series.dtype)
 
 
 def read_segments(page: Any, plane: int, box: Box) -> np.ndarray:
@@ -117,16 +129,31 @@ def _require_last_page(tif: TiffFile) -> None:
 
 
 def _joined(every: list[TiffPageSeries]) -> TiffPageSeries:
-    """The first series, or all as one where pages of one size and type were written one by one."""
+    """The first series, or all as one where pages of one size and type were written one by one.
+
+    Others may follow it, a preview or coarser scales, but not what looks like the rest of a volume.
+    """
     first = every[0]
     same = [series for series in every if (series.shape, series.dtype) == (first.shape, first.dtype)]
-    if len(same) == 1 or len(first) > 1:
+    one_by_one = len(first) == 1 < len(same)
+    if max(map(len, every)) > len(first) or (one_by_one and len(same) < len(every)):
+        raise ValueError("its pages differ in size or type")
+    if not one_by_one:
         return first
-    if len(same) < len(every):
-        odd = next(number for number, series in enumerate(every) if series not in same)
-        raise ValueError(f"page {odd} is of another size or type than the first")
     pages, shape, axes = [series.keyframe for series in every], (len(every), *first.shape), "Q" + first.axes
     return TiffPageSeries(pages, shape, first.dtype, axes, kind=first.kind)
+
+
+def _is_as_described(tif: TiffFile) -> bool:
+    """Whether the pages are those of the description; tifffile goes by the pages alone if they are not."""
+    series = tif.series[0]
+    if series.kind in ("generic", "uniform"):
+        return not (tif.is_shaped or tif.is_imagej or (tif.is_ome and "BinaryOnly" not in tif.pages.first.description))
+    if series.kind == "shaped":
+        described = (tif.shaped_metadata or ({},))[0]
+        unfinished = series.is_truncated and not described.get("truncated")
+        return not unfinished and math.prod(described.get("shape", ())) == math.prod(series.shape)
+    return True
 
 
 def _segment(page: Any, index: int) -> tuple[int, int]:

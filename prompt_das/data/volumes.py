@@ -16,6 +16,7 @@ values; anything else is mapped linearly from an intensity range to 0..255 and c
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import struct
@@ -32,7 +33,10 @@ import numpy as np
 from tifffile import TiffFile
 
 from . import tiff
-from .image_files import decode_image, describe, require_memory
+from .image_files import decode_image, describe
+from .limits import require_memory
+
+logger = logging.getLogger(__name__)
 
 Box = tuple[int, int, int, int]
 
@@ -44,7 +48,7 @@ _CACHE_BYTES = 64 << 20  # of a folder's decoded slices: a few of 4096 x 4096, a
 # What tifffile, imagecodecs, OpenCV, h5py, Zarr and numcodecs raise on damaged data.
 _LIBRARY_ERRORS = (
     *(ValueError, OSError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError),
-    *(MemoryError, EOFError, ImportError, struct.error, zlib.error, cv2.error),
+    *(MemoryError, EOFError, ImportError, SystemError, struct.error, zlib.error, cv2.error),
 )
 
 
@@ -243,6 +247,8 @@ class TiffVolume(Volume):
         super().__init__(path)
         with TiffFile(path) as tif:
             series = tiff.first_series(tif)
+            if len(tif.series) > 1 and series is tif.series[0]:
+                logger.warning("%s: what follows the first %d pages is not read", path, len(series))
             shape = series.shape[:-1] if series.axes.endswith("S") else series.shape
             if not series.axes.endswith(("YX", "YXS")):
                 raise ValueError(f"expected slices of height x width, found axes {series.axes} {series.shape}")
