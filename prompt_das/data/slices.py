@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..instances import connected_components
-from .volumes import Box, Volume, decode_rgb_ids, estimate_intensity_range, normalize, open_volume
+from .volumes import Box, Volume, VolumeError, decode_rgb_ids, estimate_intensity_range, open_volume, read_grey
 
 logger = logging.getLogger(__name__)
 
@@ -62,28 +62,35 @@ def open_image_volume(entry: dict[str, Any]) -> Volume:
 
 
 def read_image(entry: dict[str, Any], box: Box | None = None) -> np.ndarray:
-    """Grey values of a slice or of its box (y0, x0, y1, x1): (h, w) float32 in 0..255."""
-    array = normalize(open_image_volume(entry).read(entry["slice"], box), entry["intensity_range"])
-    return array[..., :3].mean(axis=-1) if array.ndim == 3 else array  # grey stored as colour
+    """Grey values of a slice or of its box (y0, x0, y1, x1): (h, w) float32 in 0..255.
+
+    Raises VolumeError for a slice that cannot be read or has pixels that are not finite.
+    """
+    return read_grey(open_image_volume(entry), entry["slice"], box, entry["intensity_range"])
 
 
 def read_labels(entry: dict[str, Any], box: Box | None = None) -> np.ndarray:
     """Instance ids of a slice or of its box, 0 is background: (h, w) int32 (int64 for ids that need it).
 
-    RGB-coded ids are decoded. Raises ValueError for a slice without labels and for labels that are not ids.
+    RGB-coded ids are decoded. Raises ValueError for a slice without labels, VolumeError for labels that cannot be read
+    or are not ids.
     """
-    path = entry["label_file_name"]
-    if path is None:
+    if entry["label_file_name"] is None:
         raise ValueError(f"{entry['image_id']}: data set '{entry['dataset_name']}' has no labels")
-    array = _open(path, entry["label_dataset"]).read(entry["label_slice"], box)
+    volume, z = _open(entry["label_file_name"], entry["label_dataset"]), entry["label_slice"]
+    array = volume.read(z, box)
     if array.ndim == 3:
+        if array.dtype != np.uint8:
+            raise VolumeError(f"{volume.name_of(z)}: RGB-coded ids must be uint8, not {array.dtype}; save them as ids")
         array = decode_rgb_ids(array)
     if array.dtype.kind not in "biu":
-        raise ValueError(f"{path}: labels must be integer ids, not {array.dtype}; save them as uint8, uint16 or uint32")
+        raise VolumeError(
+            f"{volume.name_of(z)}: labels must be integer ids, not {array.dtype}; save them as uint8, uint16 or uint32"
+        )
     if array.dtype.kind == "i" or array.dtype.itemsize >= 4:  # smaller unsigned ids cannot be wrong
         lo, hi = int(array.min()), int(array.max())
         if lo < 0 or hi > _MAX_INT64:
-            raise ValueError(f"{path}, slice {entry['label_slice']}: ids must be 0..2^63 - 1, found {lo}..{hi}")
+            raise VolumeError(f"{volume.name_of(z)}: ids must be 0..2^63 - 1, found {lo}..{hi}")
         array = array.astype(np.int32 if hi <= _MAX_INT32 else np.int64)
     if entry["label_type"] == "semantic":
         return connected_components(array > 0)
@@ -165,7 +172,10 @@ def _plain(name: str, spec: VolumeSpec) -> _Slices:
 
 def _warn_of_mask(name: str, labels: Volume, z: int) -> None:
     """A mask read as ids makes one instance of all, and one point where many were meant."""
-    foreground = labels.read(z)
+    try:
+        foreground = labels.read(z)
+    except VolumeError:  # said where it is used
+        return
     foreground = foreground[foreground > 0]
     if foreground.size and foreground.min() == foreground.max():
         logger.warning(

@@ -5,22 +5,38 @@ slice. Volumes come from a folder of PNG or TIFF slices, a multi-page or tiled T
 a single image, and give the values as they are stored. Open handles stay in the process that opened them: a volume
 can be pickled and forked into data loader workers, where it opens its file again at the first read.
 
+Whatever is wrong with the stored data, a truncated file, a damaged chunk, a slice of another size, is a `VolumeError`
+that names the file and the slice, whichever library finds it. What cannot be found: chunks of a Zarr or HDF5 array and
+tiles of a TIFF that are not there are zeros (or the fill value) by these formats' rules, and pixels stored without a
+checksum may be any.
+
 One normalisation serves the whole package (`normalize`): grey values are float32 in 0..255. 8-bit volumes keep their
 values; anything else is mapped linearly from an intensity range to 0..255 and clipped.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import struct
+import zlib
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import tifffile
+from tifffile import TiffFile
+
+from . import tiff
+from .image_files import decode_image, describe
+from .limits import require_memory
+
+logger = logging.getLogger(__name__)
 
 Box = tuple[int, int, int, int]
 
@@ -28,6 +44,30 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 TIFF_SUFFIXES = (".tif", ".tiff")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 _CACHE_BYTES = 64 << 20  # of a folder's decoded slices: a few of 4096 x 4096, all of a small volume
+
+# What tifffile, imagecodecs, OpenCV, h5py, Zarr and numcodecs raise on damaged data.
+_LIBRARY_ERRORS = (
+    *(ValueError, OSError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError),
+    *(MemoryError, EOFError, ImportError, SystemError, struct.error, zlib.error, cv2.error),
+)
+
+
+class VolumeError(ValueError):
+    """Stored data cannot be read: damaged, incomplete, or not what the rest of the volume is. Names file and slice."""
+
+
+@contextmanager
+def _volume_errors(what: str) -> Iterator[None]:
+    """Whatever goes wrong within while `what` is read becomes a VolumeError."""
+    try:
+        yield
+    except VolumeError:
+        raise
+    except _LIBRARY_ERRORS as error:
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise VolumeError(
+            f"{what} cannot be read: {reason}. Is the file complete? Copy or convert it again, or leave it out."
+        ) from error
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -64,16 +104,48 @@ def normalize(array: np.ndarray, intensity_range: tuple[float, float] | None = N
 
 
 def estimate_intensity_range(volume: Volume) -> tuple[float, float]:
-    """(lo, hi): the 0.1 and 99.9 percentiles of up to 8 evenly spaced slices."""
+    """(lo, hi): the 0.1 and 99.9 percentiles of up to 8 evenly spaced slices.
+
+    Unreadable slices and pixels that are not finite are left out. Raises VolumeError if nothing is left.
+    """
     depth = volume.shape[0]
-    slices = np.unique(np.linspace(0, depth - 1, min(8, depth)).round().astype(int))
-    values = np.concatenate([volume.read(int(z)).ravel() for z in slices])
-    lo, hi = np.percentile(values[np.isfinite(values)], (0.1, 99.9))
+    slices = np.unique(np.linspace(0, depth - 1, min(8, depth)).round().astype(int)).tolist()
+    values, reason = [], VolumeError("no pixel is finite")
+    for z in slices:
+        try:
+            array = volume.read(z)
+        except VolumeError as error:
+            reason = error
+            continue
+        values.append(array[np.isfinite(array)])
+    if not sum(map(len, values)):
+        raise VolumeError(
+            f"{volume.path}: no grey values in the slices {slices}, so intensity_range must be set: {reason}"
+        ) from reason
+    lo, hi = np.percentile(np.concatenate(values), (0.1, 99.9))
     return float(lo), float(max(hi, lo + 1e-6))
 
 
-class Volume:
-    """Slices of one size on disk. Subclasses say how to open the file and how to read from it.
+def read_grey(
+    volume: Volume, z: int, box: Box | None = None, intensity_range: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Grey values of slice z or of its box: (h, w) float32 in 0..255, see `normalize`. Colours are averaged.
+
+    Raises VolumeError for a slice that cannot be read, and for pixels that are not finite: a network would spread them.
+    """
+    array = volume.read(z, box)
+    if array.dtype.kind == "f":
+        bad = array.size - np.count_nonzero(np.isfinite(array))
+        if bad:
+            raise VolumeError(
+                f"{volume.name_of(z)}: {bad} of {array.size} pixels are NaN or infinite. Replace them, or leave it out."
+            )
+    array = normalize(array, intensity_range)
+    return array[..., :3].mean(axis=-1) if array.ndim == 3 else array  # grey stored as colour
+
+
+class Volume(ABC):
+    """Slices of one size on disk. Subclasses say how to open the file and how to read from it, with any exception.
 
     Attributes: `shape` (Z, H, W); `dtype`, of the stored values; `slice_names`, file names of the slices where
     they are known, else None; `path`, `dataset`: where the volume was opened from.
@@ -99,15 +171,25 @@ class Volume:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None, "_pid": -1}
 
+    def name_of(self, z: int) -> str:
+        """Where slice z is stored, for messages."""
+        inner = f"[{self.dataset}]" if self.dataset else ""
+        return f"{self.path}{inner}, slice {z}"
+
     def read(self, z: int, box: Box | None = None) -> np.ndarray:
-        """Slice z, or a box of it: (h, w), or (h, w, 3) if the slices are stored in colour, in the stored type."""
+        """Slice z, or a box of it: (h, w), or (h, w, 3) if the slices are stored in colour, in the stored type.
+
+        Raises VolumeError if the stored data cannot be read, IndexError and ValueError for what does not exist.
+        """
         depth, height, width = self.shape
         if not 0 <= z < depth:
             raise IndexError(f"{self.path}: slice {z} does not exist, the volume has slices 0..{depth - 1}")
         y0, x0, y1, x1 = box if box is not None else (0, 0, height, width)
         if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
             raise ValueError(f"{self.path}: box (y0, x0, y1, x1) = {box} is not inside the slice ({height} x {width})")
-        return self._read(z, (y0, x0, y1, x1))
+        with _volume_errors(self.name_of(z)):
+            require_memory((y1 - y0) * (x1 - x0) * self.dtype.itemsize)
+            return self._read(z, (y0, x0, y1, x1))
 
     def _handle(self) -> Any:
         # A file handle inherited by a forked worker shares its position with the parent: open again instead.
@@ -115,22 +197,28 @@ class Volume:
             self._opened, self._pid = self._open(), os.getpid()
         return self._opened
 
-    def _open(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self) -> Any: ...
 
-    def _read(self, z: int, box: Box) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(self, z: int, box: Box) -> np.ndarray: ...
 
 
 class FolderVolume(Volume):
-    """One file per slice, in natural order of the names. The last slices decoded are kept."""
+    """One file per slice, in natural order of the names. The last slices decoded are kept.
+
+    The first file that can be read gives the size and type of all.
+    """
 
     def __init__(self, path: Path, files: Sequence[Path]):
         super().__init__(path)
         self._files = list(files)
         self.slice_names = [file.name for file in self._files]
-        first = read_image_file(self._files[0])
+        first, self._reference = _first_readable(self._files)
         self.shape, self.dtype = (len(self._files), *first.shape[:2]), first.dtype
+
+    def name_of(self, z: int) -> str:
+        return f"{self._files[z]} (slice {z})"
 
     def _open(self) -> OrderedDict[int, np.ndarray]:
         return OrderedDict()
@@ -138,10 +226,10 @@ class FolderVolume(Volume):
     def _read(self, z: int, box: Box) -> np.ndarray:
         cache: OrderedDict[int, np.ndarray] = self._handle()
         if z not in cache:
-            array = read_image_file(self._files[z])
+            array = decode_image(self._files[z])
             if array.shape[:2] != self.shape[1:] or array.dtype != self.dtype:
-                raise ValueError(
-                    f"{self._files[z]} is {_describe(array)}, but {self._files[0].name} in the same folder is "
+                raise VolumeError(
+                    f"{self.name_of(z)} is {describe(array)}, but {self._reference.name} in the same folder is "
                     f"{self.shape[1]} x {self.shape[2]} {self.dtype}: all slices of a volume must agree"
                 )
             cache[z] = array
@@ -153,58 +241,31 @@ class FolderVolume(Volume):
 
 
 class TiffVolume(Volume):
-    """A multi-page TIFF: uncompressed ones are memory-mapped, of others only the tiles or strips needed are decoded."""
+    """A multi-page TIFF: of uncompressed ones only the rows needed are read, of others the tiles or strips."""
 
     def __init__(self, path: Path):
         super().__init__(path)
-        with tifffile.TiffFile(path) as tif:
-            series = tif.series[0]
+        with TiffFile(path) as tif:
+            series = tiff.first_series(tif)
+            if len(tif.series) > 1 and series is tif.series[0]:
+                logger.warning("%s: what follows the first %d pages is not read", path, len(series))
             shape = series.shape[:-1] if series.axes.endswith("S") else series.shape
-            if series.axes.endswith("YX") or series.axes.endswith("YXS"):
-                self.shape = _as_3d(shape, path)
-            else:
-                raise ValueError(f"{path}: expected slices of height x width, found axes {series.axes} {series.shape}")
-            self.dtype = np.dtype(series.dtype)
+            if not series.axes.endswith(("YX", "YXS")):
+                raise ValueError(f"expected slices of height x width, found axes {series.axes} {series.shape}")
+            self.shape, self.dtype = _as_3d(shape), np.dtype(series.dtype)
 
     def _open(self) -> Any:
-        tif = tifffile.TiffFile(self.path)
-        series = tif.series[0]
-        if series.dataoffset is None:
-            return tif, list(series.pages)
-        colour = series.shape[-1:] if series.axes.endswith("S") else ()
-        stored = np.dtype(series.dtype).newbyteorder(tif.byteorder)
-        tif.close()
-        return np.memmap(self.path, stored, "r", offset=series.dataoffset, shape=(*self.shape, *colour)), None
+        tif = TiffFile(self.path)
+        series = tiff.first_series(tif)
+        return tif, series, list(series.pages) if series.dataoffset is None else None
 
     def _read(self, z: int, box: Box) -> np.ndarray:
-        source, pages = self._handle()
-        y0, x0, y1, x1 = box
+        tif, series, pages = self._handle()
         if pages is None:
-            return np.ascontiguousarray(source[z, y0:y1, x0:x1], dtype=self.dtype)
-        page = pages[z] if len(pages) == len(self) else pages[0]  # else: all slices are planes of one page
-        if page is None:  # a slice that was never written
-            return np.zeros((y1 - y0, x1 - x0), self.dtype)
-        key = page.keyframe
-        tile_h, tile_w = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, key.imagewidth)
-        rows, columns = -(-key.imagelength // tile_h), -(-key.imagewidth // tile_w)
-        first = z * rows * columns if len(pages) != len(self) else 0
-        indices = [
-            first + row * columns + column
-            for row in range(y0 // tile_h, (y1 - 1) // tile_h + 1)
-            for column in range(x0 // tile_w, (x1 - 1) // tile_w + 1)
-        ]
-        colour = (key.samplesperpixel,) if key.axes.endswith("S") else ()
-        out = np.zeros((y1 - y0, x1 - x0, *colour), self.dtype)
-        offsets, counts = ([page.dataoffsets[i] for i in indices], [page.databytecounts[i] for i in indices])
-        for data, position in source.filehandle.read_segments(offsets, counts):
-            tile, (_, _, y, x, _), _ = key.decode(data, indices[position], jpegtables=key.jpegtables)
-            if tile is None:  # a tile that was never written
-                continue
-            tile = tile[0] if colour else tile[0, ..., 0]
-            top, left = max(y, y0), max(x, x0)
-            bottom, right = min(y + tile.shape[0], y1), min(x + tile.shape[1], x1)
-            out[top - y0 : bottom - y0, left - x0 : right - x0] = tile[top - y : bottom - y, left - x : right - x]
-        return out
+            return tiff.read_run(tif, series, z, box)
+        if len(pages) == len(self):
+            return tiff.read_segments(tiff.written(pages[z]), 0, box)
+        return tiff.read_segments(tiff.written(pages[0]), z, box)  # all slices are planes of one page
 
 
 class ArrayVolume(Volume):
@@ -217,7 +278,7 @@ class ArrayVolume(Volume):
         super().__init__(path, dataset)
         self._opener = opener
         array = self._handle()
-        self.shape, self.dtype = _as_3d(array.shape, path), np.dtype(array.dtype)
+        self.shape, self.dtype = _as_3d(array.shape), np.dtype(array.dtype)
         names = array.attrs.get("slice_names")
         self.slice_names = [str(name) for name in names] if names is not None else None
 
@@ -234,47 +295,63 @@ class ArrayVolume(Volume):
 def open_volume(path: str | Path, dataset: str | None = None) -> Volume:
     """Open a volume without reading it. `dataset` is the array inside an HDF5 or Zarr file, if it has several.
 
-    Raises FileNotFoundError for a missing path or an empty folder and ValueError for a format it does not know.
+    Raises FileNotFoundError for a missing path or an empty folder, VolumeError for what is not a readable volume.
     """
     path = Path(path).expanduser()
-    if not path.exists():
+    with _volume_errors(str(path)):
+        exists, files = path.exists(), _slices_in(path) if path.is_dir() and not _is_zarr(path) else [path]
+    if not exists:
         raise FileNotFoundError(f"{path} does not exist; datasets/README.md says what is expected where")
+    if not files:
+        raise FileNotFoundError(f"{path} holds no slices ({', '.join(IMAGE_SUFFIXES)})")
+    with _volume_errors(str(path)):
+        volume = _open_as_named(path, files, dataset)
+    if 0 in volume.shape:
+        raise VolumeError(f"{path} is empty: {volume.shape[0]} slices of {volume.shape[1]} x {volume.shape[2]}")
+    if volume.dtype.kind not in "buif":
+        raise VolumeError(f"{path} holds {volume.dtype}: expected integers, floats or a mask")
+    return volume
+
+
+def _slices_in(folder: Path) -> list[Path]:
+    files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
+    return sorted(files, key=lambda file: natural_key(file.name))
+
+
+def _is_zarr(folder: Path) -> bool:
+    return folder.suffix == ".zarr" or any((folder / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray"))
+
+
+def _open_as_named(path: Path, files: Sequence[Path], dataset: str | None) -> Volume:
     if path.is_dir():
-        if path.suffix == ".zarr" or any((path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")):
-            return ArrayVolume(path, dataset, _open_zarr)
-        files = sorted(
-            (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."),
-            key=lambda file: natural_key(file.name),
-        )
-        if not files:
-            raise FileNotFoundError(f"{path} holds no slices ({', '.join(IMAGE_SUFFIXES)})")
-        return FolderVolume(path, files)
+        return ArrayVolume(path, dataset, _open_zarr) if _is_zarr(path) else FolderVolume(path, files)
     suffix = path.suffix.lower()
     if suffix in HDF5_SUFFIXES:
         return ArrayVolume(path, dataset, _open_hdf5)
     if suffix in TIFF_SUFFIXES:
         return TiffVolume(path)
     if suffix in IMAGE_SUFFIXES:
-        return FolderVolume(path, [path])
+        return FolderVolume(path, files)
     known = ", ".join((*IMAGE_SUFFIXES, *HDF5_SUFFIXES, ".zarr"))
-    raise ValueError(f"{path}: '{suffix}' is not a format this package reads; use a folder of slices or one of {known}")
+    raise VolumeError(
+        f"{path}: '{suffix}' is not a format this package reads; use a folder of slices or one of {known}"
+    )
 
 
 def read_image_file(path: Path) -> np.ndarray:
-    if path.suffix.lower() in TIFF_SUFFIXES:
+    """The slice in a PNG, TIFF, BMP or JPEG file: (h, w), or (h, w, 3 or 4) RGB(A). Raises VolumeError."""
+    with _volume_errors(str(path)):
+        return decode_image(path)
+
+
+def _first_readable(files: Sequence[Path]) -> tuple[np.ndarray, Path]:
+    first_error: VolumeError | None = None
+    for file in files:
         try:
-            array = tifffile.imread(path)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as TIFF: {error}") from error
-    else:
-        decoded = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if decoded is None:
-            raise ValueError(f"{path} cannot be read as an image: is the file complete?")
-        # cv2 gives BGR(A)
-        array = np.ascontiguousarray(decoded[..., [2, 1, 0]]) if decoded.ndim == 3 else decoded
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
-        raise ValueError(f"{path} is {_describe(array)}: expected one grey or RGB slice per file")
-    return array
+            return read_image_file(file), file
+        except VolumeError as error:
+            first_error = first_error or error
+    raise VolumeError(f"not one of {len(files)} slices can be read. {first_error}") from first_error
 
 
 def _open_hdf5(path: Path, dataset: str | None) -> Any:
@@ -286,7 +363,7 @@ def _open_hdf5(path: Path, dataset: str | None) -> Any:
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
         dataset = _only(names, path)
     if not hasattr(file.get(dataset), "shape"):
-        raise ValueError(f"{path} has no array '{dataset}'; it has {sorted(file)}")
+        raise VolumeError(f"{path} has no array '{dataset}'; it has {sorted(file)}")
     return file[dataset]
 
 
@@ -301,23 +378,19 @@ def _open_zarr(path: Path, dataset: str | None) -> Any:
         scales = attributes.get("ome", attributes).get("multiscales")
         dataset = scales[0]["datasets"][0]["path"] if scales else _only(sorted(node.array_keys()), path)
     if dataset not in node or not hasattr(node[dataset], "shape"):
-        raise ValueError(f"{path} has no array '{dataset}'; it has {sorted(node.array_keys())}")
+        raise VolumeError(f"{path} has no array '{dataset}'; it has {sorted(node.array_keys())}")
     return node[dataset]
 
 
 def _only(names: list[str], path: Path) -> str:
     if len(names) != 1:
-        raise ValueError(f"{path} holds the arrays {names}: say which one (`images_dataset` or `labels_dataset`)")
+        raise VolumeError(f"{path} holds the arrays {names}: say which one (`images_dataset` or `labels_dataset`)")
     return names[0]
 
 
-def _as_3d(shape: Sequence[int], path: Path) -> tuple[int, int, int]:
+def _as_3d(shape: Sequence[int]) -> tuple[int, int, int]:
     leading, last = tuple(shape[:-3]), tuple(shape[-3:])
     if len(shape) < 2 or any(n != 1 for n in leading):
-        raise ValueError(f"{path}: shape {tuple(shape)} is not (slices, height, width)")
+        raise ValueError(f"shape {tuple(shape)} is not (slices, height, width)")
     depth, height, width = (1, *last) if len(last) == 2 else last
     return int(depth), int(height), int(width)
-
-
-def _describe(array: np.ndarray) -> str:
-    return f"{' x '.join(map(str, array.shape))} {array.dtype}"

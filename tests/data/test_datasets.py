@@ -187,7 +187,7 @@ def test_ids_of_any_size_keep_their_value(tmp_path: Path, dtype: str, highest: i
 
 
 def test_labels_that_are_not_ids(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"labels\.tif: labels must be integer ids, not float32"):
+    with pytest.raises(ValueError, match=r"labels\.tif, slice 0: labels must be integer ids, not float32"):
         labels_of(tmp_path, np.zeros((8, 8), np.float32))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prompt_das.data import volumes
 from prompt_das.data.volumes import (
+    VolumeError,
     decode_rgb_ids,
     estimate_intensity_range,
     natural_key,
@@ -176,7 +177,7 @@ def test_a_crop_of_a_tiled_tiff_decodes_its_own_tiles_only(tmp_path: Path) -> No
     content[offset : offset + count] = bytes(count)  # spoil the last tile
     path.write_bytes(content)
     np.testing.assert_array_equal(open_volume(path).read(0, (0, 0, 64, 32)), array[:, :32])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(VolumeError, match=r"tiled\.tif, slice 0 cannot be read: .*BAD_DATA"):
         open_volume(path).read(0, (32, 32, 33, 33))
 
 
@@ -193,8 +194,8 @@ def test_a_folder_keeps_decoded_slices_within_bounds(tmp_path: Path, monkeypatch
     path, _ = write_png_folder(tmp_path / "volume", voxels("uint8"))
     monkeypatch.setattr(volumes, "_CACHE_BYTES", 2 * SHAPE[1] * SHAPE[2])
     volume, decoded = open_volume(path), []
-    decode = volumes.read_image_file
-    monkeypatch.setattr(volumes, "read_image_file", lambda file: (decoded.append(file.stem), decode(file))[1])
+    decode = volumes.decode_image
+    monkeypatch.setattr(volumes, "decode_image", lambda file: (decoded.append(file.stem), decode(file))[1])
     for z in (0, 0, 1, 0, 2, 0, 1):  # slice 1 made room for slice 2: it was used longest ago
         np.testing.assert_array_equal(volume.read(z, (0, 0, 9, 9)), voxels("uint8")[z, :9, :9])
     assert decoded == ["slice_8", "slice_9", "slice_10", "slice_9"]
@@ -307,9 +308,9 @@ def test_errors_of_reading(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="70 x 45"):
             volume.read(0, box)
     cv2.imwrite(str(path / "slice_9.png"), np.zeros((70, 44), np.uint8))
-    with pytest.raises(ValueError, match=r"slice_9\.png is 70 x 44"):
+    with pytest.raises(ValueError, match=r"slice_9\.png \(slice 1\) is 70 x 44"):
         volume.read(1)
     content = (path / "slice_10.png").read_bytes()
     (path / "slice_10.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"slice_10\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"slice_10\.png \(slice 2\) cannot be read"):
         volume.read(2)
