@@ -67,7 +67,11 @@ def estimate_intensity_range(volume: Volume) -> tuple[float, float]:
     """(lo, hi): the 0.1 and 99.9 percentiles of up to 8 evenly spaced slices."""
     depth = volume.shape[0]
     slices = np.unique(np.linspace(0, depth - 1, min(8, depth)).round().astype(int))
-    values = np.concatenate([volume.read(int(z)).ravel() for z in slices])
+    return intensity_range_of(np.concatenate([volume.read(int(z)).ravel() for z in slices]))
+
+
+def intensity_range_of(values: np.ndarray) -> tuple[float, float]:
+    """(lo, hi): the 0.1 and 99.9 percentiles of the finite ones."""
     lo, hi = np.percentile(values[np.isfinite(values)], (0.1, 99.9))
     return float(lo), float(max(hi, lo + 1e-6))
 
