@@ -15,9 +15,15 @@ import json
 from pathlib import Path
 
 import torch
-from benchmarks import Benchmark, loader, measure, metrics, model, window
+from benchmarks import Benchmark, loader, measure, metrics, model, predictor, window
 
-BENCHMARKS: dict[str, Benchmark] = {"model": model, "metrics": metrics, "window": window, "loader": loader}
+BENCHMARKS: dict[str, Benchmark] = {
+    "model": model,
+    "metrics": metrics,
+    "window": window,
+    "loader": loader,
+    "predictor": predictor,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

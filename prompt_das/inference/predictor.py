@@ -136,7 +136,7 @@ class Predictor:
             ValueError: damaged weights, weights of another network, or a device that is not there.
         """
         if device is not None:
-            if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            if torch.device(device).type != "cpu" and not torch.cuda.is_available():
                 raise ValueError(f"device is {str(device)!r}, but torch finds no GPU here; use 'cpu' or leave it out")
             opts = [*opts, "MODEL.DEVICE", str(device)]
         self._set_up(*load_model(weights, config_file, opts), cache_bytes)

@@ -220,3 +220,38 @@ def test_no_measurement_is_an_error(load_tool: LoadTool, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         load_tool("benchmark").main(["metrics", "--repeats", "0"])
     assert "--repeats must be at least 1, not 0" in capsys.readouterr().err
+
+
+# ---- predictor
+
+
+def test_a_click_beside_the_first_answer(
+    benchmark: Callable, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [*tiny, "INPUT.SCALE", "0.5", "MODEL.PRECISION", "float32"]
+    results = benchmark("predictor", "--size", "quick", "--slice", "300", "--view", "60", "--", *overrides)
+    # A window is 64 px of the slice, and windows begin every 64 px: 120 ... 180 lies in the second and the third.
+    assert [(r["slice"], r["view"], r["windows"]) for r in results] == [(64, 64, 1), (300, 60, 4)]
+    for result in results:
+        times = result["seconds"]
+        assert set(times) == {"first answer", "click", "undo", "slice before"}
+        assert result["click / first answer"] == pytest.approx(
+            times["click"]["median"] / times["first answer"]["median"]
+        )
+        assert result["windows of a click"]["median"] == 1  # they do not overlap here
+    assert "| 300²" in capsys.readouterr().out
+
+
+def test_a_slow_first_answer_is_not_repeated_but_clicks_are(
+    load_tool: LoadTool, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = load_tool("benchmarks.predictor")
+    monkeypatch.setattr(predictor, "NOT_REPEATED", 0.0)
+    built = predictor.build_predictor("quick", seed=0, opts=tiny)
+    result = predictor.benchmark(built, side=128, view=128, repeats=4, seed=0)
+    assert {name: times["n"] for name, times in result["seconds"].items()} == {
+        "first answer": 1,
+        "click": 4,
+        "undo": 4,
+        "slice before": 4,
+    }
