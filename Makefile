@@ -2,6 +2,7 @@
 # about 6 GB of disk. No compiler, no GPU.
 #   make demo          the whole method on two small synthetic EM domains, about 5 minutes on 2 cores
 #   make test          the tests; test-slow runs those that take minutes
+#   make benchmark     docs/PERFORMANCE.md on this machine, without its longest table: about 5 minutes
 #   make lint          ruff, mypy, import-linter; format mends what ruff can
 #   make install       only the environment; PYTHON=python3.12 picks another interpreter
 #   make constraints   resolve constraints.txt anew, after a change in pyproject.toml
@@ -21,7 +22,7 @@ INSTALL   = $(UV) install --python $(BIN)/python --no-build-isolation --constrai
 # It asks for versions of 2021 (hence --no-deps) and builds with setuptools of 77 to 80, but not beside "wheel".
 DETECTRON2 = --no-deps -C=--global-option=build_py -C=--build-option=--skip-build pb1-detectron2==0.6
 
-.PHONY: help demo test test-slow lint format install venv constraints clean
+.PHONY: help demo test test-slow benchmark lint format install venv constraints clean
 
 help:
 	@sed -n 's/^#  //p' Makefile
@@ -34,6 +35,13 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+benchmark: $(STAMP)
+	$(BIN)/python tools/benchmark.py model --size quick --output output/benchmark/model.json
+	$(BIN)/python tools/benchmark.py metrics --output output/benchmark/metrics.json
+	$(BIN)/python tools/benchmark.py window --threads 1 --output output/benchmark/window.json
+	$(BIN)/python tools/benchmark.py loader --output output/benchmark/loader.json
+	$(BIN)/python tools/benchmark.py predictor --size quick --output output/benchmark/predictor.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check

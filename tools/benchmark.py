@@ -1,175 +1,54 @@
 #!/usr/bin/env python
-"""Measure this project on this machine. Times are medians; the result is a table and JSON.
+"""Measure this project on this machine, beside others that do the same. The result is a table, and JSON.
 
-    tools/benchmark.py model --size quick paper --output output/benchmark_model.json
+    tools/benchmark.py metrics
+    tools/benchmark.py model --size quick paper --output output/benchmark/model.json
 
-`model`: forward and training-step time of each part of the network.
+Times are medians with the fastest and the slowest; peers take turns in one process. No data is needed. What we
+measured is in docs/PERFORMANCE.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import prompt_das
-from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.engine.mean_teacher import make_teacher, update_teacher
-from prompt_das.engine.solver import build_optimizer
-from prompt_das.modeling import PromptDAS
 
 import torch
-from tabulate import tabulate
+from benchmarks import Benchmark, loader, measure, metrics, model, predictor, window
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-CONFIG_OF_SIZE = {
-    "paper": CONFIGS / "rat2human_wda.yaml",
-    "quick": CONFIGS / "quick" / "vnc2lucchi_wda.yaml",
+BENCHMARKS: dict[str, Benchmark] = {
+    "model": model,
+    "metrics": metrics,
+    "window": window,
+    "loader": loader,
+    "predictor": predictor,
 }
-POINTS_PER_IMAGE = 5  # about what a crop of MitoEM holds
-
-
-def median_time(run: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Median seconds of ``run()``, after one call that does not count."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def training_batch(cfg: Any) -> list[dict[str, Any]]:
-    """Random crops of the sizes and numbers that one iteration of the config has."""
-    side = cfg.INPUT.CROP_SIZE
-
-    def points(n: int) -> torch.Tensor:
-        return torch.rand(n, 2) * side
-
-    def crop(domain: str) -> dict[str, Any]:
-        return {
-            "domain": domain,
-            "image": torch.rand(1, side, side) * 255,
-            "mask": (torch.rand(side, side) > 0.94).to(torch.uint8),
-            "points": points(POINTS_PER_IMAGE),
-            "prompts": points(POINTS_PER_IMAGE // 2),
-        }
-
-    source = [crop("source") for _ in range(cfg.SOLVER.IMS_PER_BATCH)]
-    target = [
-        {
-            **crop("target"),
-            "use": frozenset(("points", "masks", "contrastive")),
-            "pixel_valid": torch.ones(side, side, dtype=torch.bool),
-            "density_unsure": torch.zeros(side, side, dtype=torch.bool),
-            "image_weight": 0.9,
-            "contrastive": {
-                "positives": points(1),
-                "queries": points(cfg.DOMAIN_ADAPT.CONTRASTIVE.QUERIES_PER_INSTANCE * POINTS_PER_IMAGE),
-                "negatives": points(cfg.DOMAIN_ADAPT.CONTRASTIVE.NUM_NEGATIVES),
-            },
-        }
-        for _ in range(cfg.DATALOADER.TARGET_IMS_PER_BATCH)
-    ]
-    return source + target
-
-
-def benchmark_model(size: str, repeats: int, opts: list[str]) -> dict[str, Any]:
-    """Milliseconds of each part for one image, and of one training iteration at the config's batch size."""
-    cfg = get_prompt_das_cfg(str(CONFIG_OF_SIZE[size]), ["VIS_PERIOD", "0", "MODEL.VIT.WEIGHTS", "", *opts])
-    torch.manual_seed(0)
-    model = PromptDAS(cfg).to(cfg.MODEL.DEVICE).eval()
-    device, side = model.device, cfg.INPUT.CROP_SIZE
-    image = torch.rand(1, 1, side, side, device=device) * 255
-    points = torch.rand(1, POINTS_PER_IMAGE, 2, device=device) * side
-    valid = torch.ones(1, POINTS_PER_IMAGE, dtype=torch.bool, device=device)
-
-    with torch.no_grad():
-        embedding = model.encode(image)
-
-        def decode(**heads: bool) -> Callable[[], Any]:
-            return lambda: model.decode(embedding, points, valid, (side, side), **heads)
-
-        forward = {
-            "encoder": median_time(lambda: model.encode(image), repeats, device),
-            "decoder": median_time(decode(mask=False, density=False), repeats, device),
-            "decoder + segmentation head": median_time(decode(density=False), repeats, device),
-            "decoder + both heads": median_time(decode(), repeats, device),
-        }
-
-    optimizer, teacher, batch = build_optimizer(cfg, model), make_teacher(model), training_batch(cfg)
-    model.train()
-    parts: dict[str, list[float]] = {"forward": [], "backward": [], "optimizer": [], "EMA": []}
-
-    def step() -> None:
-        def lap(name: str, run: Callable[[], Any]) -> Any:
-            start = time.perf_counter()
-            result = run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            parts[name].append(time.perf_counter() - start)
-            return result
-
-        optimizer.zero_grad()
-        loss = sum(lap("forward", lambda: model(batch)).values())
-        lap("backward", loss.backward)
-        lap("optimizer", optimizer.step)
-        lap("EMA", lambda: update_teacher(teacher, model, 0.99))
-
-    total = median_time(step, repeats, device)
-    training = {name: statistics.median(times[1:]) for name, times in parts.items()}
-    return {
-        "size": size,
-        "crop": side,
-        "precision": cfg.MODEL.PRECISION,
-        "million parameters": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
-        "images per iteration": len(batch),
-        "forward of one image, ms": {name: 1e3 * t for name, t in forward.items()},
-        "training iteration, ms": {**{name: 1e3 * t for name, t in training.items()}, "total": 1e3 * total},
-    }
-
-
-def machine() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "gpu": gpu,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "prompt_das": prompt_das.__version__,
-    }
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    model = commands.add_parser("model", help="each part of the network")
-    model.add_argument("--size", nargs="+", choices=list(CONFIG_OF_SIZE), default=list(CONFIG_OF_SIZE))
-    model.add_argument("--repeats", type=int, default=5)
-    model.add_argument("--output", type=Path, help="JSON file")
-    model.add_argument("opts", nargs="*", default=[], help="overrides of the config, after --: KEY VALUE ...")
+    for name, benchmark in BENCHMARKS.items():
+        text = benchmark.__doc__ or ""
+        command = commands.add_parser(name, help=text.partition("\n")[0], description=text)
+        command.add_argument("--repeats", type=int, default=5, help="measurements of each time (default: %(default)s)")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--threads", type=int, help="of torch; its own choice by default")
+        command.add_argument("--output", type=Path, help="JSON file")
+        benchmark.add_arguments(command)
     args = parser.parse_args(arguments)
+    if args.repeats < 1:
+        parser.error(f"--repeats must be at least 1, not {args.repeats}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
 
-    results = [benchmark_model(size, args.repeats, args.opts) for size in args.size]
-    for result in results:
-        print(
-            f"\n{result['size']}: {result['million parameters']} M parameters, {result['crop']} px, "
-            f"{result['precision']}"
-        )
-        for key in ("forward of one image, ms", "training iteration, ms"):
-            print(tabulate(list(result[key].items()), ["", key], tablefmt="github", floatfmt=".1f") + "\n")
+    machine = measure.machine(args.seed)
+    results = BENCHMARKS[args.command].run(args)
+    print(f"\n{measure.describe(machine)}\n\n{BENCHMARKS[args.command].report(results)}")
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"machine": machine(), "model": results}, indent=1) + "\n")
+        args.output.write_text(json.dumps({"machine": machine, args.command: results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

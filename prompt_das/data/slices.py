@@ -97,6 +97,11 @@ def read_labels(entry: dict[str, Any], box: Box | None = None) -> np.ndarray:
     return array if array.dtype == np.int64 else array.astype(np.int32)
 
 
+def close_volumes() -> None:
+    """Forget the volumes that are open in this process, and the slices they keep; the next read opens them again."""
+    _open.cache_clear()
+
+
 @lru_cache(maxsize=32)
 def _open(path: str, dataset: str | None) -> Volume:
     return open_volume(path, dataset)
@@ -111,7 +116,7 @@ def _estimated_range(path: str, dataset: str | None) -> tuple[float, float]:
 
 def load_slices(name: str, spec: VolumeSpec) -> list[dict[str, Any]]:
     """The dicts of a registered volume's slices. Raises FileNotFoundError and ValueError that name what is wrong."""
-    _open.cache_clear()  # files may have come or gone since a volume was opened
+    close_volumes()  # files may have come or gone since a volume was opened
     images, labels, pairs = _mitoem(name, spec) if spec.mitoem_split else _plain(name, spec)
     intensity_range = spec.intensity_range
     if intensity_range is None and images.dtype != np.uint8:

@@ -122,7 +122,12 @@ def estimate_intensity_range(volume: Volume) -> tuple[float, float]:
         raise VolumeError(
             f"{volume.path}: no grey values in the slices {slices}, so intensity_range must be set: {reason}"
         ) from reason
-    lo, hi = np.percentile(np.concatenate(values), (0.1, 99.9))
+    return intensity_range_of(np.concatenate(values))
+
+
+def intensity_range_of(values: np.ndarray) -> tuple[float, float]:
+    """(lo, hi): the 0.1 and 99.9 percentiles of finite values."""
+    lo, hi = np.percentile(values, (0.1, 99.9))
     return float(lo), float(max(hi, lo + 1e-6))
 
 

@@ -11,16 +11,18 @@ indices (z, y, x) from 0.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import cc3d
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-CONNECTIVITIES = (6, 18, 26)
-_IN_PLANE = {6: 4, 18: 8, 26: 8}
+Connectivity = Literal[4, 6, 8, 18, 26]  # neighbours of a pixel, of a voxel
+_IN_PLANE: dict[Connectivity, Connectivity] = {6: 4, 18: 8, 26: 8}
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -94,12 +96,14 @@ def split_into_blocks(shape: tuple[int, int, int], *, linked: bool, max_voxels: 
     return [Block(z, min(z + slices, depth), min(z + slices + 1, depth)) for z in starts]
 
 
-def label_block(mask: np.ndarray, connectivity: int = 26) -> tuple[np.ndarray, int]:
+def label_block(mask: np.ndarray, connectivity: Connectivity = 26) -> tuple[np.ndarray, int]:
     """Components of a block on its own: (D, H, W) mask -> unsigned (D, H, W) labels 0 ... n, and n."""
     return _connected_components(mask, connectivity)
 
 
-def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block, connectivity: int = 26) -> BlockComponents:
+def measure_block(
+    mask: np.ndarray, probability: np.ndarray, block: Block, connectivity: Connectivity = 26
+) -> BlockComponents:
     """Label a block and keep the numbers of its components. Voxels of the shared last slice count in the next block.
 
     Args:
@@ -173,13 +177,11 @@ def link_blocks(blocks: Sequence[BlockComponents], min_size: int = 0) -> tuple[l
     ids = np.zeros(count, np.uint64)
     ids[kept] = np.arange(1, len(kept) + 1, dtype=np.uint64)
     background = np.zeros(1, np.uint64)
-    tables = [
-        np.concatenate([background, ids[whole[start:stop]]]) for start, stop in zip(offsets, offsets[1:], strict=False)
-    ]
+    tables = [np.concatenate([background, ids[whole[start:stop]]]) for start, stop in itertools.pairwise(offsets)]
     return tables, instances[kept]
 
 
-def _labels_of_regions(labels: np.ndarray, connectivity: int) -> np.ndarray:
+def _labels_of_regions(labels: np.ndarray, connectivity: Connectivity) -> np.ndarray:
     """Labels of a slice's connected regions, in raster order: the same order for any labels of the same mask."""
     regions, count = _connected_components(labels > 0, _IN_PLANE[connectivity])
     pixels = np.flatnonzero(regions)
@@ -189,7 +191,7 @@ def _labels_of_regions(labels: np.ndarray, connectivity: int) -> np.ndarray:
     return labels.ravel()[np.sort(first[1:])]
 
 
-def _connected_components(mask: np.ndarray, connectivity: int) -> tuple[np.ndarray, int]:
+def _connected_components(mask: np.ndarray, connectivity: Connectivity) -> tuple[np.ndarray, int]:
     height, width = mask.shape[-2:]
     # cc3d 4.1 miscounts lines of voxels: an empty row or column beside one makes it an area.
     around = [(0, 0)] * (mask.ndim - 2) + [(0, height == 1), (0, width == 1)]

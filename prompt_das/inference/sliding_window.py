@@ -74,16 +74,19 @@ def sliding_window(
     Raises:
         ValueError: an argument has a wrong shape or value, or a valid point lies outside the image.
     """
-    _check_arguments(image, window, stride, rotations, blend, batch_size)
+    if image.ndim != 3 or 0 in image.shape:
+        raise ValueError(f"image has shape {tuple(image.shape)}; expected (channels, height, width), none of them 0")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; use at least 1")
+    check_rotations(rotations)
     height, width = image.shape[1:]
+    grid = WindowGrid((height, width), window=window, stride=stride, blend=blend)
+    corners = grid.corners
     device = torch.device(device if device is not None else image.device)
-    image = _to_device(_pad_by_reflection(image, window), device)
-    ys, xs = (window_starts(size, window, stride) for size in image.shape[1:])
-    corners = [(y, x) for y in ys for x in xs]
-    window_points, window_valid = _points_of_windows(points, valid, corners, window, (height, width))
+    image = _to_device(pad_by_reflection(image, window), device)
+    window_points, window_valid = points_of_windows(points, valid, grid)
     window_points, window_valid = _to_device(window_points, device), _to_device(window_valid, device)
-    profile = _blending_profile(window, blend)
-    weight = (profile[:, None] * profile).to(device)
+    weight = grid.weight.to(device)
 
     sums = _RunningSum(image.shape[1:], torch.device(output_device if output_device is not None else device))
     done = 0
@@ -110,11 +113,8 @@ def sliding_window(
 
     total = sums.finish()
     # Divided row by row and column by column: the weights of a grid of windows are separable.
-    for dim, starts in ((1, ys), (2, xs)):
-        norm = torch.zeros(total.shape[dim])
-        for start in starts:
-            norm[start : start + window] += profile
-        total /= norm.to(total.device).unsqueeze(1) if dim == 1 else norm.to(total.device)
+    total /= grid.norm(0).to(total.device).unsqueeze(1)
+    total /= grid.norm(1).to(total.device)
     return total[:, :height, :width].contiguous()
 
 
@@ -123,17 +123,43 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
     return [*range(0, size - window, stride), size - window]
 
 
-def _check_arguments(image: Tensor, window: int, stride: int, rotations: int, blend: str, batch_size: int) -> None:
-    if image.ndim != 3 or 0 in image.shape:
-        raise ValueError(f"image has shape {tuple(image.shape)}; expected (channels, height, width), none of them 0")
-    if not 1 <= stride <= window:
-        raise ValueError(f"stride is {stride} px, window {window} px; a stride of 1 ... window leaves no gaps")
+class WindowGrid:
+    """Where the windows of an image lie, and how their predictions are weighted where they overlap.
+
+    Attributes:
+        image_size, size: (height, width) in pixels, of the image and of what it is padded to.
+        window: side w of the windows.
+        ys, xs: first rows and first columns of the windows.
+        corners: (y, x) of every window, in raster order.
+        weight: (w, w) float32 of the pixels of a prediction.
+    """
+
+    def __init__(self, image_size: tuple[int, int], *, window: int, stride: int, blend: str) -> None:
+        if not 1 <= stride <= window:
+            raise ValueError(f"stride is {stride} px, window {window} px; a stride of 1 ... window leaves no gaps")
+        if blend not in ("uniform", "gaussian"):
+            raise ValueError(f"blend is {blend!r}; use 'uniform' or 'gaussian'")
+        height, width = image_size
+        self.image_size = image_size
+        self.size = max(height, window), max(width, window)
+        self.window = window
+        self.ys, self.xs = (window_starts(side, window, stride) for side in self.size)
+        self.corners = [(y, x) for y in self.ys for x in self.xs]
+        self._profile = _blending_profile(window, blend)
+        self.weight = self._profile[:, None] * self._profile
+
+    def norm(self, axis: int) -> Tensor:
+        """Sum of the weights along one axis (0: rows, 1: columns); the outer product of both is that of the pixels."""
+        norm = torch.zeros(self.size[axis])
+        for start in (self.ys, self.xs)[axis]:
+            norm[start : start + self.window] += self._profile
+        return norm
+
+
+def check_rotations(rotations: int) -> None:
+    """Raise ValueError for a number of views that no window has."""
     if rotations not in (1, 4):
         raise ValueError(f"rotations is {rotations}; use 1 (none) or 4 (all right angles)")
-    if blend not in ("uniform", "gaussian"):
-        raise ValueError(f"blend is {blend!r}; use 'uniform' or 'gaussian'")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; use at least 1")
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -143,7 +169,7 @@ def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _pad_by_reflection(image: Tensor, window: int) -> Tensor:
+def pad_by_reflection(image: Tensor, window: int) -> Tensor:
     """Reflect at the right and lower border up to the window's size, as often as needed (n = 1 repeats the pixel)."""
     for dim in (1, 2):
         size = image.shape[dim]
@@ -154,15 +180,15 @@ def _pad_by_reflection(image: Tensor, window: int) -> Tensor:
     return image
 
 
-def _points_of_windows(
-    points: Tensor | None, valid: Tensor | None, corners: list[tuple[int, int]], window: int, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+def points_of_windows(points: Tensor | None, valid: Tensor | None, grid: WindowGrid) -> tuple[Tensor, Tensor]:
     """Share the image's points out to the windows: (W, S, N', 2) in pixels of each window, (W, S, N') validity.
 
-    Done once and on the CPU: N' depends on the data, and the loop over windows must not wait for the device.
+    Those of a window keep their order. Done once and on the CPU: N' depends on the data, and the loop over windows
+    must not wait for the device.
     """
+    count, window = len(grid.corners), grid.window
     if points is None:
-        return torch.zeros(len(corners), 1, 0, 2), torch.zeros(len(corners), 1, 0, dtype=torch.bool)
+        return torch.zeros(count, 1, 0, 2), torch.zeros(count, 1, 0, dtype=torch.bool)
     if points.ndim != 3 or points.shape[-1] != 2:
         raise ValueError(f"points have shape {tuple(points.shape)}; expected (prompt sets, points, 2)")
     if valid is None:
@@ -170,13 +196,13 @@ def _points_of_windows(
     if valid.shape != points.shape[:2]:
         raise ValueError(f"valid has shape {tuple(valid.shape)}, points {tuple(points.shape)}; expected (sets, points)")
     points, valid = points.detach().to("cpu", torch.float32), valid.to("cpu", torch.bool)
-    height, width = size
+    height, width = grid.image_size
     in_image = ((points >= 0) & (points < torch.tensor([width, height]))).all(-1)
     if (valid & ~in_image).any():
         x, y = points[valid & ~in_image][0].tolist()
         raise ValueError(f"point (x={x:g}, y={y:g}) lies outside the image of {width} x {height} px (width x height)")
 
-    origin = torch.tensor(corners, dtype=torch.float32).flip(-1)[:, None, None]  # (W, 1, 1, 2) as (x, y)
+    origin = torch.tensor(grid.corners, dtype=torch.float32).flip(-1)[:, None, None]  # (W, 1, 1, 2) as (x, y)
     local = points - origin
     inside = ((local >= 0) & (local < window)).all(-1) & valid  # (W, S, N)
     most = int(inside.sum(-1).max()) if inside.numel() else 0
@@ -191,11 +217,11 @@ def _predict_views(
 ) -> Tensor:
     """Mean float32 prediction (B, K, w, w) over the right-angle and mirrored views of a batch of windows."""
     views = [(turns, mirrored) for mirrored in (False, True)[: 1 + flip] for turns in range(rotations)]
-    outputs = (_predict_view(predict, windows, points, valid, *view) for view in views)
+    outputs = (predict_view(predict, windows, points, valid, *view) for view in views)
     return reduce(torch.add, outputs) / len(views)
 
 
-def _predict_view(
+def predict_view(
     predict: Predict, windows: Tensor, points: Tensor, valid: Tensor, turns: int, mirrored: bool
 ) -> Tensor:
     """Mirror left and right, then turn counter-clockwise; predict; turn and mirror the prediction (B, K, w, w) back."""

@@ -1,22 +1,257 @@
-"""tools/benchmark.py runs end to end on a CPU, so that it does not fail on a GPU for a silly reason."""
+"""tools/benchmark.py runs end to end on a CPU, in tiny sizes, so that it does not fail elsewhere for a silly reason."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from prompt_das.data import volumes
+from prompt_das.data.slices import VolumeSpec, load_slices, read_image
+from prompt_das.evaluation.metrics import evaluate_slice
+
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+LoadTool = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def benchmark(load_tool: LoadTool, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Runs a command of tools/benchmark.py with one measurement of each time -> what it wrote."""
+
+    def run(command: str, *options: str) -> list[dict[str, Any]]:
+        out = tmp_path / "out" / f"{command}.json"
+        load_tool("benchmark").main([command, "--repeats", "1", "--output", str(out), *options])
+        report = json.loads(out.read_text())
+        assert report.keys() == {"machine", command}
+        assert report["machine"].keys() >= {"processor", "cores", "threads", "gpu", "torch", "seed", "load"}
+        return report[command]
+
+    return run
+
+
+# ---- model
 
 
 @pytest.mark.parametrize("size", ["quick", "paper"])
-def test_each_part_of_the_network_has_its_time(load_tool: Any, tiny: list[str], tmp_path: Path, size: str) -> None:
-    out = tmp_path / "model.json"
-    command = ["model", "--size", size, "--repeats", "1", "--output", str(out), "--", *tiny, "INPUT.CROP_SIZE", "32"]
-    load_tool("benchmark").main(command)
-    (result,) = json.loads(out.read_text())["model"]
+def test_each_part_of_the_network_has_its_time(benchmark: Callable, tiny: list[str], size: str) -> None:
+    (result,) = benchmark("model", "--size", size, "--", *tiny, "INPUT.CROP_SIZE", "32")
     forward, training = result["forward of one image, ms"], result["training iteration, ms"]
     assert set(forward) == {"encoder", "decoder", "decoder + segmentation head", "decoder + both heads"}
     assert set(training) == {"forward", "backward", "optimizer", "EMA", "total"}
     assert min(*forward.values(), *training.values()) > 0
     assert result["size"] == size
+
+
+# ---- metrics
+
+
+def test_both_ways_to_compute_metrics_agree(benchmark: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    results = benchmark("metrics", "--size", "256", "400")
+    assert [(r["size"], r["instances"]) for r in results] == [(256, 2), (400, 4)]
+    for result in results:
+        assert set(result["seconds"]) == {"prompt_das", "one mask per instance"}
+        assert all(0 < times["low"] <= times["median"] <= times["high"] for times in result["seconds"].values())
+        assert set(result["scores"]) == {"Dice", "AJI", "PQ"}
+        assert result["largest difference"] < 1e-12
+    assert "| 400²" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("true", "pred", "dice", "aji", "pq"),
+    [
+        # 2 px in common, 4 in both: IoU is 2/6.
+        (["11..", "11.."], [".7..", ".7.."], 2 * 2 / (4 + 2), 2 / 4, 0.0),
+        # Instance 1 has IoU 5/6, 2 is missed (2 px), 7 is a false alarm (3 px).
+        (["111..2", "111..2", "......"], ["111...", "11....", "...777"], 10 / 16, 5 / (6 + 2 + 3), (5 / 6) / 2),
+        # Prediction 3 serves both in AJI, and only the larger in PQ.
+        (["111122"], ["333333"], 1.0, (4 + 2) / (6 + 6), (4 / 6) / (1 + 1 / 2)),
+        # Instance 1 overlaps most with 4, but takes 5: IoU 2/5 against 3/15.
+        (["11111.....", "2222222222"], ["55444.....", "4444444444"], 1.0, (2 + 10) / (5 + 13), (10 / 13) / 2),
+        (["...."], ["...."], 1.0, 1.0, 1.0),
+        (["11.."], ["...."], 0.0, 0.0, 0.0),
+    ],
+)
+def test_one_mask_per_instance_by_hand(
+    load_tool: LoadTool, true: list[str], pred: list[str], dice: float, aji: float, pq: float
+) -> None:
+    def picture(rows: list[str]) -> np.ndarray:
+        return np.array([[0 if pixel == "." else int(pixel) for pixel in row] for row in rows])
+
+    scores = load_tool("benchmarks.one_mask_per_instance").scores(picture(true), picture(pred))
+    assert scores == pytest.approx({"Dice": dice, "AJI": aji, "PQ": pq})
+
+
+SMALL_MAPS = hnp.arrays(np.int32, (5, 6), elements=st.integers(0, 3))
+
+
+@given(true=SMALL_MAPS, pred=SMALL_MAPS)
+def test_one_mask_per_instance_on_any_small_maps(load_tool: LoadTool, true: np.ndarray, pred: np.ndarray) -> None:
+    expected = evaluate_slice(true, pred)
+    for name, value in load_tool("benchmarks.one_mask_per_instance").scores(true, pred).items():
+        assert value == pytest.approx(expected[name])
+
+
+def test_the_label_maps_are_like_mitoem(load_tool: LoadTool) -> None:
+    maps = load_tool("benchmarks.metrics").label_maps
+    true, pred = maps(1024, 29, np.random.default_rng(0))
+    assert np.unique(true).tolist() == list(range(30))
+    assert 0.04 < (true > 0).mean() < 0.08
+    quality = evaluate_slice(true, pred)
+    assert quality["tp"] > quality["fn"] > 0
+    assert quality["fp"] > 0
+    np.testing.assert_array_equal(maps(1024, 29, np.random.default_rng(0))[1], pred)
+
+
+# ---- window
+
+
+def test_window_beside_monai(
+    benchmark: Callable, load_tool: LoadTool, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("monai")
+    window = load_tool("benchmarks.window")
+    monkeypatch.setattr(window, "in_fresh_process", lambda call, *arguments: call(*arguments))  # saves many imports
+    overrides = [*tiny, "INPUT.SCALE", "0.5", "TEST.WINDOW.STRIDE", "24", "MODEL.PRECISION", "float32"]
+    networks = ("copy", "convolutions", "quick")
+    results = benchmark("window", "--network", *networks, "--size", "200", "--", *overrides)
+    assert [(r["network"], r["blend"]) for r in results] == [(n, b) for n in networks for b in ("uniform", "gaussian")]
+    for result in results:
+        assert (result["side"], result["window"], result["windows"]) == (100, 32, 16)  # starts 0, 24, 48, 68
+        for key in ("seconds", "peak memory, MB"):
+            assert set(result[key]) == {"prompt_das", "MONAI"}
+        assert result["ratio"] > 0
+        if result["blend"] == "uniform":
+            assert result["largest difference"] < 1e-4
+
+
+def test_other_windows_are_not_compared(load_tool: LoadTool, tiny: list[str]) -> None:
+    """A slice smaller than a window is padded at other sides by MONAI."""
+    pytest.importorskip("monai")
+    window = load_tool("benchmarks.window")
+    cfg = window.config("copy", tiny)
+    with pytest.raises(RuntimeError, match="windows differ"):
+        window.number_of_windows(cfg, window.build_image(cfg, 20, seed=0))
+
+
+def test_without_monai_the_command_says_what_to_install(load_tool: LoadTool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "monai.inferers", None)
+    with pytest.raises(SystemExit, match=r"MONAI, which is not installed: pip install -e '\.\[benchmark\]'"):
+        load_tool("benchmark").main(["window"])
+
+
+# ---- loader
+
+
+def test_crops_per_second(benchmark: Callable) -> None:
+    results = benchmark("loader", "--size", "150", "--slices", "3", "--", "INPUT.CROP_SIZE", "64")
+    assert [r["what"] for r in results] == ["image alone", "labels alone", "training sample"]
+    for result in results:
+        rates = result["crops per second"]
+        assert rates.keys() == {"prepared Zarr", "PNG and TIFF"}
+        assert result["ratio"] == pytest.approx(rates["prepared Zarr"]["median"] / rates["PNG and TIFF"]["median"])
+        assert (result["size"], result["crop"], result["slices"]) == (150, 64, 3)
+
+
+def test_no_slice_is_found_decoded(load_tool: LoadTool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = load_tool("benchmarks.loader")
+    loader.write_slices(tmp_path, size=64, slices=4, seed=0)
+    slices = load_slices("benchmark", VolumeSpec(str(tmp_path), mitoem_split="train"))
+    decode, decoded = volumes.decode_image, []
+    monkeypatch.setattr(volumes, "decode_image", lambda path: (decoded.append(path.name), decode(path))[1])
+    for epoch in range(2):
+        decoded.clear()
+        rate, crops = loader.read_epoch(slices, lambda d, rng: read_image(d, (0, 0, 8, 8)), epoch, seed=0)
+        assert rate > 0
+        assert len(crops) == 3
+        assert {"im0001.png", "im0002.png", "im0003.png"} <= set(decoded)
+
+
+def test_a_mosaic_repeats_nothing(load_tool: LoadTool) -> None:
+    tiles = np.arange(2 * 3 * 3).reshape(2, 3, 3)
+    picture = load_tool("benchmarks.loader").mosaic(tiles, np.arange(16), columns=4)
+    cut = picture.reshape(4, 3, 4, 3).swapaxes(1, 2).reshape(16, 9)
+    assert len(np.unique(cut, axis=0)) == 16
+    assert (np.sort(cut, axis=1)[:8] == np.arange(9)).all()
+
+
+# ---- what all share
+
+
+def test_peers_take_turns_and_the_first_round_does_not_count(load_tool: LoadTool) -> None:
+    calls = ""
+
+    def call(name: str) -> None:
+        nonlocal calls
+        calls += name
+
+    times = load_tool("benchmarks.measure").interleaved({"a": lambda: call("a"), "b": lambda: call("b")}, repeats=3)
+    assert calls == "abbaabba"
+    assert [len(taken) for taken in times.values()] == [3, 3]
+
+
+def test_what_takes_long_is_measured_once(load_tool: LoadTool, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = load_tool("benchmarks.measure")
+    monkeypatch.setattr(measure, "seconds", lambda run, device: run())
+    times = measure.interleaved({"quick": lambda: 1.0, "slow": lambda: 60.0}, repeats=4)
+    assert times == {"quick": [1.0] * 4, "slow": [60.0]}
+    assert measure.show(measure.spread(times["slow"]), 1) == "60.0 (n=1)"
+    assert measure.show(measure.spread([1.0, 2.0, 6.0]), 0, 1e3) == "2000 (1000–6000)"
+
+
+def test_peak_memory_is_that_of_the_call(load_tool: LoadTool) -> None:
+    needed = load_tool("benchmarks.measure").peak_memory(lambda: np.ones(64 << 20, np.uint8).sum())
+    assert 60 << 20 < needed < 80 << 20
+
+
+def test_memory_is_measured_in_a_process_of_its_own(load_tool: LoadTool) -> None:
+    assert load_tool("benchmarks.window").in_fresh_process(os.getpid) != os.getpid()
+
+
+def test_no_measurement_is_an_error(load_tool: LoadTool, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_tool("benchmark").main(["metrics", "--repeats", "0"])
+    assert "--repeats must be at least 1, not 0" in capsys.readouterr().err
+
+
+# ---- predictor
+
+
+def test_a_click_beside_the_first_answer(
+    benchmark: Callable, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [*tiny, "INPUT.SCALE", "0.5", "MODEL.PRECISION", "float32"]
+    results = benchmark("predictor", "--size", "quick", "--slice", "300", "--view", "60", "--", *overrides)
+    # A window is 64 px of the slice, and windows begin every 64 px: 120 ... 180 lies in the second and the third.
+    assert [(r["slice"], r["view"], r["windows"]) for r in results] == [(64, 64, 1), (300, 60, 4)]
+    for result in results:
+        times = result["seconds"]
+        assert set(times) == {"first answer", "click", "undo", "slice before"}
+        assert result["click / first answer"] == pytest.approx(
+            times["click"]["median"] / times["first answer"]["median"]
+        )
+        assert result["windows of a click"]["median"] == 1  # they do not overlap here
+    assert "| 300²" in capsys.readouterr().out
+
+
+def test_a_slow_first_answer_is_not_repeated_but_clicks_are(
+    load_tool: LoadTool, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = load_tool("benchmarks.predictor")
+    monkeypatch.setattr(predictor, "NOT_REPEATED", 0.0)
+    built = predictor.build_predictor("quick", seed=0, opts=tiny)
+    result = predictor.benchmark(built, side=128, view=128, repeats=4, seed=0)
+    assert {name: times["n"] for name, times in result["seconds"].items()} == {
+        "first answer": 1,
+        "click": 4,
+        "undo": 4,
+        "slice before": 4,
+    }

@@ -1,0 +1,76 @@
+"""Slices in memory, of every type that a viewer may have, as grey values of 0..255."""
+
+from __future__ import annotations
+
+from prompt_das.data.grey import check_slice, grey_values
+
+import numpy as np
+import pytest
+
+RAMP = np.arange(0, 256, 5, dtype=np.uint8).reshape(4, 13)
+
+
+def test_eight_bits_are_taken_as_they_are() -> None:
+    grey = grey_values(check_slice(RAMP))
+    assert grey.dtype == np.float32
+    assert np.array_equal(grey, RAMP)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gain", "offset"), [(np.uint16, 200, 1000), (np.int16, 20, -2000), (np.float64, 0.001, -0.2)]
+)
+def test_a_range_maps_other_types_to_the_same_grey_values(dtype: type, gain: float, offset: float) -> None:
+    image = (RAMP.astype(float) * gain + offset).astype(dtype)
+    grey = grey_values(check_slice(image), (offset, offset + 255 * gain))
+    np.testing.assert_allclose(grey, RAMP, atol=1e-3)
+
+
+def test_without_a_range_the_percentiles_of_the_slice_are_black_and_white() -> None:
+    image = np.linspace(3000, 5000, 10_000).reshape(100, 100).astype(np.uint16)
+    image[0, 0] = 65535  # a hot pixel
+    grey = grey_values(check_slice(image))
+    assert grey[50, 0] == pytest.approx(127.5, abs=0.5)
+    assert (grey.min(), grey.max()) == (0, 255)
+
+
+def test_a_range_is_used_for_eight_bits_too() -> None:
+    assert grey_values(check_slice(RAMP), (0, 127.5)).ravel()[:3].tolist() == [0, 10, 20]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_grey_that_is_stored_as_colour(channels: int) -> None:
+    image = np.repeat(RAMP[..., None], channels, axis=-1)
+    image[..., 3:] = 255  # opacity
+    assert np.array_equal(check_slice(image), RAMP)
+
+
+COLOUR = np.stack([RAMP, RAMP, RAMP + 1], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (COLOUR, r"shape \(4, 13, 3\) is in colour: its channels differ.*image\[\.\.\., 0\]"),
+        (np.zeros((5, 8, 8)), r"shape \(5, 8, 8\); expected one slice"),
+        (np.zeros(8), r"shape \(8,\); expected one slice"),
+        (np.zeros((0, 8)), r"shape \(0, 8\).*neither of them 0"),
+        (np.zeros((4, 4), bool), "values of type bool"),
+        (np.zeros((4, 4), complex), "values of type complex128"),
+    ],
+)
+def test_what_is_no_grey_slice_is_refused(image: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_slice(image)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_no_number_is_found(value: float) -> None:
+    image = np.zeros((4, 4), np.float32)
+    image[2, 3] = value
+    with pytest.raises(ValueError, match=f"the value {value} in row 2, column 3"):
+        grey_values(image)
+
+
+def test_a_range_that_is_none() -> None:
+    with pytest.raises(ValueError, match=r"lo < hi, not \(5, 5\)"):
+        grey_values(RAMP, (5, 5))

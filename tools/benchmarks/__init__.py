@@ -1,0 +1,25 @@
+"""What tools/benchmark.py measures: a module for each of its commands.
+
+Each module says in its docstring what is compared, and has the three functions of :class:`Benchmark`. A new one is
+a module here, an entry in ``BENCHMARKS`` of tools/benchmark.py, and a word in the Makefile.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Protocol
+
+
+class Benchmark(Protocol):
+    """A module of this folder."""
+
+    __doc__: str | None
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Options beside those that all commands share: ``--repeats``, ``--seed``, ``--threads``, ``--output``."""
+
+    def run(self, args: argparse.Namespace) -> list[dict[str, Any]]:
+        """Measure: a dict for each case, ready for JSON. Runs from a fresh clone, without data."""
+
+    def report(self, results: list[dict[str, Any]]) -> str:
+        """The results as Markdown."""
