@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .slices import HELP, VolumeSpec, data_root, load_slices, open_image_volume,
 __all__ = [
     "data_root",
     "ensure_registered",
+    "find_volume",
     "open_image_volume",
     "read_image",
     "read_labels",
@@ -140,6 +141,39 @@ def ensure_registered(names: str | Iterable[str]) -> list[str]:
         ensure_registered(base)
         _register_part(name, base, slice(int(start) if start else None, int(stop) if stop else None))
     return names
+
+
+def find_volume(
+    volume: str | Path,
+    *,
+    dataset: str | None = None,
+    intensity_range: Sequence[float] | None = None,
+    voxel_size: Sequence[float] | None = None,
+) -> tuple[list[dict[str, Any]], VolumeSpec]:
+    """The slices (dicts as in `prompt_das.data.slices`) and the description of whatever a user names as a volume.
+
+    Args:
+        volume: a folder of slices, a file, a YAML file that describes one volume, or a registered name.
+        dataset, intensity_range, voxel_size: of a folder or file, see `register_em_volume`; a voxel size that is given
+            wins over that of a description.
+
+    Raises FileNotFoundError, ValueError (VolumeError for damaged data) that name what is wrong.
+    """
+    name, path = str(volume), Path(volume).expanduser()
+    size = _numbers(name, "voxel_size", voxel_size, 3)
+    if path.suffix.lower() not in (".yaml", ".yml") and (path.exists() or os.sep in name or path.suffix):
+        grey = _numbers(name, "intensity_range", intensity_range, 2)
+        spec = VolumeSpec(_absolute(path), images_dataset=dataset, intensity_range=grey, voxel_size=size)
+        return load_slices(path.name, spec), spec
+    if dataset or intensity_range:
+        raise ValueError(f"{name} is a description, which says itself what the array and the intensity range are")
+    names = register_volumes_from_yaml(path) if path.suffix else ensure_registered(name)
+    if len(names) > 1:
+        raise ValueError(f"{name} describes the volumes {', '.join(names)}: say which of them")
+    slices = DatasetCatalog.get(names[0])
+    metadata = MetadataCatalog.get(names[0])
+    spec = VolumeSpec(metadata.images, points=metadata.points, voxel_size=size or metadata.voxel_size)
+    return slices, spec
 
 
 def _register(name: str, spec: VolumeSpec) -> None:

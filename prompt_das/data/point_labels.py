@@ -206,7 +206,7 @@ def _check(path: Path, slice_points: SlicePoints, num_slices: int | None, size: 
         if size is None:
             continue
         height, width = size
-        outside = ((points < 0) | (points > (width, height))).any(axis=1)
+        outside = ((points < 0) | (points >= (width, height))).any(axis=1)
         if outside.any():
             x, y = points[outside][0]
             raise ValueError(

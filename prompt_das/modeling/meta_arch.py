@@ -239,7 +239,7 @@ class PromptDAS(nn.Module):
         Each input has ``image`` (1, H', W'), grey, as the network shall see it, ``height`` and ``width`` of the
         output, and optionally ``prompts``: a dict from the name of a prompt set to (N, 2) points in output pixels
         (default: one set, ``"0%"``, without points). All sets share one pass through the encoder. ``density`` True
-        asks for the centre-point head as well.
+        asks for the centre-point head as well; ``progress`` is called with (windows done, windows in all).
 
         Returns:
             for each input ``{"sem_seg": {name: (height, width) foreground probability}}``, and if it was asked for
@@ -254,7 +254,8 @@ class PromptDAS(nn.Module):
         scale = torch.tensor([image.shape[-1] / width, image.shape[-2] / height], device=self.device)
         points, valid = self.pad(prompts.values())
         predict = self.predict_windows_and_density if x.get("density") else self.predict_windows
-        maps = sliding_window(image, predict, points=points * scale, valid=valid, **self.window)
+        points = points * scale
+        maps = sliding_window(image, predict, points=points, valid=valid, progress=x.get("progress"), **self.window)
         maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         names = ("sem_seg", "density")[: len(maps) // len(prompts)]
         return {
