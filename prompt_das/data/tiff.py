@@ -38,7 +38,7 @@ def first_series(tif: TiffFile) -> TiffPageSeries:
         raise ValueError(f"{len(series)} pages of {key.shape} are not a volume of {series.shape}")
     if series.dataoffset is not None:
         if series.dataoffset + series.nbytes > tif.filehandle.size:
-            raise ValueError(_ends_early(tif.filehandle.size))
+            raise _ends_early(tif)
     elif not key.is_contiguous:
         _segment(key, math.prod(key.chunked) - 1)
         require_memory(math.prod(key.chunks) * series.dtype.itemsize)  # a whole strip or tile is decoded
@@ -50,14 +50,13 @@ def first_series(tif: TiffFile) -> TiffPageSeries:
     return series
 
 
-def decode_all(tif: TiffFile, series: TiffPageSeries) -> np.ndarray:
+def decode_all(series: TiffPageSeries) -> np.ndarray:
     """All pages of a series at once. tifffile does it in threads, and takes zeros for what is not in the file."""
-    end = tif.filehandle.size
-    for page in series.pages:
-        for index in range(math.prod(written(page).keyframe.chunked)):
+    for page in map(written, series.pages):
+        for index in range(math.prod(page.keyframe.chunked)):
             offset, count = _segment(page, index)
-            if offset + count > end:
-                raise ValueError(_ends_early(end))
+            if offset + count > page.parent.filehandle.size:
+                raise _ends_early(page.parent)
     return series.asarray()
 
 
@@ -74,7 +73,7 @@ def read_run(tif: TiffFile, series: TiffPageSeries, z: int, box: Box) -> np.ndar
     while len(view):
         count = os.preadv(tif.filehandle.fileno(), [view], start)  # no more than 2 GiB at once
         if not count:
-            raise ValueError(_ends_early(start))
+            raise _ends_early(tif)
         view, start = view[count:], start + count
     return np.ascontiguousarray(rows[:, x0:x1], dtype=series.dtype)
 
@@ -98,7 +97,7 @@ def read_segments(page: Any, plane: int, box: Box) -> np.ndarray:
                 continue
             data = os.pread(page.parent.filehandle.fileno(), count, offset)
             if len(data) < count:
-                raise ValueError(_ends_early(offset + len(data)))
+                raise _ends_early(page.parent)
             tile, (_, _, y, x, _), _ = key.decode(data, index, jpegtables=page.jpegtables)
             tile = tile[0] if colour else tile[0, ..., 0]
             top, left = max(y, y0), max(x, x0)
@@ -162,5 +161,5 @@ def _segment(page: Any, index: int) -> tuple[int, int]:
     return page.dataoffsets[index], page.databytecounts[index]
 
 
-def _ends_early(position: int) -> str:
-    return f"the file ends at byte {position}, where pixels should be"
+def _ends_early(tif: TiffFile) -> ValueError:
+    return ValueError(f"{tif.filename} ends at byte {os.fstat(tif.filehandle.fileno()).st_size}, before its pixels do")
