@@ -69,12 +69,7 @@ def read_run(tif: TiffFile, series: TiffPageSeries, z: int, box: Box) -> np.ndar
     height, width, *colour = series.shape[series.axes.index("Y") :]
     rows = np.empty((y1 - y0, width, *colour), np.dtype(series.dtype).newbyteorder(tif.byteorder))
     start = (series.dataoffset or 0) + (z * height + y0) * rows[0].nbytes
-    view = rows.reshape(-1).view(np.uint8).data
-    while len(view):
-        count = os.preadv(tif.filehandle.fileno(), [view], start)  # no more than 2 GiB at once
-        if not count:
-            raise _ends_early(tif)
-        view, start = view[count:], start + count
+    _read_into(rows.reshape(-1).view(np.uint8), tif, start)
     return np.ascontiguousarray(rows[:, x0:x1], dtype=series.dtype)
 
 
@@ -95,10 +90,9 @@ def read_segments(page: Any, plane: int, box: Box) -> np.ndarray:
             offset, count = _segment(page, index)
             if not (offset and count):  # never written
                 continue
-            data = os.pread(page.parent.filehandle.fileno(), count, offset)
-            if len(data) < count:
-                raise _ends_early(page.parent)
-            tile, (_, _, y, x, _), _ = key.decode(data, index, jpegtables=page.jpegtables)
+            data = np.empty(count, np.uint8)
+            _read_into(data, page.parent, offset)
+            tile, (_, _, y, x, _), _ = key.decode(data.data, index, jpegtables=page.jpegtables)
             tile = tile[0] if colour else tile[0, ..., 0]
             top, left = max(y, y0), max(x, x0)
             bottom, right = min(y + tile.shape[0], y1), min(x + tile.shape[1], x1)
@@ -159,6 +153,16 @@ def _segment(page: Any, index: int) -> tuple[int, int]:
     if index >= min(len(page.dataoffsets), len(page.databytecounts)):
         raise ValueError(f"its list of strips or tiles ends before number {index}")
     return page.dataoffsets[index], page.databytecounts[index]
+
+
+def _read_into(data: np.ndarray, tif: TiffFile, start: int) -> None:
+    """Reads bytes from a place in the file. Threads may do so at the same time, unlike with seek and read."""
+    view = data.data
+    while len(view):
+        count = os.preadv(tif.filehandle.fileno(), [view], start)  # no more than 2 GiB at once
+        if not count:
+            raise _ends_early(tif)
+        view, start = view[count:], start + count
 
 
 def _ends_early(tif: TiffFile) -> ValueError:

@@ -31,7 +31,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tifffile import TiffFile
+from tifffile import TiffFile, TiffFileError
 
 from . import tiff, zarr_codecs
 from .image_files import decode_image, describe
@@ -49,7 +49,7 @@ _CACHE_BYTES = 64 << 20  # of a folder's decoded slices: a few of 4096 x 4096, a
 # What tifffile, imagecodecs, OpenCV, h5py, Zarr and numcodecs raise on damaged data.
 _LIBRARY_ERRORS = (
     *(ValueError, OSError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError),
-    *(MemoryError, EOFError, ImportError, SystemError, struct.error, zlib.error, cv2.error),
+    *(MemoryError, EOFError, ImportError, SystemError, struct.error, zlib.error, cv2.error, TiffFileError),
 )
 
 
