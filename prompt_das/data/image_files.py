@@ -32,7 +32,7 @@ def decode_image(path: Path) -> np.ndarray:
         with TiffFile(path) as tif:
             series = tiff.first_series(tif)
             require_memory(series.nbytes)
-            array = tiff.decode_all(tif, series)
+            array = tiff.decode_all(series)
     elif start.startswith((_PNG, _BMP, _JPEG)):
         if start.startswith(_JPEG):
             _require_end_of_jpeg(path.read_bytes())

@@ -25,7 +25,16 @@ from typing import Any
 import numpy as np
 
 from ..instances import connected_components
-from .volumes import Box, Volume, VolumeError, decode_rgb_ids, estimate_intensity_range, open_volume, read_grey
+from .volumes import (
+    Box,
+    Volume,
+    VolumeError,
+    decode_rgb_ids,
+    estimate_intensity_range,
+    open_volume,
+    read_grey,
+    volume_errors,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +228,8 @@ def _prepared(path: Path) -> dict[str, Any] | None:
         return None
     import zarr
 
-    attributes = dict(zarr.open_group(str(path), mode="r").attrs)
+    with volume_errors(str(path)):
+        attributes = dict(zarr.open_group(str(path), mode="r").attrs)
     if not attributes.get("complete"):
         logger.warning("%s is not complete and is not used: start tools/prepare_mitoem.py again to finish it", path)
         return None

@@ -38,7 +38,7 @@ def first_series(tif: TiffFile) -> TiffPageSeries:
         raise ValueError(f"{len(series)} pages of {key.shape} are not a volume of {series.shape}")
     if series.dataoffset is not None:
         if series.dataoffset + series.nbytes > tif.filehandle.size:
-            raise ValueError(_ends_early(tif.filehandle.size))
+            raise _ends_early(tif)
     elif not key.is_contiguous:
         _segment(key, math.prod(key.chunked) - 1)
         require_memory(math.prod(key.chunks) * series.dtype.itemsize)  # a whole strip or tile is decoded
@@ -50,14 +50,13 @@ def first_series(tif: TiffFile) -> TiffPageSeries:
     return series
 
 
-def decode_all(tif: TiffFile, series: TiffPageSeries) -> np.ndarray:
+def decode_all(series: TiffPageSeries) -> np.ndarray:
     """All pages of a series at once. tifffile does it in threads, and takes zeros for what is not in the file."""
-    end = tif.filehandle.size
-    for page in series.pages:
-        for index in range(math.prod(written(page).keyframe.chunked)):
+    for page in map(written, series.pages):
+        for index in range(math.prod(page.keyframe.chunked)):
             offset, count = _segment(page, index)
-            if offset + count > end:
-                raise ValueError(_ends_early(end))
+            if offset + count > page.parent.filehandle.size:
+                raise _ends_early(page.parent)
     return series.asarray()
 
 
@@ -70,12 +69,7 @@ def read_run(tif: TiffFile, series: TiffPageSeries, z: int, box: Box) -> np.ndar
     height, width, *colour = series.shape[series.axes.index("Y") :]
     rows = np.empty((y1 - y0, width, *colour), np.dtype(series.dtype).newbyteorder(tif.byteorder))
     start = (series.dataoffset or 0) + (z * height + y0) * rows[0].nbytes
-    view = rows.reshape(-1).view(np.uint8).data
-    while len(view):
-        count = os.preadv(tif.filehandle.fileno(), [view], start)  # no more than 2 GiB at once
-        if not count:
-            raise ValueError(_ends_early(start))
-        view, start = view[count:], start + count
+    _read_into(rows.reshape(-1).view(np.uint8), tif, start)
     return np.ascontiguousarray(rows[:, x0:x1], dtype=series.dtype)
 
 
@@ -96,10 +90,9 @@ def read_segments(page: Any, plane: int, box: Box) -> np.ndarray:
             offset, count = _segment(page, index)
             if not (offset and count):  # never written
                 continue
-            data = os.pread(page.parent.filehandle.fileno(), count, offset)
-            if len(data) < count:
-                raise ValueError(_ends_early(offset + len(data)))
-            tile, (_, _, y, x, _), _ = key.decode(data, index, jpegtables=page.jpegtables)
+            data = np.empty(count, np.uint8)
+            _read_into(data, page.parent, offset)
+            tile, (_, _, y, x, _), _ = key.decode(data.data, index, jpegtables=page.jpegtables)
             tile = tile[0] if colour else tile[0, ..., 0]
             top, left = max(y, y0), max(x, x0)
             bottom, right = min(y + tile.shape[0], y1), min(x + tile.shape[1], x1)
@@ -162,5 +155,15 @@ def _segment(page: Any, index: int) -> tuple[int, int]:
     return page.dataoffsets[index], page.databytecounts[index]
 
 
-def _ends_early(position: int) -> str:
-    return f"the file ends at byte {position}, where pixels should be"
+def _read_into(data: np.ndarray, tif: TiffFile, start: int) -> None:
+    """Reads bytes from a place in the file. Threads may do so at the same time, unlike with seek and read."""
+    view = data.data
+    while len(view):
+        count = os.preadv(tif.filehandle.fileno(), [view], start)  # no more than 2 GiB at once
+        if not count:
+            raise _ends_early(tif)
+        view, start = view[count:], start + count
+
+
+def _ends_early(tif: TiffFile) -> ValueError:
+    return ValueError(f"{tif.filename} ends at byte {os.fstat(tif.filehandle.fileno()).st_size}, before its pixels do")

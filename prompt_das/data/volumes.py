@@ -17,6 +17,7 @@ values; anything else is mapped linearly from an intensity range to 0..255 and c
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import struct
@@ -30,9 +31,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tifffile import TiffFile
+from tifffile import TiffFile, TiffFileError
 
-from . import tiff
+from . import tiff, zarr_codecs
 from .image_files import decode_image, describe
 from .limits import require_memory
 
@@ -48,7 +49,7 @@ _CACHE_BYTES = 64 << 20  # of a folder's decoded slices: a few of 4096 x 4096, a
 # What tifffile, imagecodecs, OpenCV, h5py, Zarr and numcodecs raise on damaged data.
 _LIBRARY_ERRORS = (
     *(ValueError, OSError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError),
-    *(MemoryError, EOFError, ImportError, SystemError, struct.error, zlib.error, cv2.error),
+    *(MemoryError, EOFError, ImportError, SystemError, struct.error, zlib.error, cv2.error, TiffFileError),
 )
 
 
@@ -57,14 +58,16 @@ class VolumeError(ValueError):
 
 
 @contextmanager
-def _volume_errors(what: str) -> Iterator[None]:
+def volume_errors(what: str) -> Iterator[None]:
     """Whatever goes wrong within while `what` is read becomes a VolumeError."""
     try:
         yield
     except VolumeError:
         raise
     except _LIBRARY_ERRORS as error:
-        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        reason = " ".join(str(error).split())  # in one line
+        if type(error) is not ValueError:
+            reason = f"{type(error).__name__}: {reason}"
         raise VolumeError(
             f"{what} cannot be read: {reason}. Is the file complete? Copy or convert it again, or leave it out."
         ) from error
@@ -192,7 +195,7 @@ class Volume(ABC):
         y0, x0, y1, x1 = box if box is not None else (0, 0, height, width)
         if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
             raise ValueError(f"{self.path}: box (y0, x0, y1, x1) = {box} is not inside the slice ({height} x {width})")
-        with _volume_errors(self.name_of(z)):
+        with volume_errors(self.name_of(z)):
             require_memory((y1 - y0) * (x1 - x0) * self.dtype.itemsize)
             return self._read(z, (y0, x0, y1, x1))
 
@@ -256,8 +259,8 @@ class TiffVolume(Volume):
                 logger.warning("%s: what follows the first %d pages is not read", path, len(series))
             shape = series.shape[:-1] if series.axes.endswith("S") else series.shape
             if not series.axes.endswith(("YX", "YXS")):
-                raise ValueError(f"expected slices of height x width, found axes {series.axes} {series.shape}")
-            self.shape, self.dtype = _as_3d(shape), np.dtype(series.dtype)
+                raise VolumeError(f"{path}: expected slices of height x width, found {series.axes} {series.shape}")
+            self.shape, self.dtype = _as_3d(shape, path), np.dtype(series.dtype)
 
     def _open(self) -> Any:
         tif = TiffFile(self.path)
@@ -274,27 +277,73 @@ class TiffVolume(Volume):
 
 
 class ArrayVolume(Volume):
-    """A (Z, H, W) or (H, W) array in an HDF5 or Zarr file; leading axes of length 1 are ignored.
+    """A (Z, H, W) or (H, W) array in a file that may hold several; leading axes of length 1 are ignored.
 
     File names of the slices, where they are known, are in the array's attribute `slice_names`.
     """
 
-    def __init__(self, path: Path, dataset: str | None, opener: Any):
+    def __init__(self, path: Path, dataset: str | None):
         super().__init__(path, dataset)
-        self._opener = opener
         array = self._handle()
-        self.shape, self.dtype = _as_3d(array.shape), np.dtype(array.dtype)
+        self.shape, self.dtype = _as_3d(array.shape, path), np.dtype(array.dtype)
+        require_memory(math.prod(array.chunks or ()) * self.dtype.itemsize)  # chunks are decoded as a whole
         names = array.attrs.get("slice_names")
         self.slice_names = [str(name) for name in names] if names is not None else None
 
+    def _index(self, z: int) -> tuple[int, ...]:
+        dimensions = self._handle().ndim
+        return (0,) * (dimensions - 3) + (z,) * (dimensions > 2)
+
+    def _read(self, z: int, box: Box) -> np.ndarray:
+        y0, x0, y1, x1 = box
+        return np.asarray(self._handle()[(*self._index(z), slice(y0, y1), slice(x0, x1))])
+
+
+class HDF5Volume(ArrayVolume):
     def _open(self) -> Any:
-        return self._opener(self.path, self.dataset)
+        import h5py
+
+        file = h5py.File(self.path, "r")
+        name = self.dataset
+        if name is None:
+            names: list[str] = []
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            name = _only(names, self.path)
+        if not hasattr(file.get(name), "shape"):
+            raise VolumeError(f"{self.path} has no array '{name}'; it has {sorted(file)}")
+        return file[name]
+
+
+class ZarrVolume(ArrayVolume):
+    def _open(self) -> Any:
+        import zarr
+
+        try:
+            array = self._find(zarr.open(str(self.path), mode="r"))
+        except getattr(zarr.errors, "MetadataError", ()) as error:  # Zarr 2's, which is a plain Exception
+            raise ValueError(f"its metadata is damaged: {error}") from error
+        zarr_codecs.require_safe(array)
+        return array
+
+    def _find(self, node: Any) -> Any:
+        if not hasattr(node, "keys"):  # an array, not a group
+            return node
+        name = self.dataset
+        if name is None:
+            attributes = dict(node.attrs)
+            scales = attributes.get("ome", attributes).get("multiscales")
+            name = scales[0]["datasets"][0]["path"] if scales else _only(sorted(node.array_keys()), self.path)
+        if name not in node or not hasattr(node[name], "shape"):
+            raise VolumeError(f"{self.path} has no array '{name}'; it has {sorted(node.array_keys())}")
+        return node[name]
 
     def _read(self, z: int, box: Box) -> np.ndarray:
         array = self._handle()
-        y0, x0, y1, x1 = box
-        leading = (0,) * (array.ndim - 3) + (z,) if array.ndim > 2 else ()
-        return np.asarray(array[(*leading, slice(y0, y1), slice(x0, x1))])
+        if zarr_codecs.uses_blosc(array):
+            y0, x0, y1, x1 = box
+            region = [*((i, i + 1) for i in self._index(z)), (y0, y1), (x0, x1)]
+            zarr_codecs.require_whole_chunks(self.path / array.path, array, region)
+        return super()._read(z, box)
 
 
 def open_volume(path: str | Path, dataset: str | None = None) -> Volume:
@@ -303,13 +352,13 @@ def open_volume(path: str | Path, dataset: str | None = None) -> Volume:
     Raises FileNotFoundError for a missing path or an empty folder, VolumeError for what is not a readable volume.
     """
     path = Path(path).expanduser()
-    with _volume_errors(str(path)):
+    with volume_errors(str(path)):
         exists, files = path.exists(), _slices_in(path) if path.is_dir() and not _is_zarr(path) else [path]
     if not exists:
         raise FileNotFoundError(f"{path} does not exist; datasets/README.md says what is expected where")
     if not files:
         raise FileNotFoundError(f"{path} holds no slices ({', '.join(IMAGE_SUFFIXES)})")
-    with _volume_errors(str(path)):
+    with volume_errors(str(path)):
         volume = _open_as_named(path, files, dataset)
     if 0 in volume.shape:
         raise VolumeError(f"{path} is empty: {volume.shape[0]} slices of {volume.shape[1]} x {volume.shape[2]}")
@@ -329,10 +378,12 @@ def _is_zarr(folder: Path) -> bool:
 
 def _open_as_named(path: Path, files: Sequence[Path], dataset: str | None) -> Volume:
     if path.is_dir():
-        return ArrayVolume(path, dataset, _open_zarr) if _is_zarr(path) else FolderVolume(path, files)
+        return ZarrVolume(path, dataset) if _is_zarr(path) else FolderVolume(path, files)
+    if not path.is_file():
+        raise ValueError("it is not a file")  # to open a pipe is to wait for ever
     suffix = path.suffix.lower()
     if suffix in HDF5_SUFFIXES:
-        return ArrayVolume(path, dataset, _open_hdf5)
+        return HDF5Volume(path, dataset)
     if suffix in TIFF_SUFFIXES:
         return TiffVolume(path)
     if suffix in IMAGE_SUFFIXES:
@@ -345,7 +396,7 @@ def _open_as_named(path: Path, files: Sequence[Path], dataset: str | None) -> Vo
 
 def read_image_file(path: Path) -> np.ndarray:
     """The slice in a PNG, TIFF, BMP or JPEG file: (h, w), or (h, w, 3 or 4) RGB(A). Raises VolumeError."""
-    with _volume_errors(str(path)):
+    with volume_errors(str(path)):
         return decode_image(path)
 
 
@@ -356,35 +407,9 @@ def _first_readable(files: Sequence[Path]) -> tuple[np.ndarray, Path]:
             return read_image_file(file), file
         except VolumeError as error:
             first_error = first_error or error
-    raise VolumeError(f"not one of {len(files)} slices can be read. {first_error}") from first_error
-
-
-def _open_hdf5(path: Path, dataset: str | None) -> Any:
-    import h5py
-
-    file = h5py.File(path, "r")
-    if dataset is None:
-        names: list[str] = []
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        dataset = _only(names, path)
-    if not hasattr(file.get(dataset), "shape"):
-        raise VolumeError(f"{path} has no array '{dataset}'; it has {sorted(file)}")
-    return file[dataset]
-
-
-def _open_zarr(path: Path, dataset: str | None) -> Any:
-    import zarr
-
-    node: Any = zarr.open(str(path), mode="r")
-    if not hasattr(node, "keys"):  # an array, not a group
-        return node
-    if dataset is None:
-        attributes = dict(node.attrs)
-        scales = attributes.get("ome", attributes).get("multiscales")
-        dataset = scales[0]["datasets"][0]["path"] if scales else _only(sorted(node.array_keys()), path)
-    if dataset not in node or not hasattr(node[dataset], "shape"):
-        raise VolumeError(f"{path} has no array '{dataset}'; it has {sorted(node.array_keys())}")
-    return node[dataset]
+    if len(files) == 1 and first_error:
+        raise first_error
+    raise VolumeError(f"not one of {len(files)} slices can be read: {first_error}") from first_error
 
 
 def _only(names: list[str], path: Path) -> str:
@@ -393,9 +418,9 @@ def _only(names: list[str], path: Path) -> str:
     return names[0]
 
 
-def _as_3d(shape: Sequence[int]) -> tuple[int, int, int]:
+def _as_3d(shape: Sequence[int], path: Path) -> tuple[int, int, int]:
     leading, last = tuple(shape[:-3]), tuple(shape[-3:])
     if len(shape) < 2 or any(n != 1 for n in leading):
-        raise ValueError(f"shape {tuple(shape)} is not (slices, height, width)")
+        raise VolumeError(f"{path}: shape {tuple(shape)} is not (slices, height, width)")
     depth, height, width = (1, *last) if len(last) == 2 else last
     return int(depth), int(height), int(width)

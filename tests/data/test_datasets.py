@@ -13,6 +13,7 @@ from prompt_das.data.datasets import (
     register_em_volume,
     register_volumes_from_yaml,
 )
+from prompt_das.data.volumes import VolumeError
 
 import cv2
 import numpy as np
@@ -194,6 +195,29 @@ def test_labels_that_are_not_ids(tmp_path: Path) -> None:
 def test_negative_ids(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"labels\.tif, slice 0: ids .* found -1\.\.0"):
         labels_of(tmp_path, np.pad(np.full((1, 1), -1, np.int16), 3))
+
+
+# ---- damaged slices
+
+
+def test_a_damaged_slice_is_an_error_when_it_is_read(volume: tuple[Path, Path]) -> None:
+    for folder in volume:
+        (folder / "s005.png").write_bytes((folder / "s005.png").read_bytes()[:-9])
+    register_em_volume("mine", *volume)
+    entries = DatasetCatalog.get("mine")
+    for read in (read_image, read_labels):
+        with pytest.raises(VolumeError, match=r"s005\.png \(slice 5\) cannot be read"):
+            read(entries[5])
+        assert read(entries[6]).shape == (20, 30)
+
+
+def test_an_image_with_nan(tmp_path: Path) -> None:
+    array = np.pad(np.full((1, 2), np.nan, np.float32), ((0, 7), (0, 6)))
+    stack = np.stack([np.zeros((8, 8), np.float32), np.ones((8, 8), np.float32), array])
+    tifffile.imwrite(tmp_path / "volume.tif", stack, photometric="minisblack")
+    register_em_volume("nan", tmp_path / "volume.tif", intensity_range=(0, 1))
+    with pytest.raises(VolumeError, match=r"volume\.tif, slice 2: 2 of 64 pixels are NaN or infinite"):
+        read_image(DatasetCatalog.get("nan")[2])
 
 
 # ---- files that do not fit together
