@@ -63,14 +63,14 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.close()
         self._lock.close()
 
     def note(self, **what: Any) -> None:
         """Remember that something is done, also after a crash of the machine."""
-        self._progress.write(json.dumps(what) + "\n")
-        self._progress.flush()
-        os.fsync(self._progress.fileno())
+        with open(self.folder / "progress.jsonl", "a") as file:
+            file.write(json.dumps(what) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         self.notes.append(what)
 
     def finish(self, results: Mapping[str, Path]) -> None:
@@ -86,8 +86,7 @@ class Workspace:
                 shutil.rmtree(replaced, ignore_errors=True)
                 path.rename(replaced)  # a folder cannot be replaced in one step
             made.replace(path)
-        shutil.rmtree(self.folder)
-        self.finished = True
+        self._remove()
 
     def _take_lock(self) -> None:
         try:
@@ -108,7 +107,11 @@ class Workspace:
                 )
             if other:
                 self._clear()
-        elif self.output.exists() and not overwrite:  # a job that was killed before it did anything
+        elif progress.exists():  # killed while it removed the folder
+            self._remove()
+            return
+        elif self.output.exists() and not overwrite:  # killed at its last or its first step
+            shutil.rmtree(self.folder)
             raise FileExistsError(f"{self.output} exists already; choose another name, or replace it with --overwrite")
         if not settings.exists():
             with whole_file(settings) as part:
@@ -118,16 +121,20 @@ class Workspace:
             self.notes = [json.loads(line) for line in whole]
             with whole_file(progress) as part:  # without a last line that was cut off
                 part.write_text("".join(whole))
-        self._progress = open(progress, "a")  # noqa: SIM115  (closed by __exit__)
         for note in self.notes:
             if "moving" in note:
                 self.finish({name: Path(path) for name, path in note["moving"].items()})
 
     def _clear(self) -> None:
-        for path in self.folder.iterdir():
-            if path.name == "lock":
-                continue
+        """Remove what is in the folder; what says how far the job is, last."""
+        last = ["settings.json", "progress.jsonl", "lock"]
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name in last and 1 + last.index(path.name)):
             if path.is_dir():
                 shutil.rmtree(path)
-            else:
+            elif path.name != "lock":
                 path.unlink()
+
+    def _remove(self) -> None:
+        self._clear()
+        shutil.rmtree(self.folder)
+        self.finished = True

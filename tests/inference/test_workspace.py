@@ -65,6 +65,32 @@ def test_killed_before_the_folder_was_removed(output: Path) -> None:
     assert not work.folder.exists()
 
 
+@pytest.mark.parametrize("removed", [0, 1, 2])
+def test_killed_while_the_folder_was_removed(output: Path, monkeypatch: pytest.MonkeyPatch, removed: int) -> None:
+    left, unlink = iter(range(removed, -1, -1)), Path.unlink
+
+    def unlink_some(self: Path, missing_ok: bool = False) -> None:
+        if self.parent.suffix == ".part" and next(left) == 0:
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    with Workspace(output, SETTINGS) as work, monkeypatch.context() as patch:
+        make_result(work)
+        patch.setattr(Path, "unlink", unlink_some if removed < 2 else unlink)
+        if removed == 2:
+            patch.setattr("shutil.rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            work.finish({"made": output})
+    assert work.folder.exists()
+    if removed == 2:  # nothing but the lock is left
+        with pytest.raises(FileExistsError, match="exists already"):
+            Workspace(output, SETTINGS)
+    else:
+        with Workspace(output, SETTINGS) as work:
+            assert work.finished
+    assert list(output.parent.iterdir()) == [output]
+
+
 def test_a_result_is_not_replaced_unless_asked_for(output: Path) -> None:
     output.mkdir()
     (output / "content").write_text("old")
