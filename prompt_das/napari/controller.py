@@ -1,0 +1,388 @@
+"""From what happens in a viewer to questions to the network, and from its answers to layers. Without Qt.
+
+A scene is an image layer with the layers that belong to it: prompts, where the user clicks; instances, the answer; and
+centres that the network suggests. They are ordinary layers: points may be dragged and deleted, instances painted over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prompt_das.data.point_labels import write_points
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer, Points
+
+from .layers import LayerVolume, empty_labels, move_positions, sort_positions, to_points, to_positions, with_slice
+from .session import Answer, Failed, Finished, Message, Opened, Progress, Question, Session
+from .suggestions import new_centers
+
+NO_POINTS = np.zeros((0, 2), np.float32)
+PROMPTS: dict[str, Any] = {"face_color": "#ffd166", "border_color": "black", "symbol": "disc"}
+CENTERS: dict[str, Any] = {
+    "face_color": "transparent",
+    "border_color": "#4cc9f0",
+    "symbol": "ring",
+    "border_width": 0.2,
+}
+POINT_SIZE = 10  # pixels of the slice
+
+
+@dataclass(eq=False)
+class Scene:
+    """Layers that belong together, and what is known of their slices.
+
+    Attributes:
+        answered: the question, without its image, that the instances of a slice answer.
+        suggested: centres of a slice that were put into the layer; those that are gone from it were judged.
+        judged: centres of a slice that shall not be suggested again.
+        outside: how many prompts lie outside the image; the user was told.
+    """
+
+    image: Image
+    volume: LayerVolume
+    prompts: Points
+    instances: Labels
+    centers: Points | None = None
+    answered: dict[int, Any] = field(default_factory=dict)
+    suggested: dict[int, np.ndarray] = field(default_factory=dict)
+    judged: dict[int, np.ndarray] = field(default_factory=dict)
+    outside: int = 0
+
+    def layers(self) -> list[Layer]:
+        return [self.image, self.prompts, self.instances]
+
+
+class Controller:
+    """Keeps the instances of the slice in view up to date with its prompts.
+
+    All methods are for the viewer's thread. Nothing raises because of what the user did: he is told.
+
+    Attributes:
+        scene: what is being segmented; None before an image is chosen.
+        progress: (done, total) of the answer, or of the long work, that is under way; None if there is none.
+        on_change: called when something of this has changed.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: Session,
+        *,
+        tell_error: Callable[[str], object],
+        tell_warning: Callable[[str], object],
+        tell: Callable[[str], object],
+    ) -> None:
+        self.viewer = viewer
+        self.session = session
+        self.scene: Scene | None = None
+        self.suggest = False
+        self.progress: tuple[int, int] | None = None
+        self.task_progress: tuple[int, int] | None = None
+        self.on_change: Callable[[], object] = lambda: None
+        self.update_soon: Callable[[], object] = self.update
+        self._scenes: list[Scene] = []
+        self._after_task: Callable[[Any], object] = lambda result: None
+        self._tell_error, self._tell_warning, self._tell = tell_error, tell_warning, tell
+        viewer.dims.events.point.connect(self._on_step)
+        viewer.layers.events.removed.connect(self._on_removed)
+
+    def close(self) -> None:
+        """Leave the viewer alone. Its layers stay."""
+        self.session.close()
+        self.viewer.dims.events.point.disconnect(self._on_step)
+        self.viewer.layers.events.removed.disconnect(self._on_removed)
+        for scene in list(self._scenes):
+            self._forget(scene)
+
+    # ---- what the user does
+
+    def open_weights(self, weights: str | Path) -> None:
+        """Load a network; when it is there, the slice in view is segmented."""
+        self.session.open(weights)
+        self.task_progress = (0, 0)
+        self.on_change()
+
+    def choose(self, image: Image | None) -> None:
+        """Segment this layer from now on; its other layers are made, or found if they are there from before."""
+        if self.scene is not None and image is self.scene.image:
+            return
+        self.session.cancel()
+        self.scene, self.progress = None, None
+        if image is not None:
+            try:
+                self.scene = self._scene_of(image)
+            except ValueError as error:
+                self._tell_error(str(error))
+        self.on_change()
+        self.update()
+
+    def set_suggest(self, suggest: bool) -> None:
+        """Whether to predict centres as well, which takes half as long again."""
+        self.suggest = suggest
+        self.update()
+
+    def accept(self) -> None:
+        """The selected suggestions, or else the surest one of the slice, become prompts."""
+        scene, indices = self._selected()
+        if scene is None or scene.centers is None or not indices:
+            return
+        centers, prompts = scene.centers, scene.prompts
+        moved = move_positions(centers.data[indices], centers.data_to_world, prompts.world_to_data, prompts.ndim)
+        self._remove_suggestions(scene, indices)
+        prompts.add(moved)
+
+    def reject(self) -> None:
+        """The selected suggestions, or else the surest one of the slice, go and do not come back."""
+        scene, indices = self._selected()
+        if scene is not None and indices:
+            self._remove_suggestions(scene, indices)
+
+    def save_points(self, path: str | Path) -> None:
+        """All prompts, as the JSON that training reads."""
+        if self.scene is None:
+            self._tell_warning("No points to save: choose an image first")
+            return
+        try:
+            points, _ = self._points(self.scene)
+            write_points(path, points, dataset=self.scene.image.name)
+        except OSError as error:
+            self._tell_error(f"The points could not be saved: {error}")
+        else:
+            self._tell(f"{sum(map(len, points.values()))} points on {len(points)} slices saved to {path}")
+
+    # ---- what happens in the viewer
+
+    @property
+    def slice_in_view(self) -> int | None:
+        """z, or None if the viewer shows a place beside the image."""
+        if self.scene is None:
+            return None
+        if self.scene.image.ndim == 2:
+            return 0
+        z = round(float(self.scene.image.world_to_data(self.viewer.dims.point)[0]))
+        return z if 0 <= z < len(self.scene.volume) else None
+
+    def update(self) -> None:
+        """Ask about the slice in view, if what is shown there is not the answer already."""
+        scene, z = self.scene, self.slice_in_view
+        if scene is None or self.session.predictor is None:
+            return
+        if scene.volume.array is not _finest(scene.image) and not self._renew(scene):
+            return
+        points, outside = self._points(scene)
+        if outside > scene.outside:
+            self._tell_warning(
+                f"{outside} of {len(scene.prompts.data)} points lie outside '{scene.image.name}' and are left out"
+            )
+        scene.outside = outside
+        if z is None or (question := self._question(scene, z, points.get(z, NO_POINTS))) is None:
+            self.session.cancel()
+            self.progress = None
+        else:
+            self.session.ask(question)
+            self.progress = (0, 0)
+        self.on_change()
+
+    def _question(self, scene: Scene, z: int, points: np.ndarray) -> Question | None:
+        """None if it is answered."""
+        before = scene.answered.get(z)
+        if before is not None and before[0] == points.tobytes() and before[1] >= self.suggest:
+            return None
+        return Question(scene.volume, z, points, self.suggest)
+
+    def _on_step(self) -> None:
+        self.update_soon()
+
+    def _on_data(self) -> None:
+        self.update_soon()
+
+    def _on_points(self, event: Any) -> None:
+        if str(event.action) in ("added", "removed", "changed"):  # and not: is about to be
+            self.update_soon()
+
+    def _on_removed(self, event: Any) -> None:
+        for scene in list(self._scenes):
+            if event.value is scene.centers:
+                scene.centers = None
+                scene.suggested.clear()
+            if event.value in scene.layers():
+                self._forget(scene)
+                self.on_change()
+
+    # ---- what the network says
+
+    def receive(self, message: Message) -> None:
+        """A message of the session."""
+        if message.ticket not in (self.session.question, self.session.task):
+            return
+        match message:
+            case Progress(ticket, done, total) if ticket == self.session.question:
+                self.progress = (done, total)
+            case Progress(_, done, total):
+                self.task_progress = (done, total)
+            case Answer():
+                self._show(message)
+            case Opened(_, weights):
+                self.task_progress = None
+                for scene in self._scenes:
+                    scene.answered.clear()
+                self._tell(f"{weights.name} is open")
+                self.update()
+            case Finished(_, result):
+                self.task_progress = None
+                self._after_task(result)
+            case Failed(ticket, error):
+                if ticket == self.session.question:
+                    self.progress = None
+                else:
+                    self.task_progress = None
+                self._tell_error(str(error) or type(error).__name__)
+        self.on_change()
+
+    def _show(self, answer: Answer) -> None:
+        scene, question = self.scene, answer.question
+        if scene is None or scene.volume is not question.volume:
+            return
+        z, segmentation = question.z, answer.segmentation
+        stack = scene.instances.data if scene.instances.ndim == 3 else scene.instances.data[None]
+        if stack.shape != scene.volume.shape:
+            self._tell_error(f"'{scene.instances.name}' was changed to another shape: delete it and choose the image")
+            return
+        stack[z] = segmentation.instances  # all of it: what changed since the last answer says nothing of the layer
+        scene.instances.refresh()
+        if answer.whole:
+            self.progress = None
+            scene.answered[z] = (question.points.tobytes(), question.centers)
+            if segmentation.centers is not None:
+                self._show_centers(scene, answer)
+
+    # ---- suggestions
+
+    def _show_centers(self, scene: Scene, answer: Answer) -> None:
+        assert self.session.predictor is not None
+        z, segmentation = answer.question.z, answer.segmentation
+        assert segmentation.centers is not None
+        layer = self._centers_layer(scene)
+        positions = with_slice(layer.data)
+        here = np.rint(positions[:, 0]) == z
+        left = to_points(positions[here])
+        before = scene.suggested.get(z, NO_POINTS)
+        gone = ~(before[:, None] == left[None]).all(axis=-1).any(axis=1)
+        scene.judged[z] = np.concatenate([scene.judged.get(z, NO_POINTS), before[gone]])
+        cfg = self.session.predictor.cfg
+        radius = cfg.DOMAIN_ADAPT.POINTS.KERNEL / cfg.INPUT.SCALE
+        new = new_centers(segmentation.centers, segmentation.instances, answer.question.points, scene.judged[z], radius)
+        positions = to_positions(new.points, z)
+        scores = np.concatenate([layer.features["score"].to_numpy(float)[~here], new.scores])
+        layer.selected_data = set()
+        layer.data = np.concatenate([layer.data[~here], positions[:, -layer.ndim :]])
+        layer.features = {"score": scores}
+        scene.suggested[z] = to_points(positions)
+        self._select_surest(scene, z)
+
+    def _selected(self) -> tuple[Scene | None, list[int]]:
+        scene, z = self.scene, self.slice_in_view
+        if scene is None or scene.centers is None or z is None:
+            return None, []
+        if not scene.centers.selected_data:
+            self._select_surest(scene, z)
+        return scene, sorted(scene.centers.selected_data)
+
+    def _remove_suggestions(self, scene: Scene, indices: list[int]) -> None:
+        assert scene.centers is not None
+        scene.centers.selected_data = set(indices)
+        scene.centers.remove_selected()
+        z = self.slice_in_view
+        if z is not None:
+            self._select_surest(scene, z)
+
+    def _select_surest(self, scene: Scene, z: int) -> None:
+        layer = scene.centers
+        if layer is None:
+            return
+        here = np.flatnonzero(np.rint(with_slice(layer.data)[:, 0]) == z)
+        scores = layer.features["score"].to_numpy(float)[here]
+        layer.selected_data = {int(here[scores.argmax()])} if len(here) else set()
+
+    # ---- scenes
+
+    def _scene_of(self, image: Image) -> Scene:
+        for scene in self._scenes:
+            if scene.image is image:
+                return scene
+        if image.rgb:
+            raise ValueError(
+                f"layer '{image.name}' is in colour. Electron microscopy is grey: right click on it, 'Split RGB'"
+            )
+        volume = LayerVolume(_finest(image), image.name)
+        place = self._place(image)
+        shape = volume.shape[-image.ndim :]
+        instances = Labels(empty_labels(shape), name=f"{image.name} instances", opacity=0.5, **place)
+        prompts = Points(np.zeros((0, image.ndim)), name=f"{image.name} prompts", size=POINT_SIZE, **PROMPTS, **place)
+        self.viewer.add_layer(instances)
+        self.viewer.add_layer(prompts)
+        prompts.mode = "add"
+        self.viewer.layers.selection.active = prompts
+        image.events.data.connect(self._on_data)
+        prompts.events.data.connect(self._on_points)
+        scene = Scene(image, volume, prompts, instances)
+        self._scenes.append(scene)
+        return scene
+
+    def _renew(self, scene: Scene) -> bool:
+        """The image has other data now. False if they are of another size, and so need other layers."""
+        array = _finest(scene.image)
+        if array.shape != scene.volume.array.shape:
+            self._forget(scene)
+            self.choose(scene.image)
+            return False
+        scene.volume = LayerVolume(array, scene.image.name)
+        scene.answered.clear()
+        return True
+
+    def _forget(self, scene: Scene) -> None:
+        scene.image.events.data.disconnect(self._on_data)
+        scene.prompts.events.data.disconnect(self._on_points)
+        self._scenes.remove(scene)
+        if scene is self.scene:
+            self.session.cancel()
+            self.scene, self.progress = None, None
+
+    def _centers_layer(self, scene: Scene) -> Points:
+        if scene.centers is None:
+            layer = Points(
+                np.zeros((0, scene.image.ndim)),
+                name=f"{scene.image.name} suggested centres",
+                features={"score": np.zeros(0)},
+                size=POINT_SIZE,
+                **CENTERS,
+                **self._place(scene.image),
+            )
+            layer.bind_key("y", lambda _: self.accept())
+            layer.bind_key("n", lambda _: self.reject())
+            active = self.viewer.layers.selection.active
+            self.viewer.add_layer(layer)
+            layer.mode = "select"
+            self.viewer.layers.selection.active = active
+            scene.centers = layer
+        return scene.centers
+
+    @staticmethod
+    def _place(image: Image) -> dict[str, Any]:
+        """Where the layer lies in the world. For a multi-scale image, its finest level."""
+        return {name: getattr(image, name) for name in ("affine", "rotate", "scale", "shear", "translate", "units")}
+
+    def _points(self, scene: Scene) -> tuple[dict[int, np.ndarray], int]:
+        """Points (x, y) of the slices that have prompts, and how many prompts lie outside."""
+        prompts, image = scene.prompts, scene.image
+        positions = move_positions(prompts.data, prompts.data_to_world, image.world_to_data, image.ndim)
+        return sort_positions(with_slice(positions), scene.volume.shape)
+
+
+def _finest(image: Image) -> Any:
+    return image.data[0] if image.multiscale else image.data

@@ -1,0 +1,192 @@
+"""The dock widget: buttons for the controller. Everything that is not Qt is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from napari.layers import Image
+from napari.utils.notifications import show_error, show_info, show_warning
+from napari.viewer import Viewer
+from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from .controller import Controller
+from .session import Session
+
+NO_WEIGHTS = "No weights yet. To try it: <code>make demo</code> leaves some in output/demo/wda/model_final.pth"
+WEIGHTS = "Weights (*.pth *.safetensors)"
+COALESCE_MS = 30  # events that come together, as when a slider is dragged, make one question
+
+
+class _Mailbox(QObject):
+    """Carries messages from the session's threads to the viewer's."""
+
+    message = Signal(object)
+
+
+class PromptDASWidget(QWidget):
+    """Open weights, choose an image, click.
+
+    Attributes:
+        controller: does what the buttons say; scripts may use it as well.
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:  # napari gives its viewer to a parameter of this name
+        super().__init__()
+        mailbox = _Mailbox(self)
+        viewer = self._viewer = napari_viewer
+        self.controller = Controller(
+            viewer,
+            Session(mailbox.message.emit),
+            tell_error=show_error,
+            tell_warning=show_warning,
+            tell=show_info,
+        )
+        mailbox.message.connect(self._receive)
+        self._timer = QTimer(self, singleShot=True, interval=COALESCE_MS)
+        self._timer.timeout.connect(self.controller.update)
+        self.controller.update_soon = self._timer.start
+        self.controller.on_change = self.refresh
+        self._build()
+        for events in (viewer.layers.events.inserted, viewer.layers.events.removed):
+            events.connect(self._list_images)
+        self._list_images()
+        self.refresh()
+        self.destroyed.connect(_Closer(self))
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer, or a result of longer work, is still to come."""
+        controller = self.controller
+        return self._timer.isActive() or controller.progress is not None or controller.task_progress is not None
+
+    # ---- what the buttons do
+
+    def open_weights(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open weights", "", WEIGHTS)
+        if path:
+            self.controller.open_weights(path)
+
+    def save_points(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save points", "points.json", "Points (*.json)")
+        if path:
+            self.controller.save_points(path if Path(path).suffix else f"{path}.json")
+
+    def _receive(self, message: Any) -> None:
+        self.controller.receive(message)
+
+    # ---- what they look like
+
+    def _build(self) -> None:
+        self.weights = QLabel(NO_WEIGHTS)
+        self.weights.setWordWrap(True)
+        self.images = QComboBox()
+        self.images.activated.connect(self._choose)
+        self.suggest = QCheckBox("Suggest centres")
+        self.suggest.toggled.connect(self.controller.set_suggest)
+        self.accept, self.reject = QPushButton("Accept (y)"), QPushButton("Reject (n)")
+        self.accept.clicked.connect(self.controller.accept)
+        self.reject.clicked.connect(self.controller.reject)
+        self.status = QLabel()
+        self.status.setWordWrap(True)
+        self.bar = QProgressBar()
+
+        layout = QVBoxLayout(self)
+        _group(layout, "Network", _button("Open weights …", self.open_weights), self.weights)
+        _group(layout, "Image", self.images)
+        _group(layout, "Suggestions", self.suggest, _row(self.accept, self.reject))
+        _group(layout, "Save", _button("Points …", self.save_points))
+        layout.addWidget(self.status)
+        layout.addWidget(self.bar)
+        layout.addStretch()
+
+    def _list_images(self) -> None:
+        """The image layers there are; the one in use stays chosen."""
+        scene = self.controller.scene
+        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+        self.images.clear()
+        self.images.addItem("Choose an image …", None)
+        for image in images:
+            self.images.addItem(image.name, image)
+        self.images.setCurrentIndex(1 + images.index(scene.image) if scene is not None and scene.image in images else 0)
+
+    def _choose(self, index: int) -> None:
+        self.controller.choose(self.images.itemData(index))
+        if self.controller.scene is None:
+            self.images.setCurrentIndex(0)
+
+    def refresh(self) -> None:
+        """Show the controller's state."""
+        controller = self.controller
+        weights = controller.session.weights
+        self.weights.setText(NO_WEIGHTS if weights is None else f"{weights.parent.name}/{weights.name}")
+        self.accept.setEnabled(controller.suggest)
+        self.reject.setEnabled(controller.suggest)
+        progress = controller.progress or controller.task_progress
+        self.bar.setRange(0, 1 if progress is None else progress[1])
+        self.bar.setValue(0 if progress is None else progress[0])
+        self.status.setText(self._status())
+
+    def _status(self) -> str:
+        controller = self.controller
+        if controller.task_progress is not None:
+            return "Loading …"
+        if controller.session.predictor is None:
+            return "Open weights"
+        if controller.scene is None:
+            return "Choose an image"
+        if controller.slice_in_view is None:
+            return f"There is nothing of '{controller.scene.image.name}' here"
+        if controller.progress is not None:
+            return "Segmenting …"
+        return "Click on what is missed or wrong"
+
+
+class _Closer:
+    """Ends the work of a widget that is destroyed. Not a method of it: Qt drops those before."""
+
+    def __init__(self, widget: PromptDASWidget) -> None:
+        self._controller = widget.controller
+        self._events = widget._viewer.layers.events
+        self._list = widget._list_images
+
+    def __call__(self) -> None:
+        self._controller.on_change = lambda: None
+        self._controller.close()
+        self._events.inserted.disconnect(self._list)
+        self._events.removed.disconnect(self._list)
+
+
+def _button(text: str, action: Any) -> QPushButton:
+    button = QPushButton(text)
+    button.clicked.connect(action)
+    return button
+
+
+def _row(*widgets: QWidget) -> QWidget:
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return row
+
+
+def _group(layout: QVBoxLayout, title: str, *widgets: QWidget) -> None:
+    group = QGroupBox(title)
+    inner = QVBoxLayout(group)
+    for widget in widgets:
+        inner.addWidget(widget)
+    layout.addWidget(group)

@@ -1,0 +1,429 @@
+"""The plugin without a window: what happens in the viewer's model, and what the network makes of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Queue
+
+from prompt_das.data.point_labels import read_points
+from prompt_das.inference import Predictor
+from prompt_das.napari.session import Message, Session
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari", reason="needs napari: pip install prompt-das[napari]")
+
+from prompt_das.napari.controller import Controller
+
+import dask.array
+import zarr
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Points
+
+WAIT = 60  # seconds at most; an answer of the tiny network takes milliseconds
+
+
+class Bench:
+    """A viewer without a window, with the plugin at work in it.
+
+    Attributes:
+        told: what the user was told, by kind.
+    """
+
+    def __init__(self) -> None:
+        self.viewer = ViewerModel()
+        self.messages: Queue[Message] = Queue()
+        self.session = Session(self.messages.put)
+        self.told: dict[str, list[str]] = {"error": [], "warning": [], "info": []}
+        self.controller = Controller(
+            self.viewer,
+            self.session,
+            tell_error=self.told["error"].append,
+            tell_warning=self.told["warning"].append,
+            tell=self.told["info"].append,
+        )
+
+    def work(self) -> None:
+        """Until nothing is under way."""
+        while self.controller.progress is not None or self.controller.task_progress is not None:
+            self.controller.receive(self.messages.get(timeout=WAIT))
+
+    def segment(self, array: object, **kwargs: object) -> Image:
+        """Add an image, choose it, and wait for the answer to its first slice."""
+        image = self.viewer.add_image(array, **kwargs)
+        self.viewer.dims.set_current_step(0, 0)  # napari begins in the middle
+        self.controller.choose(image)
+        self.work()
+        return image
+
+    @property
+    def prompts(self) -> Points:
+        assert self.controller.scene is not None
+        return self.controller.scene.prompts
+
+    @property
+    def instances(self) -> Labels:
+        assert self.controller.scene is not None
+        return self.controller.scene.instances
+
+    @property
+    def centers(self) -> Points:
+        assert self.controller.scene is not None
+        assert self.controller.scene.centers is not None
+        return self.controller.scene.centers
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.controller.close()
+
+
+@pytest.fixture
+def ready(bench: Bench, weights: Path) -> Bench:
+    """With weights open."""
+    bench.controller.open_weights(weights)
+    bench.work()
+    return bench
+
+
+def test_a_click_is_answered_as_by_the_python_api(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+    ready.segment(image)
+    without = by_hand.predict([], image=image[0])
+    assert np.array_equal(ready.instances.data[0], without.instances)
+
+    ready.prompts.add([0, 20, 30])
+    ready.work()
+    answer = by_hand.predict([(30.5, 20.5)])
+    assert np.array_equal(ready.instances.data[0], answer.instances)
+    assert not np.array_equal(answer.instances, without.instances)
+
+
+def test_points_are_dragged_and_deleted(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+    ready.segment(image)
+    ready.prompts.add([[0, 20, 30], [0, 40, 10]])
+    ready.work()
+    ready.prompts.selected_data = {0}
+    ready.prompts._move([0], [0, 50, 33])  # what dragging calls
+    ready.prompts.events.data(
+        value=ready.prompts.data, action="changed", data_indices=(0,), vertex_indices=((),)
+    )  # what letting go of the mouse tells
+    ready.work()
+    expected = by_hand.predict(ready.prompts.data[:, :0:-1] + 0.5, image=image[0])
+    assert np.array_equal(ready.instances.data[0], expected.instances)
+    ready.prompts.selected_data = {0, 1}
+    ready.prompts.remove_selected()
+    ready.work()
+    assert np.array_equal(ready.instances.data[0], by_hand.predict([]).instances)
+
+
+def test_every_slice_has_its_own_points(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+    ready.segment(image)
+    ready.prompts.add([[0, 20, 30], [2, 40, 10]])
+    ready.work()
+    ready.viewer.dims.set_current_step(0, 2)
+    ready.work()
+    assert np.array_equal(ready.instances.data[0], by_hand.predict([(30.5, 20.5)], image=image[0]).instances)
+    assert np.array_equal(ready.instances.data[2], by_hand.predict([(10.5, 40.5)], image=image[2]).instances)
+    assert not ready.instances.data[[1, 3]].any()
+
+
+def test_a_slice_that_is_answered_is_not_asked_again(ready: Bench, image: np.ndarray) -> None:
+    """So what was painted over by hand stays when one steps to the next slice and back."""
+    ready.segment(image)
+    ready.instances.data[0] = 99
+    ready.viewer.dims.set_current_step(0, 1)
+    ready.work()
+    ready.viewer.dims.set_current_step(0, 0)
+    assert ready.controller.progress is None
+    assert (ready.instances.data[0] == 99).all()
+
+
+@pytest.mark.parametrize("place", [{"scale": (30, 8, 8), "translate": (60, -16, 100)}, {"rotate": 90}])
+def test_the_place_of_the_layer_counts(
+    ready: Bench, by_hand: Predictor, image: np.ndarray, place: dict[str, object]
+) -> None:
+    """Points of a layer that lies elsewhere than the image count where they are seen."""
+    layer = ready.segment(image, **place)
+    ready.viewer.dims.set_point(0, layer.data_to_world((2, 0, 0))[0])
+    assert ready.controller.slice_in_view == 2
+    ready.prompts.add([2, 20, 30])
+    ready.work()
+    expected = by_hand.predict([(30.5, 20.5)], image=image[2]).instances
+    assert np.array_equal(ready.instances.data[2], expected)
+    np.testing.assert_allclose(ready.instances.data_to_world((2, 20, 30)), layer.data_to_world((2, 20, 30)))
+
+
+def test_one_image_without_a_stack(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+    ready.segment(image[1])
+    ready.prompts.add([20, 30])
+    ready.work()
+    assert np.array_equal(ready.instances.data, by_hand.predict([(30.5, 20.5)], image=image[1]).instances)
+
+
+@pytest.mark.parametrize("kind", ["dask", "zarr", "multi-scale", "uint16", "float32"])
+def test_layers_of_every_kind(ready: Bench, by_hand: Predictor, image: np.ndarray, kind: str) -> None:
+    wide = image.astype(np.uint16) * 100 + 1000
+    array = {
+        "dask": lambda: dask.array.from_array(image, chunks=(1, 32, 32)),
+        "zarr": lambda: zarr.array(image, chunks=(1, 32, 32)),
+        "multi-scale": lambda: [image, image[:, ::2, ::2]],
+        "uint16": lambda: wide,
+        "float32": lambda: wide.astype(np.float32),
+    }[kind]()
+    ready.segment(array, multiscale=kind == "multi-scale")
+    ready.prompts.add([0, 20, 30])
+    ready.work()
+    eight_bits = kind not in ("uint16", "float32")
+    seen, grey = (image, None) if eight_bits else (wide, tuple(np.percentile(wide, (0.1, 99.9))))
+    expected = by_hand.predict([(30.5, 20.5)], image=seen[0].astype(array[0].dtype), intensity_range=grey)
+    assert np.array_equal(ready.instances.data[0], expected.instances)
+    assert ready.told["error"] == []
+
+
+# ---- suggestions
+
+
+@pytest.fixture
+def suggesting(ready: Bench, image: np.ndarray) -> Bench:
+    ready.segment(image)
+    ready.controller.set_suggest(True)
+    ready.work()
+    return ready
+
+
+def test_suggestions_are_predicted_centres(suggesting: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+    """The surest one is selected."""
+    centers = by_hand.predict([], image=image[0], centers=True).centers
+    assert centers is not None
+    assert len(centers.points) > 3
+    np.testing.assert_allclose(suggesting.centers.data[:, :0:-1] + 0.5, centers.points, atol=1e-4)
+    assert suggesting.centers.selected_data == {0}
+
+
+def test_an_accepted_suggestion_becomes_a_prompt(suggesting: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+    place = suggesting.centers.data[0].copy()
+    suggesting.controller.accept()
+    suggesting.work()
+    np.testing.assert_allclose(suggesting.prompts.data, [place])
+    assert not (suggesting.centers.data == place).all(axis=1).any()
+    expected = by_hand.predict([place[:0:-1] + 0.5], image=image[0])
+    assert np.array_equal(suggesting.instances.data[0], expected.instances)
+
+
+@pytest.mark.parametrize("how", ["reject", "delete"])
+def test_a_rejected_suggestion_does_not_come_back(suggesting: Bench, how: str) -> None:
+    place = suggesting.centers.data[0].copy()
+    if how == "reject":
+        suggesting.controller.reject()
+    else:
+        suggesting.centers.selected_data = {0}
+        suggesting.centers.remove_selected()
+    suggesting.prompts.add([0, 69, 59])
+    suggesting.work()
+    assert len(suggesting.centers.data) > 0
+    distance = np.linalg.norm(suggesting.centers.data - place, axis=1)
+    assert distance.min() > 1
+    assert len(suggesting.prompts.data) == 1
+
+
+def test_suggestions_of_other_slices_stay(suggesting: Bench) -> None:
+    first = len(suggesting.centers.data)
+    suggesting.viewer.dims.set_current_step(0, 1)
+    suggesting.work()
+    z = suggesting.centers.data[:, 0]
+    assert (z == 0).sum() == first
+    assert (z == 1).sum() > 0
+    (selected,) = suggesting.centers.selected_data
+    assert suggesting.centers.data[selected, 0] == 1
+
+
+def test_the_layer_of_suggestions_may_be_deleted(suggesting: Bench) -> None:
+    suggesting.viewer.layers.remove(suggesting.centers)
+    suggesting.controller.accept()
+    suggesting.prompts.add([0, 69, 59])
+    suggesting.work()
+    assert len(suggesting.centers.data) > 0
+
+
+# ---- points on the disk
+
+
+def test_points_are_saved_as_training_reads_them(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+    ready.segment(image)
+    ready.prompts.add([[0, 20, 30], [2, 40, 10], [9, 40, 10]])
+    ready.controller.save_points(tmp_path / "points.json")
+    points = read_points(tmp_path / "points.json", num_slices=4, size=(70, 60))
+    assert {z: xy.tolist() for z, xy in points.items()} == {0: [[30.5, 20.5]], 2: [[10.5, 40.5]]}
+
+
+def test_points_that_cannot_be_saved(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+    ready.controller.save_points(tmp_path / "points.json")
+    assert "choose an image" in ready.told["warning"][0]
+    ready.segment(image)
+    (tmp_path / "file").touch()
+    ready.controller.save_points(tmp_path / "file" / "points.json")
+    assert "could not be saved" in ready.told["error"][0]
+
+
+# ---- bad input
+
+
+def test_weights_of_another_model(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+    """The network of before stays."""
+    before = ready.session.predictor
+    (tmp_path / "other.pth").write_bytes(b"not a network")
+    for path, says in [(tmp_path / "other.pth", "other.pth"), (tmp_path / "missing.pth", "no weights at")]:
+        ready.controller.open_weights(path)
+        ready.work()
+        assert says in ready.told["error"][-1]
+    assert ready.session.predictor is before
+    ready.segment(image)
+    assert ready.instances.data[0].any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "kwargs", "says"),
+    [((40, 40, 3), {"rgb": True}, "in colour"), ((40, 40, 3), {"rgb": False}, "colours"), ((2, 2, 9, 9), {}, "4 dim")],
+)
+def test_colours_are_refused(ready: Bench, shape: tuple, kwargs: dict, says: str) -> None:
+    ready.segment(np.zeros(shape, np.uint8), **kwargs)
+    assert says in ready.told["error"][0]
+    assert ready.controller.scene is None
+    assert len(ready.viewer.layers) == 1
+
+
+def test_points_outside_are_left_out_and_the_user_is_told_once(
+    ready: Bench, by_hand: Predictor, image: np.ndarray
+) -> None:
+    ready.segment(image)
+    ready.prompts.add([[0, 20, 30], [0, 900, 30], [17, 20, 30]])
+    ready.work()
+    assert np.array_equal(ready.instances.data[0], by_hand.predict([(30.5, 20.5)], image=image[0]).instances)
+    ready.prompts.add([0, 40, 10])
+    ready.work()
+    assert [text for text in ready.told["warning"] if "2 of 3 points" in text] == ready.told["warning"]
+
+
+def test_beside_the_volume_nothing_is_asked(ready: Bench, image: np.ndarray) -> None:
+    """Another layer makes the viewer's range longer than the image."""
+    ready.segment(image)
+    ready.viewer.add_image(np.zeros((9, 9, 9), np.uint8))
+    ready.viewer.dims.set_current_step(0, 8)
+    assert ready.controller.slice_in_view is None
+    assert ready.controller.progress is None
+    assert ready.told == {"error": [], "warning": [], "info": ready.told["info"]}
+
+
+@pytest.mark.parametrize("which", ["image", "prompts", "instances"])
+def test_a_layer_is_deleted_while_the_network_works(ready: Bench, image: np.ndarray, which: str) -> None:
+    layer = ready.segment(image)
+    ready.prompts.add([0, 20, 30])
+    gone = {"image": layer, "prompts": ready.prompts, "instances": ready.instances}[which]
+    ready.viewer.layers.remove(gone)
+    assert ready.controller.scene is None
+    ready.work()
+    if which != "image":
+        ready.controller.choose(layer)
+        ready.work()
+        assert ready.instances in ready.viewer.layers
+        assert ready.instances.data[0].any()
+    assert ready.told["error"] == []
+
+
+def test_the_newest_click_wins(
+    ready: Bench, by_hand: Predictor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clicks come while the network is busy with the first; only the last answer is shown, and nobody waits."""
+    layer = ready.viewer.add_image(image)
+    ready.viewer.dims.set_current_step(0, 0)
+    assert ready.session.predictor is not None
+    model, go_on = ready.session.predictor._model, threading.Event()
+    encode: Callable = model.encode
+
+    def slow(windows: object) -> object:
+        assert go_on.wait(WAIT)
+        return encode(windows)
+
+    monkeypatch.setattr(model, "encode", slow)
+    ready.controller.choose(layer)
+    for i in range(1, 6):
+        ready.prompts.add([0, 10 * i, 10 * i])
+    assert not ready.instances.data.any()
+    go_on.set()
+    ready.work()
+    points = [(10 * i + 0.5, 10 * i + 0.5) for i in range(1, 6)]
+    assert np.array_equal(ready.instances.data[0], by_hand.predict(points, image=image[0]).instances)
+
+
+def test_an_answer_that_comes_too_late_is_not_shown(ready: Bench, image: np.ndarray) -> None:
+    """The viewer has gone on to another slice before it took the answer out of the mailbox."""
+    ready.segment(image)
+    before = ready.instances.data[0].copy()
+    ready.prompts.add([0, 20, 30])
+    letters = []
+    while not letters or not getattr(letters[-1], "whole", False):
+        letters.append(ready.messages.get(timeout=WAIT))
+    ready.viewer.dims.set_current_step(0, 1)
+    for letter in letters:
+        ready.controller.receive(letter)
+    assert np.array_equal(ready.instances.data[0], before)
+
+
+def test_a_slice_that_cannot_be_read(ready: Bench, image: np.ndarray) -> None:
+    there = True
+
+    def read(block: np.ndarray) -> np.ndarray:
+        if not there:
+            raise OSError("the disk is gone")
+        return block
+
+    ready.segment(dask.array.from_array(image, chunks=(1, 70, 60)).map_blocks(read, dtype=np.uint8), cache=False)
+    there = False
+    ready.prompts.add([0, 20, 30])
+    ready.work()
+    assert "the disk is gone" in ready.told["error"][0]
+    there = True
+    ready.prompts.add([0, 30, 30])
+    ready.work()
+    assert len(ready.told["error"]) == 1
+
+
+def test_the_data_of_the_layer_are_replaced(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+    layer, prompts = ready.segment(image), ready.prompts
+    layer.data = image[::-1]
+    ready.work()
+    assert np.array_equal(ready.instances.data[0], by_hand.predict([], image=image[3]).instances)
+    assert ready.prompts is prompts
+    layer.data = image[:, :40, :50]  # too small for the layers of before
+    ready.work()
+    assert np.array_equal(ready.instances.data[0], by_hand.predict([], image=image[0, :40, :50]).instances)
+    assert ready.told["error"] == []
+
+
+def test_without_weights_nothing_happens(bench: Bench, image: np.ndarray) -> None:
+    bench.segment(image)
+    bench.prompts.add([0, 20, 30])
+    assert not bench.instances.data.any()
+    assert bench.told["error"] == []
+
+
+def test_weights_that_come_later_are_used_at_once(bench: Bench, weights: Path, image: np.ndarray) -> None:
+    bench.segment(image)
+    bench.controller.open_weights(weights)
+    bench.work()
+    assert bench.instances.data[0].any()
+
+
+def test_nothing_comes_after_closing(ready: Bench, image: np.ndarray) -> None:
+    layer = ready.viewer.add_image(image)
+    ready.controller.choose(layer)
+    ready.controller.close()
+    while not ready.messages.empty():
+        ready.messages.get()
+    ready.viewer.dims.set_current_step(0, 2)
+    assert ready.messages.empty()

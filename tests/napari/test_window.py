@@ -1,0 +1,198 @@
+"""The plugin in a real window on a virtual screen: found by napari, clicked with the mouse."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import prompt_das
+from prompt_das.inference import Predictor
+from prompt_das.napari import samples
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari", reason="needs napari: pip install prompt-das[napari]")
+
+from napari.utils.notifications import notification_manager
+from npe2 import PluginManager, PluginManifest
+
+pytestmark = [pytest.mark.usefixtures("screen"), pytest.mark.xdist_group("window")]
+WAIT = 60  # seconds at most
+
+
+MANIFEST = Path(prompt_das.__file__).with_name("napari.yaml")
+
+
+@pytest.fixture(scope="module")
+def plugin() -> None:
+    """The plugin is known to napari, also in an environment that was installed before there was one."""
+    manager = PluginManager.instance()
+    manager.discover()
+    if "prompt-das" not in manager:
+        manager.register(PluginManifest.from_file(MANIFEST))
+
+
+def test_napari_finds_the_plugin() -> None:
+    """By an entry point that leads to the manifest, without importing anything of ours."""
+    pyproject = (MANIFEST.parents[1] / "pyproject.toml").read_text()
+    assert 'prompt-das = "prompt_das:napari.yaml"' in pyproject
+    manifest = PluginManifest.from_file(MANIFEST)
+    manifest.validate_imports()
+    assert manifest.name == "prompt-das"
+
+
+@pytest.fixture
+def viewer(screen: None, plugin: None) -> Iterator[Any]:
+    import napari
+
+    viewer = napari.Viewer()
+    yield viewer
+    viewer.close()
+
+
+@pytest.fixture
+def widget(viewer: Any) -> Any:
+    """The dock widget, found as napari finds it: by the manifest."""
+    _, widget = viewer.window.add_plugin_dock_widget("prompt-das", "Segment with clicks")
+    return widget
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Let the viewer work until something holds."""
+    from qtpy.QtWidgets import QApplication
+
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        QApplication.processEvents()
+        time.sleep(0.005)
+
+
+def idle(widget: Any) -> None:
+    """Until the plugin has nothing more to do."""
+    until(lambda: not widget.busy)
+
+
+def click(viewer: Any, position: tuple[float, ...]) -> None:
+    """The mouse, where the world has this position in the plane in view."""
+    from qtpy.QtCore import QPoint, Qt
+    from qtpy.QtTest import QTest
+    from qtpy.QtWidgets import QApplication
+
+    QApplication.processEvents()
+    canvas = viewer.window._qt_viewer.canvas
+    corner, step_x, step_y = (
+        np.array(canvas._map_canvas2world(at, canvas.view))[-2:] for at in ((0, 0), (1, 0), (0, 1))
+    )
+    y, x = (np.array(position)[-2:] - corner) / ((step_y - corner)[0], (step_x - corner)[1])
+    QTest.mouseClick(canvas.native, Qt.MouseButton.LeftButton, pos=QPoint(round(x), round(y)))
+    QApplication.processEvents()
+
+
+@pytest.fixture
+def ready(widget: Any, viewer: Any, weights: Path, image: np.ndarray) -> Any:
+    """Weights open, an image of voxels of 30 x 8 x 8 chosen, its first slice segmented."""
+    widget.controller.open_weights(weights)
+    idle(widget)
+    viewer.add_image(image, name="em", scale=(30, 8, 8))
+    viewer.dims.set_current_step(0, 0)
+    widget.images.setCurrentIndex(widget.images.findText("em"))
+    widget.images.activated.emit(widget.images.currentIndex())
+    idle(widget)
+    return widget
+
+
+def instances(viewer: Any) -> np.ndarray:
+    return np.asarray(viewer.layers["em instances"].data)
+
+
+def test_a_click_of_the_mouse_is_answered(ready: Any, viewer: Any, by_hand: Predictor, image: np.ndarray) -> None:
+    """And what is on the screen changes with it."""
+    before = viewer.screenshot(flash=False)
+    assert np.array_equal(instances(viewer)[0], by_hand.predict([], image=image[0]).instances)
+    click(viewer, (0, 20 * 8, 30 * 8))
+    idle(ready)
+    (position,) = viewer.layers["em prompts"].data
+    np.testing.assert_allclose(position, (0, 20, 30), atol=0.5)
+    expected = by_hand.predict([position[:0:-1] + 0.5], image=image[0])
+    assert np.array_equal(instances(viewer)[0], expected.instances)
+    assert (viewer.screenshot(flash=False) != before).any()
+
+
+def test_stepping_through_the_slices(ready: Any, viewer: Any, by_hand: Predictor, image: np.ndarray) -> None:
+    for z in (2, 1, 2):
+        viewer.dims.set_current_step(0, z)
+        idle(ready)
+        assert np.array_equal(instances(viewer)[z], by_hand.predict([], image=image[z]).instances)
+    assert not instances(viewer)[3].any()
+
+
+def test_many_clicks_at_once(ready: Any, viewer: Any, by_hand: Predictor, image: np.ndarray) -> None:
+    places = [(y, x) for y in (10, 30, 60) for x in (10, 30, 50)]
+    for y, x in places:
+        click(viewer, (0, y * 8, x * 8))
+    idle(ready)
+    positions = viewer.layers["em prompts"].data
+    assert len(positions) == len(places)
+    expected = by_hand.predict(positions[:, :0:-1] + 0.5, image=image[0])
+    assert np.array_equal(instances(viewer)[0], expected.instances)
+
+
+def test_suggestions_are_accepted_and_rejected_by_their_buttons(ready: Any, viewer: Any) -> None:
+    ready.suggest.click()
+    idle(ready)
+    layer = viewer.layers["em suggested centres"]
+    first = layer.data[0].copy()
+    ready.accept.click()
+    idle(ready)
+    np.testing.assert_allclose(viewer.layers["em prompts"].data, [first])
+    count = len(layer.data)
+    ready.reject.click()
+    idle(ready)
+    assert len(layer.data) == count - 1
+    assert len(viewer.layers["em prompts"].data) == 1
+
+
+def test_errors_are_notifications(ready: Any, viewer: Any, tmp_path: Path) -> None:
+    notification_manager.records.clear()
+    ready.controller.open_weights(tmp_path / "missing.pth")
+    idle(ready)
+    assert "no weights at" in notification_manager.records[-1].message
+    assert "model_final.pth" not in ready.weights.text()
+
+
+def test_images_come_and_go(ready: Any, viewer: Any) -> None:
+    viewer.add_image(np.zeros((9, 9, 3), np.uint8), name="photo", rgb=True)
+    ready.images.setCurrentIndex(ready.images.findText("photo"))
+    notification_manager.records.clear()
+    ready.images.activated.emit(ready.images.currentIndex())
+    assert "in colour" in notification_manager.records[-1].message
+    assert ready.images.currentIndex() == 0
+    viewer.layers.clear()
+    assert ready.images.count() == 1
+    idle(ready)
+
+
+def test_the_window_is_closed_while_the_network_works(ready: Any, viewer: Any) -> None:
+    viewer.dims.set_current_step(0, 3)
+    ready.controller.update()
+    viewer.window.remove_dock_widget(ready)
+    from qtpy.QtWidgets import QApplication
+
+    QApplication.processEvents()
+
+
+def test_the_widget_says_what_to_do_next(widget: Any, viewer: Any) -> None:
+    assert "Open weights" in widget.status.text()
+    assert "make demo" in widget.weights.text()
+
+
+def test_sample_data(widget: Any, viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "SHAPE", (3, 96, 96))  # less to wait for
+    (layer,) = viewer.open_sample("prompt-das", "synthetic")
+    assert layer.data.shape == (3, 96, 96)
+    assert tuple(layer.scale) == (30, 8, 8)
+    assert widget.images.findText(layer.name) == 1
