@@ -39,11 +39,12 @@ def create_ome_zarr(
     names: tuple[str, ...],
     voxel_size: VoxelSize | None,
     about: dict[str, Any],
+    dtype: Any = np.uint8,
 ) -> zarr.Group:
-    """A new OME-Zarr with uint8 arrays of the given names, all zero, and what it is ``about``."""
+    """A new OME-Zarr with arrays of the given names, all zero, and what it is ``about``."""
     group = zarr.open_group(str(path), mode="w", **_FORMAT_2)
     for name in names:
-        _create_array(group, name, shape, np.uint8)
+        _create_array(group, name, shape, dtype)
     group.attrs["multiscales"] = [_multiscale(name, name, voxel_size) for name in names]
     group.attrs["prompt_das"] = about
     return group

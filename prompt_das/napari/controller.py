@@ -11,14 +11,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prompt_das.data.point_labels import write_points
+from prompt_das.data.point_labels import read_points, write_points
+from prompt_das.engine.project import Project, create_project
 
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points
 
-from .layers import LayerVolume, empty_labels, move_positions, sort_positions, to_points, to_positions, with_slice
-from .session import Answer, Failed, Finished, Message, Opened, Progress, Question, Session
+from .files import copy_volume, holds, lazy_labels, save_labels, segment_volume
+from .layers import (
+    LayerVolume,
+    empty_labels,
+    move_positions,
+    sort_positions,
+    to_points,
+    to_positions,
+    voxel_size_of,
+    with_slice,
+)
+from .session import Answer, Failed, Finished, Message, Opened, Progress, Question, Report, Session
 from .suggestions import new_centers
 
 NO_POINTS = np.zeros((0, 2), np.float32)
@@ -64,7 +75,8 @@ class Controller:
 
     Attributes:
         scene: what is being segmented; None before an image is chosen.
-        progress: (done, total) of the answer, or of the long work, that is under way; None if there is none.
+        progress: (done, total) of the answer that is under way; None if there is none.
+        task, task_progress: what long work is under way, and how far; "" and None if there is none.
         on_change: called when something of this has changed.
     """
 
@@ -82,6 +94,7 @@ class Controller:
         self.scene: Scene | None = None
         self.suggest = False
         self.progress: tuple[int, int] | None = None
+        self.task = ""
         self.task_progress: tuple[int, int] | None = None
         self.on_change: Callable[[], object] = lambda: None
         self.update_soon: Callable[[], object] = self.update
@@ -103,9 +116,9 @@ class Controller:
 
     def open_weights(self, weights: str | Path) -> None:
         """Load a network; when it is there, the slice in view is segmented."""
-        self.session.open(weights)
-        self.task_progress = (0, 0)
-        self.on_change()
+        if self._free():
+            self.session.open(weights)
+            self._begin("Opening weights")
 
     def choose(self, image: Image | None) -> None:
         """Segment this layer from now on; its other layers are made, or found if they are there from before."""
@@ -142,18 +155,127 @@ class Controller:
         if scene is not None and indices:
             self._remove_suggestions(scene, indices)
 
+    def open_points(self, path: str | Path) -> None:
+        """Add the points of a file to the prompts."""
+        scene = self._chosen("open points for")
+        if scene is None:
+            return
+        depth, height, width = scene.volume.shape
+        try:
+            found = read_points(path, num_slices=depth, size=(height, width))
+        except (OSError, ValueError) as error:
+            self._tell_error(str(error))
+            return
+        positions = np.concatenate([np.zeros((0, 3)), *(to_positions(points, z) for z, points in found.items())])
+        if len(positions):
+            image, prompts = scene.image, scene.prompts
+            positions = positions[:, -image.ndim :]
+            prompts.add(move_positions(positions, image.data_to_world, prompts.world_to_data, image.ndim))
+
     def save_points(self, path: str | Path) -> None:
         """All prompts, as the JSON that training reads."""
-        if self.scene is None:
-            self._tell_warning("No points to save: choose an image first")
+        scene = self._chosen("save points of")
+        if scene is None:
             return
+        points, _ = self._points(scene)
         try:
-            points, _ = self._points(self.scene)
-            write_points(path, points, dataset=self.scene.image.name)
+            write_points(path, points, dataset=scene.image.name)
         except OSError as error:
             self._tell_error(f"The points could not be saved: {error}")
         else:
             self._tell(f"{sum(map(len, points.values()))} points on {len(points)} slices saved to {path}")
+
+    def save_labels(self, path: str | Path) -> None:
+        """The labels layer that is selected, or else the instances of the scene, as TIFF or OME-Zarr."""
+        scene = self._chosen("save labels of")
+        if scene is None or not self._free():
+            return
+        active = self.viewer.layers.selection.active
+        layer = active if isinstance(active, Labels) else scene.instances
+        labels, voxel_size = layer.data, voxel_size_of(layer)
+        labels = labels if labels.ndim == 3 else labels[None]
+
+        def work(report: Report) -> Path:
+            return save_labels(path, labels, voxel_size, report)
+
+        self._run("Saving labels", work, lambda saved: self._tell(f"'{layer.name}' saved to {saved}"))
+
+    def segment_volume(self, output: str | Path) -> None:
+        """All slices, with their prompts, to 3-D instances in ``*.zarr``, ``*.tif`` or ``*.h5``, and into a layer."""
+        scene, weights = self._chosen("segment"), self.session.weights
+        if scene is None or not self._free():
+            return
+        if weights is None:
+            self._tell_warning("Open weights first")
+            return
+        points, _ = self._points(scene)
+        image, volume, voxel_size = scene.image, scene.volume, voxel_size_of(scene.image)
+        file = image.source.path
+
+        def work(report: Report) -> Path:
+            return segment_volume(weights, volume, file, Path(output), points, voxel_size, report)
+
+        def show(result: Path) -> None:
+            labels = lazy_labels(result)
+            labels = labels if image.ndim == 3 else labels[0]
+            self.viewer.add_layer(Labels(labels, name=f"{image.name} volume", opacity=0.5, **self._place(image)))
+            self._tell(f"The whole volume is segmented: {result}")
+
+        self._run("Segmenting the volume", work, show)
+
+    def new_project(self, folder: str | Path, base: str | Path) -> None:
+        """The image and its prompts as a training, see :func:`prompt_das.engine.project.create_project`."""
+        scene = self._chosen("train on")
+        if scene is None or not self._free():
+            return
+        folder = Path(folder)
+        name = "".join(c if c.isalnum() or c in "_-" else "_" for c in scene.image.name)
+        points, _ = self._points(scene)
+        volume, file, voxel_size = scene.volume, scene.image.source.path, voxel_size_of(scene.image)
+
+        def work(report: Report) -> Project:
+            images = Path(file) if file is not None and holds(file, volume) else None
+            if images is None:
+                images = copy_volume(volume, folder / name, voxel_size, report)
+            clicks = folder / "points.json" if points else None
+            if clicks is not None:
+                write_points(clicks, points, dataset=name)
+            return create_project(folder, name, images, base=base, points=clicks, voxel_size=voxel_size)
+
+        def show(project: Project) -> None:
+            self._tell(f"{project.config} is ready. Next:\n" + "\n".join(project.commands()))
+
+        self._run("Making a project", work, show)
+
+    def cancel_task(self) -> None:
+        """Stop the long work; what it has done of a volume is kept, and goes on under the same name."""
+        self.session.cancel_task()
+        if self.task_progress is not None:
+            self._tell(f"{self.task} was cancelled")
+        self._end()
+
+    def _chosen(self, what: str) -> Scene | None:
+        if self.scene is None:
+            self._tell_warning(f"Choose an image to {what} first")
+        return self.scene
+
+    def _free(self) -> bool:
+        if self.task_progress is not None:
+            self._tell_warning(f"{self.task} is under way: wait for it, or cancel it")
+        return self.task_progress is None
+
+    def _run(self, name: str, work: Callable[[Report], Any], show: Callable[[Any], object]) -> None:
+        self._after_task = show
+        self.session.run(work)
+        self._begin(name)
+
+    def _begin(self, name: str) -> None:
+        self.task, self.task_progress = name, (0, 0)
+        self.on_change()
+
+    def _end(self) -> None:
+        self.task, self.task_progress = "", None
+        self.on_change()
 
     # ---- what happens in the viewer
 
@@ -228,19 +350,19 @@ class Controller:
             case Answer():
                 self._show(message)
             case Opened(_, weights):
-                self.task_progress = None
+                self._end()
                 for scene in self._scenes:
                     scene.answered.clear()
                 self._tell(f"{weights.name} is open")
                 self.update()
             case Finished(_, result):
-                self.task_progress = None
+                self._end()
                 self._after_task(result)
             case Failed(ticket, error):
                 if ticket == self.session.question:
                     self.progress = None
                 else:
-                    self.task_progress = None
+                    self._end()
                 self._tell_error(str(error) or type(error).__name__)
         self.on_change()
 

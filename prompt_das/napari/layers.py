@@ -104,6 +104,14 @@ def to_positions(points: np.ndarray, z: int) -> np.ndarray:
     return np.column_stack([np.full(len(points), float(z)), points[:, ::-1]])
 
 
+def voxel_size_of(layer: Any) -> tuple[float, float, float] | None:
+    """(z, y, x) in nm; None if the layer's units are no lengths, or it has no z."""
+    if len(layer.units) != 3 or not all(unit.is_compatible_with("nm") for unit in layer.units):
+        return None
+    z, y, x = (float((size * unit).to("nm").magnitude) for size, unit in zip(layer.scale, layer.units, strict=True))
+    return z, y, x
+
+
 def empty_labels(shape: Sequence[int]) -> np.ndarray:
     """Zeros, int32, that take room (on the disk, without a name) only where something is written to them."""
     with tempfile.TemporaryFile() as file:

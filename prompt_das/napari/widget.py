@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import prompt_das
+
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
 from napari.viewer import Viewer
@@ -27,6 +29,9 @@ from .session import Session
 
 NO_WEIGHTS = "No weights yet. To try it: <code>make demo</code> leaves some in output/demo/wda/model_final.pth"
 WEIGHTS = "Weights (*.pth *.safetensors)"
+LABELS = "TIFF (*.tif);;OME-Zarr (*.zarr)"
+VOLUMES = "OME-Zarr (*.zarr);;TIFF (*.tif);;HDF5 (*.h5)"
+CONFIGS = Path(prompt_das.__file__).parents[1] / "configs"  # of the repository
 COALESCE_MS = 30  # events that come together, as when a slider is dragged, make one question
 
 
@@ -79,10 +84,37 @@ class PromptDASWidget(QWidget):
         if path:
             self.controller.open_weights(path)
 
+    def open_points(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open points", "", "Points (*.json *.csv)")
+        if path:
+            self.controller.open_points(path)
+
     def save_points(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Save points", "points.json", "Points (*.json)")
         if path:
             self.controller.save_points(path if Path(path).suffix else f"{path}.json")
+
+    def save_labels(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save labels", "labels.tif", LABELS)
+        if path:
+            self.controller.save_labels(path)
+
+    def segment_volume(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Where the result goes", "volume.zarr", VOLUMES, options=QFileDialog.Option.DontConfirmOverwrite
+        )
+        if path:
+            self.controller.segment_volume(path)
+
+    def new_project(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "A folder for the project")
+        if not folder:
+            return
+        base, _ = QFileDialog.getOpenFileName(
+            self, "Config to build on: one for adaptation", str(CONFIGS), "*_wda.yaml"
+        )
+        if base:
+            self.controller.new_project(folder, base)
 
     def _receive(self, message: Any) -> None:
         self.controller.receive(message)
@@ -107,7 +139,14 @@ class PromptDASWidget(QWidget):
         _group(layout, "Network", _button("Open weights …", self.open_weights), self.weights)
         _group(layout, "Image", self.images)
         _group(layout, "Suggestions", self.suggest, _row(self.accept, self.reject))
-        _group(layout, "Save", _button("Points …", self.save_points))
+        self.cancel = _button("Cancel", self.controller.cancel_task)
+        _group(layout, "Whole volume", _row(_button("Segment all slices …", self.segment_volume), self.cancel))
+        _group(
+            layout,
+            "Files",
+            _row(_button("Open points …", self.open_points), _button("Save points …", self.save_points)),
+            _row(_button("Save labels …", self.save_labels), _button("New training …", self.new_project)),
+        )
         layout.addWidget(self.status)
         layout.addWidget(self.bar)
         layout.addStretch()
@@ -134,15 +173,16 @@ class PromptDASWidget(QWidget):
         self.weights.setText(NO_WEIGHTS if weights is None else f"{weights.parent.name}/{weights.name}")
         self.accept.setEnabled(controller.suggest)
         self.reject.setEnabled(controller.suggest)
-        progress = controller.progress or controller.task_progress
+        self.cancel.setEnabled(controller.task_progress is not None)
+        progress = controller.task_progress or controller.progress
         self.bar.setRange(0, 1 if progress is None else progress[1])
         self.bar.setValue(0 if progress is None else progress[0])
         self.status.setText(self._status())
 
     def _status(self) -> str:
         controller = self.controller
-        if controller.task_progress is not None:
-            return "Loading …"
+        if controller.task:
+            return f"{controller.task} …"
         if controller.session.predictor is None:
             return "Open weights"
         if controller.scene is None:

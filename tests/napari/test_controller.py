@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
+from types import ModuleType
 
-from prompt_das.data.point_labels import read_points
+from prompt_das.data.point_labels import read_points, write_points
+from prompt_das.data.volumes import open_volume
 from prompt_das.inference import Predictor
+from prompt_das.inference.volume import predict_volume
 from prompt_das.napari.session import Message, Session
 
 import numpy as np
@@ -19,11 +23,22 @@ pytest.importorskip("napari", reason="needs napari: pip install prompt-das[napar
 from prompt_das.napari.controller import Controller
 
 import dask.array
+import tifffile
+import yaml
 import zarr
+from detectron2.engine import default_argument_parser
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Points
+from npe2 import PluginManager
 
 WAIT = 60  # seconds at most; an answer of the tiny network takes milliseconds
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.01)
 
 
 class Bench:
@@ -263,11 +278,197 @@ def test_points_are_saved_as_training_reads_them(ready: Bench, image: np.ndarray
 
 def test_points_that_cannot_be_saved(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
     ready.controller.save_points(tmp_path / "points.json")
-    assert "choose an image" in ready.told["warning"][0]
+    assert "Choose an image" in ready.told["warning"][0]
     ready.segment(image)
     (tmp_path / "file").touch()
     ready.controller.save_points(tmp_path / "file" / "points.json")
     assert "could not be saved" in ready.told["error"][0]
+
+
+def test_saved_points_are_opened_again(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+    ready.segment(image, scale=(30, 8, 8))
+    ready.prompts.add([[0, 20, 30], [2, 40, 10]])
+    ready.controller.save_points(tmp_path / "points.json")
+    before = ready.prompts.data.copy()
+    ready.prompts.data = before[:0]
+    ready.controller.open_points(tmp_path / "points.json")
+    np.testing.assert_allclose(ready.prompts.data, before)
+    ready.controller.open_points(tmp_path / "none.json")
+    assert "not found" in ready.told["error"][0]
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".zarr"])
+def test_labels_are_saved(ready: Bench, image: np.ndarray, tmp_path: Path, suffix: str) -> None:
+    """What is in the layer, painted corrections too, in the smallest type that holds it."""
+    ready.segment(image, scale=(30, 8, 8), units=("nm",) * 3)
+    ready.instances.data[3, 5, 6] = 300
+    path = tmp_path / f"labels{suffix}"
+    ready.controller.save_labels(path)
+    ready.work()
+    saved = open_volume(path, "labels/instances/0" if suffix == ".zarr" else None)
+    assert saved.dtype == np.uint16
+    assert np.array_equal(np.stack([saved.read(z) for z in range(4)]), ready.instances.data)
+    assert "saved to" in ready.told["info"][-1]
+    if suffix == ".zarr":
+        (scale,) = zarr.open(path)["labels/instances"].attrs["multiscales"][0]["datasets"]
+        assert scale["coordinateTransformations"][0]["scale"] == [30, 8, 8]
+
+
+@pytest.mark.parametrize("name", ["labels.png", "missing/labels.tif/labels.tif"])
+def test_labels_that_cannot_be_saved(ready: Bench, image: np.ndarray, tmp_path: Path, name: str) -> None:
+    ready.segment(image)
+    (tmp_path / "missing").mkdir()
+    (tmp_path / "missing" / "labels.tif").touch()
+    ready.controller.save_labels(tmp_path / name)
+    ready.work()
+    assert len(ready.told["error"]) == 1
+    ready.prompts.add([0, 20, 30])
+    ready.work()
+
+
+# ---- the whole volume
+
+
+@pytest.fixture
+def tiff(image: np.ndarray, tmp_path: Path) -> Path:
+    tifffile.imwrite(tmp_path / "em.tif", image, photometric="minisblack")
+    return tmp_path / "em.tif"
+
+
+def expected_volume(weights: Path, volume: Path, folder: Path) -> np.ndarray:
+    """By the Python API, with the prompts of `clicked`."""
+    points = {0: np.array([[30.5, 20.5]]), 2: np.array([[10.5, 40.5]])}
+    write_points(folder / "points.json", points)
+    predict_volume(weights, volume, folder / "expected.zarr", points=folder / "points.json", progress=False)
+    return np.asarray(zarr.open(folder / "expected.zarr", mode="r")["labels/instances/0"])
+
+
+CLICKED = [[0, 20, 30], [2, 40, 10]]
+
+
+@pytest.mark.parametrize("origin", ["file", "memory", "other data than the file"])
+def test_the_whole_volume(
+    ready: Bench, weights: Path, image: np.ndarray, tiff: Path, tmp_path: Path, origin: str
+) -> None:
+    PluginManager.instance().discover()  # for napari's own readers
+    layer = ready.viewer.open(tiff, plugin="napari")[0] if origin != "memory" else ready.viewer.add_image(image)
+    if origin == "other data than the file":
+        tifffile.imwrite(tiff, 255 - image, photometric="minisblack")
+    ready.controller.choose(layer)
+    ready.prompts.add(CLICKED)
+    ready.work()
+    ready.controller.segment_volume(tmp_path / "volume.zarr")
+    ready.work()
+    assert ready.told["error"] == []
+    tifffile.imwrite(tiff, image, photometric="minisblack")
+    assert np.array_equal(np.asarray(ready.viewer.layers[-1].data), expected_volume(weights, tiff, tmp_path))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"em.tif", "volume.zarr", "expected.zarr", "points.json"}
+
+
+def test_a_volume_of_sixteen_bits_in_another_place(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+    """As TIFF; the new layer lies where the image lies."""
+    layer = ready.segment(image.astype(np.uint16) * 200, scale=(30, 8, 8), units=("nm",) * 3, translate=(0, 80, 0))
+    ready.controller.segment_volume(tmp_path / "volume.tif")
+    ready.work()
+    assert ready.told["error"] == []
+    result = ready.viewer.layers[-1]
+    assert result.data.shape == image.shape
+    assert np.array_equal(result.scale, layer.scale)
+    assert np.array_equal(result.translate, layer.translate)
+    with tifffile.TiffFile(tmp_path / "volume.tif") as file:
+        assert file.pages[0].tags["XResolution"].value[0] / file.pages[0].tags["XResolution"].value[1] == 1e7 / 8
+
+
+def test_cancelled_and_resumed(ready: Bench, weights: Path, image: np.ndarray, tiff: Path, tmp_path: Path) -> None:
+    ready.segment(image)
+    ready.prompts.add(CLICKED)
+    ready.work()
+    ready.controller.segment_volume(tmp_path / "volume.zarr")
+    while ready.controller.task_progress[0] < 200:  # two slices are done
+        ready.controller.receive(ready.messages.get(timeout=WAIT))
+    ready.controller.cancel_task()
+    assert ready.controller.task_progress is None
+    until(lambda: not list(tmp_path.glob("*.points.json")))
+    assert not (tmp_path / "volume.zarr").exists()
+    assert "cancelled" in ready.told["info"][-1]
+
+    ready.controller.segment_volume(tmp_path / "volume.zarr")
+    totals = set()
+    while ready.controller.task_progress is not None:
+        totals.add(ready.controller.task_progress[1])
+        ready.controller.receive(ready.messages.get(timeout=WAIT))
+    assert max(totals) <= 200  # two slices were left
+    assert ready.told["error"] == []
+    assert np.array_equal(np.asarray(ready.viewer.layers[-1].data), expected_volume(weights, tiff, tmp_path))
+
+
+def test_only_one_long_work_at_a_time(ready: Bench, weights: Path, image: np.ndarray, tmp_path: Path) -> None:
+    """But clicks are answered meanwhile."""
+    ready.segment(image)
+    ready.controller.segment_volume(tmp_path / "volume.zarr")
+    ready.controller.save_labels(tmp_path / "labels.tif")
+    ready.controller.open_weights(weights)
+    assert ["under way" in text for text in ready.told["warning"]] == [True, True]
+    ready.prompts.add([0, 20, 30])
+    ready.work()
+    assert (tmp_path / "volume.zarr").is_dir()
+    assert 0 in ready.controller.scene.answered
+
+
+def test_a_result_is_not_replaced(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+    ready.segment(image)
+    (tmp_path / "volume.zarr").mkdir()
+    ready.controller.segment_volume(tmp_path / "volume.zarr")
+    ready.work()
+    assert "exists already" in ready.told["error"][0]
+    assert not list((tmp_path / "volume.zarr").iterdir())
+
+
+@pytest.mark.parametrize("what", ["save_points", "save_labels", "segment_volume", "open_points"])
+def test_without_an_image_there_is_nothing_to_do(ready: Bench, tmp_path: Path, what: str) -> None:
+    getattr(ready.controller, what)(tmp_path / "file.zarr")
+    assert "Choose an image" in ready.told["warning"][0]
+
+
+# ---- the loop: from clicks to new weights
+
+CONFIG = Path(__file__).parents[2] / "configs" / "quick" / "synthetic_wda.yaml"
+
+
+@pytest.mark.usefixtures("synthetic_data", "forget_new_names", "quiet_logging")
+def test_from_clicks_to_a_network_that_answers_clicks(
+    ready: Bench,
+    tiny: list[str],
+    image: np.ndarray,
+    tmp_path: Path,
+    load_tool: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A project made by the plugin is trained by the command it tells, and its weights are opened in the plugin."""
+    layer = ready.segment(image, name="my lab", scale=(30, 8, 8), units=("nm",) * 3)
+    ready.prompts.add(CLICKED)
+    ready.work()
+    ready.controller.new_project(tmp_path / "project", CONFIG)
+    ready.work()
+    assert ready.told["error"] == []
+    assert "train_net.py --config-file" in ready.told["info"][-1]
+    description = yaml.safe_load((tmp_path / "project" / "my_lab.yaml").read_text())
+    assert description["points"] == "points.json"
+    assert description["voxel_size"] == [30, 8, 8]
+
+    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
+    options = [*tiny, "SOLVER.MAX_ITER", "2", "DOMAIN_ADAPT.BURN_IN_ITERS", "1"]
+    command = ["--config-file", str(tmp_path / "project" / "train.yaml"), *options]
+    load_tool("train_net").main(default_argument_parser().parse_args(command))
+
+    trained = tmp_path / "project" / "output" / "model_final.pth"
+    ready.controller.open_weights(trained)
+    ready.work()
+    assert ready.told["error"] == []
+    assert ready.session.weights == trained
+    expected = Predictor(trained).predict([(30.5, 20.5)], image=layer.data[0])
+    assert np.array_equal(ready.instances.data[0], expected.instances)
 
 
 # ---- bad input

@@ -1,0 +1,172 @@
+"""Layers to files, and the segmentation of a whole volume in a file. Long work, for the background.
+
+``report`` is called with (done, total) again and again, and ends the work by raising.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prompt_das.data.point_labels import write_points
+from prompt_das.data.volumes import HDF5_SUFFIXES, TIFF_SUFFIXES, Volume, open_volume
+from prompt_das.data.writers import INSTANCES, VoxelSize, add_instances, create_ome_zarr, write_tiff
+from prompt_das.files import whole_file
+from prompt_das.inference.volume import predict_volume
+
+import dask.array
+import numpy as np
+from dask import delayed
+
+from .layers import LayerVolume
+
+Report = Callable[[int, int], None]
+
+
+def save_labels(path: str | Path, labels: Any, voxel_size: VoxelSize | None, report: Report) -> Path:
+    """Write instance ids (Z, H, W) of any integer type as ``*.tif`` or OME-Zarr (``*.zarr``), as small as they fit.
+
+    Raises:
+        ValueError: another ending.
+        FileExistsError: there is such a Zarr already.
+    """
+    path = Path(path)
+    zarr_suffix = path.suffix.lower() == ".zarr"
+    if not zarr_suffix and path.suffix.lower() not in TIFF_SUFFIXES:
+        raise ValueError(f"{path}: labels are saved as .tif or .zarr, not as '{path.suffix}'")
+    if zarr_suffix and path.exists():
+        raise FileExistsError(f"{path} exists already; choose another name")
+    shape = labels.shape
+    count = max(int(np.max(labels[z])) for z in range(len(labels)))
+    if zarr_suffix:
+        part = path.with_name(f"{path.name}.part")
+        try:
+            group = create_ome_zarr(part, shape, (), voxel_size, {"instances": "from napari"})
+            copy_slices(labels, add_instances(group, shape, count, voxel_size), report)
+            part.rename(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return path
+    dtype = np.promote_types(np.uint16, np.min_scalar_type(count))
+    small = dask.array.from_array(labels, chunks=(1, *shape[1:])).astype(dtype)
+    counter = _Counter(report, len(labels))
+    with whole_file(path) as part:
+        write_tiff(part, small, voxel_size, counter)
+    return path
+
+
+def copy_slices(source: Any, target: Any, report: Report) -> None:
+    """(Z, H, W) slice by slice."""
+    for z in range(len(source)):
+        report(z, len(source))
+        target[z] = np.asarray(source[z])
+
+
+def lazy_labels(path: Path) -> Any:
+    """The labels (Z, H, W) that `predict_volume` has written, read when they are looked at: a dask array."""
+    suffix = path.suffix.lower()
+    dataset = INSTANCES if suffix == ".zarr" else "labels" if suffix in HDF5_SUFFIXES else None
+    volume = open_volume(path, dataset)
+    read = delayed(volume.read, pure=True)
+    slices = [dask.array.from_delayed(read(z), volume.shape[1:], volume.dtype) for z in range(len(volume))]
+    return dask.array.stack(slices)
+
+
+def segment_volume(
+    weights: Path,
+    volume: LayerVolume,
+    file: str | None,
+    output: Path,
+    points: Mapping[int, np.ndarray],
+    voxel_size: VoxelSize | None,
+    report: Report,
+) -> Path:
+    """Predict all slices of a layer, with 3-D instances, see :func:`prompt_das.inference.volume.predict_volume`.
+
+    What was done before it is stopped is kept beside ``output``, and the next call goes on there.
+
+    Args:
+        file: where the layer comes from, if anywhere. A layer that is not what the file holds is copied to a Zarr
+            beside ``output`` for as long as this takes.
+        points: prompts (N, 2) of slices.
+
+    Raises:
+        FileExistsError: there is an ``output`` already.
+    """
+    prompts = output.with_name(f"{output.name}.points.json")
+    copy = None
+    if file is None or not holds(file, volume):
+        copy = copy_volume(volume, output, voxel_size, report)
+    write_points(prompts, points)
+    try:
+        predict_volume(
+            weights,
+            copy or str(file),
+            output,
+            points=prompts,
+            voxel_size=voxel_size,
+            intensity_range=volume.intensity_range,
+            overwrite=not output.exists(),  # an unfinished one of other clicks is of no use any more
+            executor=partial(_run_and_report, report),
+            progress=False,
+        )
+    finally:
+        prompts.unlink()
+        if copy is not None:
+            shutil.rmtree(copy)
+    return output
+
+
+def holds(file: str, volume: LayerVolume) -> bool:
+    """Whether a file holds this volume, as far as its first and middle slice tell."""
+    try:
+        stored = open_volume(file)
+        if stored.shape != volume.shape or stored.dtype != volume.dtype:
+            return False
+        return all(np.array_equal(stored.read(z), volume.read(z)) for z in (0, len(volume) // 2))
+    except (ValueError, OSError):  # a format of another plugin, several arrays, an address in the network
+        return False
+
+
+def copy_volume(volume: Volume, beside: Path, voxel_size: VoxelSize | None, report: Report) -> Path:
+    """A Zarr with the slices of a volume. Its name has a digest of them, so that equal ones have one name."""
+    part = beside.with_name(f"{beside.name}.copying")
+    digest = hashlib.blake2b(digest_size=6)
+    try:
+        group: Any = create_ome_zarr(part, volume.shape, ("image",), voxel_size, {}, volume.dtype)
+        for z in range(len(volume)):
+            report(0, len(volume))
+            image = np.ascontiguousarray(volume.read(z))
+            digest.update(image.data)
+            group["image"][z] = image
+        copy = beside.with_name(f"{beside.name}.{digest.hexdigest()}.zarr")
+        shutil.rmtree(copy, ignore_errors=True)  # of a process that was killed
+        return part.rename(copy)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _run_and_report(report: Report, work: Callable[..., Iterator], slices: Sequence) -> Iterator:
+    """An executor (prompt_das.inference.executors) in this thread; progress counts hundredths of a slice."""
+    done = 0
+
+    def within(windows: int, total: int) -> None:
+        report(100 * done + min(99, 100 * windows // total), 100 * len(slices))
+
+    for result in work(slices, progress=within):
+        yield result  # it is noted as done before the report, which may raise
+        done += 1
+        report(100 * done, 100 * len(slices))
+
+
+class _Counter:
+    def __init__(self, report: Report, total: int) -> None:
+        self._report, self._done, self._total = report, 0, total
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        self._report(self._done, self._total)
