@@ -33,14 +33,14 @@ from .session import Answer, Failed, Finished, Message, Opened, Progress, Questi
 from .suggestions import new_centers
 
 NO_POINTS = np.zeros((0, 2), np.float32)
-PROMPTS: dict[str, Any] = {"face_color": "#ffd166", "border_color": "black", "symbol": "disc"}
+PROMPTS: dict[str, Any] = {"face_color": "#ffd166", "border_color": "black", "symbol": "cross"}
 CENTERS: dict[str, Any] = {
     "face_color": "transparent",
     "border_color": "#4cc9f0",
     "symbol": "ring",
     "border_width": 0.2,
 }
-POINT_SIZE = 10  # pixels of the slice
+POINT_SIZE = 5  # pixels of the slice
 
 
 @dataclass(eq=False)
@@ -192,8 +192,7 @@ class Controller:
             return
         active = self.viewer.layers.selection.active
         layer = active if isinstance(active, Labels) else scene.instances
-        labels, voxel_size = layer.data, voxel_size_of(layer)
-        labels = labels if labels.ndim == 3 else labels[None]
+        labels, voxel_size = _stack(layer), voxel_size_of(layer)
 
         def work(report: Report) -> Path:
             return save_labels(path, labels, voxel_size, report)
@@ -302,6 +301,9 @@ class Controller:
                 f"{outside} of {len(scene.prompts.data)} points lie outside '{scene.image.name}' and are left out"
             )
         scene.outside = outside
+        if _stack(scene.instances).shape != scene.volume.shape:
+            self._tell_error(f"'{scene.instances.name}' has another shape now: delete it, and choose the image again")
+            z = None
         if z is None or (question := self._question(scene, z, points.get(z, NO_POINTS))) is None:
             self.session.cancel()
             self.progress = None
@@ -315,7 +317,7 @@ class Controller:
         before = scene.answered.get(z)
         if before is not None and before[0] == points.tobytes() and before[1] >= self.suggest:
             return None
-        return Question(scene.volume, z, points, self.suggest)
+        return Question(scene.volume, z, points, _stack(scene.instances)[z], self.suggest)
 
     def _on_step(self) -> None:
         self.update_soon()
@@ -371,11 +373,7 @@ class Controller:
         if scene is None or scene.volume is not question.volume:
             return
         z, segmentation = question.z, answer.segmentation
-        stack = scene.instances.data if scene.instances.ndim == 3 else scene.instances.data[None]
-        if stack.shape != scene.volume.shape:
-            self._tell_error(f"'{scene.instances.name}' was changed to another shape: delete it and choose the image")
-            return
-        stack[z] = segmentation.instances  # all of it: what changed since the last answer says nothing of the layer
+        _stack(scene.instances)[z] = answer.instances
         scene.instances.refresh()
         if answer.whole:
             self.progress = None
@@ -508,3 +506,8 @@ class Controller:
 
 def _finest(image: Image) -> Any:
     return image.data[0] if image.multiscale else image.data
+
+
+def _stack(labels: Labels) -> Any:
+    """The array (Z, H, W) of a labels layer."""
+    return labels.data if labels.ndim == 3 else labels.data[None]

@@ -17,6 +17,7 @@ from prompt_das.inference.predictor import Predictor, Segmentation, Superseded
 
 import numpy as np
 
+from .ids import keep_ids
 from .layers import LayerVolume
 
 THREADS = 4  # a click may be answered while the windows of the question before are being encoded
@@ -24,21 +25,26 @@ THREADS = 4  # a click may be answered while the windows of the question before 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What is on slice z, given these points (N, 2)?"""
+    """What is on slice z, given these points (N, 2)? ``shown`` are the instances (H, W) that are shown there now."""
 
     volume: LayerVolume
     z: int
     points: np.ndarray
+    shown: np.ndarray
     centers: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """To a question, so far or whole, see :class:`prompt_das.inference.predictor.Segmentation`."""
+    """To a question, so far or whole, see :class:`prompt_das.inference.predictor.Segmentation`.
+
+    ``instances`` are those of the segmentation, with the ids, and so the colours, of those that were shown before.
+    """
 
     ticket: int
     question: Question
     segmentation: Segmentation
+    instances: np.ndarray
 
     @property
     def whole(self) -> bool:
@@ -159,10 +165,10 @@ class Session:
     def _answer(self, ticket: int, question: Question, predictor: Predictor) -> None:
         image = question.volume.read(question.z)
         intensity_range = question.volume.intensity_range
-        answers = self._ask(ticket, question, predictor, image, intensity_range)
-        for segmentation in answers:
-            segmentation.instances  # noqa: B018  (computed here, not by the viewer)
-            self._send(Answer(ticket, question, segmentation))
+        instances = question.shown
+        for segmentation in self._ask(ticket, question, predictor, image, intensity_range):
+            instances = keep_ids(instances, segmentation.instances)
+            self._send(Answer(ticket, question, segmentation, instances))
 
     def _ask(
         self,

@@ -68,7 +68,6 @@ class PromptDASWidget(QWidget):
         for events in (viewer.layers.events.inserted, viewer.layers.events.removed):
             events.connect(self._list_images)
         self._list_images()
-        self.refresh()
         self.destroyed.connect(_Closer(self))
 
     @property
@@ -153,28 +152,29 @@ class PromptDASWidget(QWidget):
 
     def _list_images(self) -> None:
         """The image layers there are; the one in use stays chosen."""
-        scene = self.controller.scene
-        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
         self.images.clear()
         self.images.addItem("Choose an image …", None)
-        for image in images:
-            self.images.addItem(image.name, image)
-        self.images.setCurrentIndex(1 + images.index(scene.image) if scene is not None and scene.image in images else 0)
+        for layer in self._viewer.layers:
+            if isinstance(layer, Image):
+                self.images.addItem(layer.name, layer)
+        self.refresh()
 
     def _choose(self, index: int) -> None:
         self.controller.choose(self.images.itemData(index))
-        if self.controller.scene is None:
-            self.images.setCurrentIndex(0)
 
     def refresh(self) -> None:
         """Show the controller's state."""
         controller = self.controller
         weights = controller.session.weights
         self.weights.setText(NO_WEIGHTS if weights is None else f"{weights.parent.name}/{weights.name}")
+        shown = [self.images.itemData(index) for index in range(self.images.count())]
+        chosen = None if controller.scene is None else controller.scene.image
+        self.images.setCurrentIndex(shown.index(chosen) if chosen in shown else 0)
         self.accept.setEnabled(controller.suggest)
         self.reject.setEnabled(controller.suggest)
         self.cancel.setEnabled(controller.task_progress is not None)
         progress = controller.task_progress or controller.progress
+        self.bar.setTextVisible(progress is not None)
         self.bar.setRange(0, 1 if progress is None else progress[1])
         self.bar.setValue(0 if progress is None else progress[0])
         self.status.setText(self._status())

@@ -1,0 +1,149 @@
+#!/usr/bin/env python
+"""The pictures of docs/GETTING_STARTED.md: the plugin in a real window, used with the mouse.
+
+    make demo
+    xvfb-run -s "-screen 0 1400x900x24" python tools/screenshots.py --output docs/getting_started
+
+opens the synthetic sample, segments it with the weights of the demo, clicks, asks for suggestions, and runs on the
+whole volume. The same weights give the same pictures, but for what a font or a graphics driver does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prompt_das.data.synthetic import make_synthetic_volume
+from prompt_das.napari import samples
+from prompt_das.napari.widget import PromptDASWidget
+from prompt_das.points import instance_centers
+
+import napari
+import numpy as np
+from napari._qt.dialogs.qt_notification import NapariQtNotification
+from napari.settings import get_settings
+from PIL import Image
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+
+SIZE = 1180, 760  # of the window, in pixels
+WAIT = 600  # seconds at most for an answer
+SLICE = 23
+CLOSE_UP = (188, 192), 2.2  # (row, column) and magnification: where the clicks change most
+
+
+class Tour:
+    """A viewer with the plugin, and a hand on the mouse."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        output.mkdir(parents=True, exist_ok=True)
+        get_settings().appearance.theme = "light"
+        self.viewer = napari.Viewer()
+        self.viewer.window.resize(*SIZE)
+        self.widget = PromptDASWidget(self.viewer)
+        self.viewer.window.add_dock_widget(self.widget, name="Segment with clicks")
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + WAIT
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no answer after {WAIT} s")
+            QApplication.processEvents()
+            time.sleep(0.01)
+
+    def wait(self) -> None:
+        """Until the plugin has answered."""
+        self.until(lambda: not self.widget.busy)
+
+    def click(self, row: float, column: float) -> None:
+        """The mouse, on a pixel of the slice in view."""
+        image = self.viewer.layers[0]
+        y, x = image.data_to_world((SLICE, row, column))[-2:]
+        canvas = self.viewer.window._qt_viewer.canvas
+        (y0, x0), (_, x1), (y1, _) = (canvas._map_canvas2world(at, canvas.view)[-2:] for at in ((0, 0), (1, 0), (0, 1)))
+        at = QPoint(round((x - x0) / (x1 - x0)), round((y - y0) / (y1 - y0)))
+        QTest.mouseClick(canvas.native, Qt.MouseButton.LeftButton, pos=at)
+
+    def shoot(self, name: str) -> None:
+        """The whole window, as it is."""
+        for note in self.viewer.window._qt_window.findChildren(NapariQtNotification):
+            note.close()
+        end = time.monotonic() + 0.5  # what fades has faded
+        self.until(lambda: time.monotonic() > end)
+        picture = self.viewer.screenshot(canvas_only=False, flash=False)
+        path = self.output / f"{name}.png"
+        Image.fromarray(picture[..., :3]).save(path, optimize=True)
+        print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def missed(instances: np.ndarray, truth: np.ndarray) -> list[np.ndarray]:
+    """Centres (x, y) of the true instances of which the answer has less than half, as a user would see them."""
+    ids, centers = instance_centers(truth)
+    return [center for one, center in zip(ids, centers, strict=True) if (instances[truth == one] > 0).mean() < 0.5]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, default=Path("output/demo/wda/model_final.pth"))
+    parser.add_argument("--output", type=Path, default=Path("docs/getting_started"))
+    args = parser.parse_args(arguments)
+    _, truth = make_synthetic_volume(samples.SHAPE, "target", samples.SEED)
+
+    tour = Tour(args.output)
+    widget, viewer = tour.widget, tour.viewer
+    ((data, settings, _),) = samples.synthetic_volume()
+    image = viewer.add_image(data, **settings)
+    viewer.dims.set_current_step(0, SLICE)
+    tour.shoot("1_start")
+
+    widget.controller.open_weights(args.weights)
+    tour.wait()
+    widget.images.setCurrentIndex(widget.images.findText(image.name))
+    widget.images.activated.emit(widget.images.currentIndex())
+    tour.wait()
+    scene = widget.controller.scene
+    assert scene is not None
+    tour.shoot("2_automatic")
+    camera = viewer.scene.camera
+    center, zoom = camera.center, camera.zoom
+    camera.center, camera.zoom = image.data_to_world((SLICE, *CLOSE_UP[0])), zoom * CLOSE_UP[1]
+    tour.shoot("3_close_up")
+
+    before = scene.instances.data[SLICE] > 0
+    for x, y in missed(scene.instances.data[SLICE], truth[SLICE]):
+        tour.click(y - 0.5, x - 0.5)
+    tour.wait()
+    after = scene.instances.data[SLICE] > 0
+    true = truth[SLICE] > 0
+    for name, mask in (("automatic", before), ("after the clicks", after)):
+        print(f"Dice {name}: {2 * (mask & true).sum() / (mask.sum() + true.sum()):.3f}")
+    tour.shoot("4_clicks")
+    camera.center, camera.zoom = center, zoom
+
+    widget.suggest.click()
+    tour.wait()
+    tour.shoot("5_suggestions")
+    widget.suggest.click()
+
+    with tempfile.TemporaryDirectory() as folder:
+        widget.controller.segment_volume(Path(folder) / "volume.zarr")
+        tour.until(lambda: (widget.controller.task_progress or (0, 1))[0] > 100)
+        tour.shoot("6_whole_volume")
+        tour.wait()
+        for layer in viewer.layers:
+            layer.visible = layer.name.endswith(" volume")
+        viewer.dims.ndisplay = 3
+        viewer.scene.camera.angles = (0, 25, 55)
+        viewer.fit_to_view()
+        tour.shoot("7_result")
+    viewer.close()
+
+
+if __name__ == "__main__":
+    main()
