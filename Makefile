@@ -41,6 +41,7 @@ benchmark: $(STAMP)
 	$(BIN)/python tools/benchmark.py metrics --output output/benchmark/metrics.json
 	$(BIN)/python tools/benchmark.py window --threads 1 --output output/benchmark/window.json
 	$(BIN)/python tools/benchmark.py loader --output output/benchmark/loader.json
+	$(BIN)/python tools/benchmark.py volume --output output/benchmark/volume.json
 	$(BIN)/python tools/benchmark.py predictor --size quick --output output/benchmark/predictor.json
 
 lint: $(STAMP)

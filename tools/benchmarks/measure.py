@@ -8,7 +8,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,17 @@ def peak_memory(run: Callable[[], Any], device: torch.device = CPU) -> int:
 def give_back_freed_memory() -> None:
     """Tell glibc to return freed blocks of 64 kB and more at once, so that resident memory is memory in use."""
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
+
+
+def in_fresh_process(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Memory that was freed may stay with a process, and would hide what the next run needs."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _start_process, (torch.get_num_threads(),)) as fresh:
+        return fresh.submit(call, *arguments).result()
+
+
+def _start_process(threads: int) -> None:
+    torch.set_num_threads(threads)
+    give_back_freed_memory()
 
 
 def _resident(key: str) -> int:
