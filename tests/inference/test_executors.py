@@ -61,6 +61,6 @@ def test_a_slice_that_brings_down_every_worker_is_an_error(monkeypatch: pytest.M
     with (
         distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         dask_executor(cluster.scheduler_address) as run,
+        pytest.raises(RuntimeError, match="several workers died at the same slices"),
     ):
-        with pytest.raises(RuntimeError, match="several workers died at the same slices"):
-            list(run(double, [1]))
+        list(run(double, [1]))
