@@ -37,7 +37,7 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 benchmark: $(STAMP)
-	$(BIN)/python tools/benchmark.py model --size quick --output output/benchmark/model.json
+	$(BIN)/python tools/benchmark.py model --threads 1 --size quick --output output/benchmark/model.json
 	$(BIN)/python tools/benchmark.py metrics --output output/benchmark/metrics.json
 	$(BIN)/python tools/benchmark.py window --threads 1 --output output/benchmark/window.json
 	$(BIN)/python tools/benchmark.py loader --output output/benchmark/loader.json
