@@ -210,6 +210,12 @@ def test_what_takes_long_is_measured_once(load_tool: LoadTool, monkeypatch: pyte
     assert measure.show(measure.spread([1.0, 2.0, 6.0]), 0, 1e3) == "2000 (1000–6000)"
 
 
+def test_a_ratio_is_the_median_over_the_rounds(load_tool: LoadTool) -> None:
+    ratio = load_tool("benchmarks.measure").ratio
+    assert ratio([2.0, 20.0, 8.0], [1.0, 10.0, 1.0]) == 2.0  # of the medians it would be 8
+    assert ratio([60.0], [1.0, 2.0, 3.0]) == 30.0
+
+
 def test_peak_memory_is_that_of_the_call(load_tool: LoadTool) -> None:
     needed = load_tool("benchmarks.measure").peak_memory(lambda: np.ones(64 << 20, np.uint8).sum())
     assert 60 << 20 < needed < 80 << 20

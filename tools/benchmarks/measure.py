@@ -57,6 +57,13 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
 
 
+def ratio(values: Sequence[float], others: Sequence[float]) -> float:
+    """How many times the others the values are: the median over rounds, or of medians if one was measured once."""
+    if len(values) != len(others):
+        return statistics.median(values) / statistics.median(others)
+    return statistics.median(value / other for value, other in zip(values, others, strict=True))
+
+
 def show(values: Mapping[str, float], digits: int, scale: float = 1.0) -> str:
     """A spread as "median (low–high)", or "value (n=1)"."""
     median, low, high = (f"{scale * values[key]:.{digits}f}" for key in ("median", "low", "high"))

@@ -21,7 +21,7 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from .measure import in_fresh_process, interleaved, peak_memory, show, spread
+from .measure import in_fresh_process, interleaved, peak_memory, ratio, show, spread
 from .model import CONFIG_OF_SIZE
 
 Network = Callable[[Tensor], Tensor]  # windows (B, 1, w, w) -> (B, 1, w, w)
@@ -96,13 +96,13 @@ def benchmark_window(name: str, size: int, repeats: int, seed: int, opts: list[s
     results = []
     for blend in BLENDS:
         runs = {peer: partial(stitch, peer, cfg, image, network, blend) for peer in PEERS}
-        times = {peer: spread(taken) for peer, taken in interleaved(runs, repeats, image.device).items()}
+        times = interleaved(runs, repeats, image.device)
         results.append(
             {
                 **case,
                 "blend": blend,
-                "seconds": times,
-                "ratio": times[PEER]["median"] / times[OURS]["median"],
+                "seconds": {peer: spread(taken) for peer, taken in times.items()},
+                "ratio": ratio(times[PEER], times[OURS]),
                 "largest difference": float((runs[OURS]() - runs[PEER]()).abs().max()),
             }
         )
