@@ -2,7 +2,7 @@
 # about 6 GB of disk. No compiler, no GPU.
 #   make demo          the whole method on two small synthetic EM domains, about 5 minutes on 2 cores
 #   make test          the tests; test-slow runs those that take minutes
-#   make benchmark     docs/PERFORMANCE.md on this machine, without its longest table: about 5 minutes
+#   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 10 minutes
 #   make lint          ruff, mypy, import-linter; format mends what ruff can
 #   make install       only the environment; PYTHON=python3.12 picks another interpreter
 #   make constraints   resolve constraints.txt anew, after a change in pyproject.toml
@@ -37,10 +37,11 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 benchmark: $(STAMP)
-	$(BIN)/python tools/benchmark.py model --size quick --output output/benchmark/model.json
+	$(BIN)/python tools/benchmark.py model --threads 1 --size quick --output output/benchmark/model.json
 	$(BIN)/python tools/benchmark.py metrics --output output/benchmark/metrics.json
 	$(BIN)/python tools/benchmark.py window --threads 1 --output output/benchmark/window.json
 	$(BIN)/python tools/benchmark.py loader --output output/benchmark/loader.json
+	$(BIN)/python tools/benchmark.py volume --output output/benchmark/volume.json
 	$(BIN)/python tools/benchmark.py predictor --size quick --output output/benchmark/predictor.json
 
 lint: $(STAMP)

@@ -15,13 +15,14 @@ import json
 from pathlib import Path
 
 import torch
-from benchmarks import Benchmark, loader, measure, metrics, model, predictor, window
+from benchmarks import Benchmark, loader, measure, metrics, model, predictor, volume, window
 
 BENCHMARKS: dict[str, Benchmark] = {
     "model": model,
     "metrics": metrics,
     "window": window,
     "loader": loader,
+    "volume": volume,
     "predictor": predictor,
 }
 

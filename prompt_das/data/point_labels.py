@@ -1,4 +1,4 @@
-"""Files of sparse point annotations: our own JSON, and three formats of others.
+"""Files of sparse point annotations: our own JSON, and formats of others.
 
 In memory they are ``slice_points``: a dict from the index z of a slice in its volume to a float32 (N, 2) array of
 points (x, y) in pixels, where the centre of the first pixel is (0.5, 0.5). A slice with an empty array was looked at
@@ -8,9 +8,10 @@ Read, recognised by their content:
 
 * our JSON, as ``write_points`` makes it;
 * CSV with the columns ``axis-0, axis-1, axis-2`` (what napari saves: slice, row, column) or ``z, y, x``;
+* a JSON list of ``[z, y, x]`` or ``{"z": …, "y": …, "x": …}``;
 * the JSON of WDA-Net (Qiu et al.): ``[[size], [{file name: [[row, column], …]}, …]]``.
 
-The CSV and WDA-Net's JSON count pixels: the centre of the first pixel is (0, 0) there.
+All but our own count pixels: the centre of the first pixel is (0, 0) there.
 """
 
 from __future__ import annotations
@@ -124,9 +125,12 @@ def read_points(
             content = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: not valid JSON ({error}); was the file cut off?") from error
-        points = (
-            _from_own_json(path, content) if isinstance(content, dict) else _from_wdanet(path, content, slice_names)
-        )
+        if isinstance(content, dict):
+            points = _from_own_json(path, content)
+        elif all(_is_triple(entry) for entry in content):
+            points = _from_triples(path, content)
+        else:
+            points = _from_wdanet(path, content, slice_names)
     else:
         points = _from_csv(path, text)
     if num_slices is None and slice_names is not None:
@@ -141,6 +145,25 @@ def _from_own_json(path: Path, content: dict[str, Any]) -> SlicePoints:
     if content.get("version") != VERSION:
         raise ValueError(f"{path}: version {content.get('version')!r}, this release reads version {VERSION}")
     return {_slice_index(path, z): _array(path, z, points) for z, points in content["slices"].items()}
+
+
+def _is_triple(entry: object) -> bool:
+    if isinstance(entry, dict):
+        return {"z", "y", "x"} <= entry.keys()
+    return isinstance(entry, list) and len(entry) == 3
+
+
+def _from_triples(path: Path, content: list[Any]) -> SlicePoints:
+    rows = [[entry[axis] for axis in "zyx"] if isinstance(entry, dict) else entry for entry in content]
+    try:
+        array = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: a list of [z, y, x] that holds something else than numbers") from error
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: {array[~np.isfinite(array).all(axis=1)][0]} is not a [z, y, x] of finite numbers")
+    slices = np.rint(array[:, 0]).astype(np.int64)
+    points = (array[:, :0:-1] + 0.5).astype(np.float32)
+    return {int(z): points[slices == z] for z in np.unique(slices)}
 
 
 def _from_wdanet(path: Path, content: list[Any], slice_names: Sequence[str] | None) -> SlicePoints:

@@ -195,7 +195,7 @@ def _warn_of_mask(name: str, labels: Volume, z: int) -> None:
         logger.warning(
             "data set '%s': slice %d of %s holds the single id %g; "
             "if that is a mask of all instances, set label_type to 'semantic'",
-            *(name, z, labels.path, foreground[0]),
+            *(name, z, labels.path, foreground[0].item()),
         )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .predictor import Predictor, Segmentation, Superseded
+    from .predictor import Centers, Predictor, Segmentation, Superseded
 
-__all__ = ["Predictor", "Segmentation", "Superseded"]
+__all__ = ["Centers", "Predictor", "Segmentation", "Superseded"]
 
 
 def __getattr__(name: str) -> Any:

@@ -77,9 +77,7 @@ def _on(client: object) -> Executor:
             for future in as_completed(futures):
                 yield from future.result()
         except KilledWorker as error:
-            raise RuntimeError(
-                f"several Dask workers died at the same slices, out of memory perhaps: {error}"
-            ) from error
+            raise RuntimeError(f"several workers died at the same slices, out of memory perhaps: {error}") from error
 
     return run
 

@@ -80,7 +80,7 @@ class BlockComponents:
     top: np.ndarray
 
 
-def split_into_blocks(shape: tuple[int, int, int], *, linked: bool, max_voxels: int = 1 << 26) -> list[Block]:
+def split_into_blocks(shape: tuple[int, int, int], *, linked: bool, max_voxels: int = 1 << 23) -> list[Block]:
     """Blocks of at most ``max_voxels`` (but at least one slice and the shared one) that cover the slices of a volume.
 
     Args:

@@ -50,11 +50,15 @@ NO_POINTS = np.zeros((0, 2), np.float32)
 
 @dataclass(frozen=True)
 class Network:
-    """Which network predicts, and where: a worker in another process loads it from this."""
+    """Which network predicts, and where: a worker in another process loads it from this.
+
+    ``digest`` is of the files: a worker that lives on must not take a network of before for one of the same name.
+    """
 
     weights: str
     config_file: str | None
     opts: tuple[str, ...]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,9 @@ def predict_volume(
         raise ValueError(f"on_error is {on_error!r}; use 'stop' or 'skip'")
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}; a probability of 0 ... 1 is above it or not")
-    network = Network(str(weights), str(config_file) if config_file else None, tuple(opts))
+    weights, config = Path(weights), Path(config_file) if config_file else Path(weights).with_name("config.yaml")
+    digest = "".join(_sha256(path.read_bytes()) for path in (weights, config) if path.is_file())
+    network = Network(str(weights), str(config_file) if config_file else None, tuple(opts), digest)
     cfg, _ = _load(network)  # also where others predict: to fail early
     entries, spec = find_volume(volume, dataset=dataset, intensity_range=intensity_range, voxel_size=voxel_size)
     shape = (len(entries), entries[0]["height"], entries[0]["width"])
@@ -138,8 +144,8 @@ def predict_volume(
     about = {
         "image": {"path": entries[0]["file_name"], "dataset": entries[0]["image_dataset"], "slices": shape[0]},
         "intensity_range": entries[0]["intensity_range"],
-        "weights": {"name": Path(weights).name, "sha256": hashlib.sha256(Path(weights).read_bytes()).hexdigest()},
-        "network": hashlib.sha256(_network_settings(cfg).encode()).hexdigest(),
+        "weights": {"name": weights.name, "sha256": _sha256(weights.read_bytes())},
+        "network": _sha256(_network_settings(cfg).encode()),
         "window": {"size": cfg.INPUT.CROP_SIZE, "scale": cfg.INPUT.SCALE, **dict(cfg.TEST.WINDOW)},
         "prompts": sum(map(len, prompts.values())),
         "instances": "volume" if linked else "slice",
@@ -430,7 +436,11 @@ def _read_prompts(path: str | Path | None, entries: Sequence[dict[str, Any]]) ->
 
 def _digest(prompts: SlicePoints) -> str:
     text = repr([(z, prompts[z].tolist()) for z in sorted(prompts)])
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _sha256(text.encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _network_settings(cfg: Any) -> str:

@@ -85,6 +85,19 @@ def test_csv_with_named_columns_in_any_order(tmp_path: Path, text: str) -> None:
     assert_same(read_points(write(tmp_path, text)), {2: np.array([[20.5, 10.5]], np.float32)})
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[[2, 10, 20], [0, 3, 4.25]]", '[{"z": 2, "y": 10, "x": 20}, {"x": 4.25, "y": 3, "z": 0, "who": "me"}]'],
+)
+def test_a_json_list_of_slice_row_and_column(tmp_path: Path, text: str) -> None:
+    expected = {0: np.array([[4.75, 3.5]], np.float32), 2: np.array([[20.5, 10.5]], np.float32)}
+    assert_same(read_points(write(tmp_path, text)), expected)
+
+
+def test_an_empty_json_list_has_no_points(tmp_path: Path) -> None:
+    assert read_points(write(tmp_path, "[]")) == {}
+
+
 def test_csv_without_rows_has_no_points(tmp_path: Path) -> None:
     assert read_points(write(tmp_path, "z,y,x\n")) == {}
 
@@ -129,6 +142,8 @@ def test_published_points_lie_on_mitochondria(name: str, real_data: Path) -> Non
         ('{"format": "prompt_das/points", "version": 1, "slices": {"4": [[1, 2], [3]]}}', "number pairs"),
         ('{"format": "prompt_das/points", "version": 1, "slices": {"-1": [[1, 2]]}}', "slice -1"),
         ("[1, 2, 3]", "WDA-Net"),
+        ('[[0, 1, "two"]]', "something else than numbers"),
+        ("[[0, 1, 2], [0, NaN, 2]]", "not a .z, y, x. of finite numbers"),
         (WDANET, "is not a folder"),
         ("x,y\n1,2\n", "axis-0, axis-1, axis-2 or z, y, x"),
         ("", "axis-0"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
-from prompt_das.inference.executors import device_of_worker, run_here
+from prompt_das.inference.executors import dask_executor, device_of_worker, run_here
 
 import distributed
 import pytest
@@ -37,3 +38,29 @@ def test_workers_of_a_machine_share_out_its_gpus(
 def test_outside_of_a_cluster_the_device_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert device_of_worker("cuda") == "cuda"
+
+
+def double(items: Sequence[int]) -> Iterator[int]:
+    return (2 * item for item in items)
+
+
+def test_a_cluster_of_the_user() -> None:
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+        dask_executor(cluster.scheduler_address) as run,
+    ):
+        assert sorted(run(double, range(11))) == list(range(0, 22, 2))
+        assert list(run(double, [])) == []
+
+
+def test_a_slice_that_brings_down_every_worker_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(futures: object) -> Iterator[object]:
+        raise distributed.KilledWorker("predict_slices", SimpleNamespace(address="tcp://worker"), 3)
+
+    monkeypatch.setattr(distributed, "as_completed", never)
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+        dask_executor(cluster.scheduler_address) as run,
+        pytest.raises(RuntimeError, match="several workers died at the same slices"),
+    ):
+        list(run(double, [1]))

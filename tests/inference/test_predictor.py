@@ -69,12 +69,14 @@ def predictor(make: Make) -> Predictor:
 
 
 class Calls:
-    """Counts what the network of a predictor does; ``wait_in_encode`` makes the encoder stop until it is set."""
+    """Counts what the network of a predictor does. While ``go_on`` is not set, the encoder stands still."""
 
     def __init__(self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
         self.encoded, self.decoded, self.heads = 0, 0, 0
         self.in_encode, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
+        self.looking_for_an_embedding = 0
+        embedding = predictor._embedding
         model = predictor._model
         encode, decode, center_head = model.encode, model.decode, model.center_head.forward
 
@@ -92,6 +94,11 @@ class Calls:
             self.heads += 1
             return center_head(*args)
 
+        def counted_embedding(*args: Any) -> torch.Tensor:
+            self.looking_for_an_embedding += 1
+            return embedding(*args)
+
+        monkeypatch.setattr(predictor, "_embedding", counted_embedding)
         monkeypatch.setattr(model, "encode", counted_encode)
         monkeypatch.setattr(model, "decode", counted_decode)
         monkeypatch.setattr(model.center_head, "forward", counted_head)
@@ -534,7 +541,7 @@ def start_and_stop_in_encode(pool: ThreadPoolExecutor, calls: Calls, predict: Ca
 def test_the_newest_call_wins(predictor: Predictor, calls: Calls, pool: ThreadPoolExecutor) -> None:
     older = start_and_stop_in_encode(pool, calls, lambda: predictor.predict(NONE))
     newer = pool.submit(predictor.predict, POINTS)
-    wait_for(lambda: predictor._newest == 3)  # set_image was the first
+    wait_for(lambda: calls.looking_for_an_embedding == 2)  # both want the same window
     calls.go_on.set()
     assert np.array_equal(newer.result(30).probability, make_again(predictor).predict(POINTS).probability)
     with pytest.raises(Superseded, match="a newer call came"):
@@ -562,6 +569,52 @@ def test_a_click_does_not_wait_for_the_encoder(predictor: Predictor, calls: Call
     )
     with pytest.raises(Superseded):
         older.result(30)
+
+
+def test_who_waits_in_vain_does_not_encode(predictor: Predictor, calls: Calls, pool: ThreadPoolExecutor) -> None:
+    """Three calls for three windows, one after the other: the second never gets to work."""
+    corners = [(0, 0, 5, 5), (65, 0, 70, 5), (0, 55, 5, 60)]
+    first = start_and_stop_in_encode(pool, calls, lambda: predictor.predict(NONE, region=corners[0]))
+    second = pool.submit(predictor.predict, NONE, region=corners[1])
+    wait_for(lambda: calls.looking_for_an_embedding == 2)
+    third = pool.submit(predictor.predict, NONE, region=corners[2])
+    wait_for(lambda: calls.looking_for_an_embedding == 3)
+    calls.go_on.set()
+    third.result(30)
+    for overtaken in (first, second):
+        with pytest.raises(Superseded):
+            overtaken.result(30)
+    assert calls.encoded == 2
+
+
+def meanwhile(predictor: Predictor, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any]) -> None:
+    """Lets something happen when the next call has begun and not done anything yet."""
+    take = predictor._take_ticket
+
+    def interrupted() -> int:
+        monkeypatch.setattr(predictor, "_take_ticket", take)
+        ticket = take()
+        happens()
+        return ticket
+
+    monkeypatch.setattr(predictor, "_take_ticket", interrupted)
+
+
+def test_of_two_images_the_newer_stays(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    meanwhile(predictor, monkeypatch, lambda: predictor.set_image(grey(2)))
+    with pytest.raises(Superseded, match="a newer image"):
+        predictor.set_image(grey(1))
+    expected = make_again(predictor).predict(NONE, image=grey(2))
+    assert np.array_equal(predictor.predict(NONE).probability, expected.probability)
+
+
+def test_no_answer_is_of_the_image_before(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question came while a new image was being set, and was checked against the old one."""
+    asked = []
+    meanwhile(predictor, monkeypatch, lambda: asked.append(predictor.stream(POINTS)))
+    predictor.set_image(grey(1))
+    with pytest.raises(Superseded, match="another image was set"):
+        next(asked[0])
 
 
 @pytest.mark.parametrize("newer", ["cancel", "set_image"])

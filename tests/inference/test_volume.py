@@ -165,6 +165,18 @@ def test_other_formats_hold_the_same(predict: Predict, images: Path, tmp_path: P
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_weights_that_were_replaced_are_read_again(weights: Path, images: Path, tmp_path: Path) -> None:
+    cfg, model = load_model(weights)
+    mine = tmp_path / "mine.safetensors"
+    probability = []
+    for scale in (1, -1):
+        state = {name: scale * value for name, value in model.state_dict().items()}
+        export_weights(mine, state, cfg.dump())
+        predict_volume(mine, images, tmp_path / "out.zarr", overwrite=True, progress=False)
+        probability.append(arrays(tmp_path / "out.zarr")["probability"])
+    assert not np.array_equal(*probability)
+
+
 def test_without_density_there_is_none(predict: Predict, images: Path, tmp_path: Path) -> None:
     predict(images, tmp_path / "out.zarr", density=False)
     assert "density" not in zarr.open_group(str(tmp_path / "out.zarr"), mode="r")

@@ -375,6 +375,40 @@ def test_the_density_of_a_slice_is_that_of_the_centre_point_head(model: PromptDA
         torch.testing.assert_close(out["sem_seg"][name], expected.logits[0].sigmoid())
 
 
+@pytest.mark.parametrize("rotations", [1, 4])
+def test_a_slice_is_the_mean_of_its_windows_one_by_one(tiny_cfg: CfgNode, rotations: int) -> None:
+    """The network sees one window at a time here, upright and turned, without the sliding window's help."""
+    tiny_cfg.TEST.WINDOW.STRIDE, tiny_cfg.TEST.WINDOW.ROTATIONS = 12, rotations
+    model = build_model(tiny_cfg).eval()
+    image = grey(3, 44, 56)
+    points = torch.tensor([[3.5, 40.5], [30.5, 20.5], [50.0, 2.0]])
+    total, seen = torch.zeros(44, 56), torch.zeros(44, 56)
+    for y in (0, 12):
+        for x in (0, 12, 24):
+            local = points - torch.tensor([x, y])
+            local = local[((local >= 0) & (local < SIZE)).all(-1)]
+            window = image[:, y : y + SIZE, x : x + SIZE]
+            for turns in range(rotations):
+                turned = local if turns == 0 else turn_points(local, turns)
+                with torch.no_grad():
+                    seen_by_model = torch.rot90(window, turns, (1, 2))[None]
+                    logits = model.decode(model.encode(seen_by_model), *pad_points([turned]), (SIZE, SIZE)).logits
+                total[y : y + SIZE, x : x + SIZE] += torch.rot90(logits[0].sigmoid(), -turns) / rotations
+            seen[y : y + SIZE, x : x + SIZE] += 1
+    (out,) = model([{"image": image, "prompts": {"all": points}}])
+    torch.testing.assert_close(out["sem_seg"]["all"], total / seen)
+
+
+def turn_points(points: Tensor, turns: int) -> Tensor:
+    """Where points of a window lie after so many quarter turns counter-clockwise, by turning a picture of each."""
+    turned = []
+    for x, y in (2 * points).round().int().tolist():  # half pixels
+        picture = torch.zeros(2 * SIZE + 1, 2 * SIZE + 1)
+        picture[y, x] = 1
+        turned.append(torch.rot90(picture, turns).nonzero()[0].flip(0) / 2)
+    return torch.stack(turned) if turned else points
+
+
 def test_compiled_parts_give_the_same_and_keep_their_names(tiny_cfg: CfgNode, model: PromptDAS) -> None:
     tiny_cfg.MODEL.COMPILE = "aot_eager"  # as "inductor", but without a C++ compiler
     compiled = build_model(tiny_cfg)

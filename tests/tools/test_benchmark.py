@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from prompt_das.data import volumes
 from prompt_das.data.slices import VolumeSpec, load_slices, read_image
 from prompt_das.evaluation.metrics import evaluate_slice
+from prompt_das.inference.executors import run_here
 
 import numpy as np
 import pytest
@@ -207,19 +210,44 @@ def test_what_takes_long_is_measured_once(load_tool: LoadTool, monkeypatch: pyte
     assert measure.show(measure.spread([1.0, 2.0, 6.0]), 0, 1e3) == "2000 (1000–6000)"
 
 
+def test_a_ratio_is_the_median_over_the_rounds(load_tool: LoadTool) -> None:
+    ratio = load_tool("benchmarks.measure").ratio
+    assert ratio([2.0, 20.0, 8.0], [1.0, 10.0, 1.0]) == 2.0  # of the medians it would be 8
+    assert ratio([60.0], [1.0, 2.0, 3.0]) == 30.0
+
+
 def test_peak_memory_is_that_of_the_call(load_tool: LoadTool) -> None:
     needed = load_tool("benchmarks.measure").peak_memory(lambda: np.ones(64 << 20, np.uint8).sum())
     assert 60 << 20 < needed < 80 << 20
 
 
 def test_memory_is_measured_in_a_process_of_its_own(load_tool: LoadTool) -> None:
-    assert load_tool("benchmarks.window").in_fresh_process(os.getpid) != os.getpid()
+    assert load_tool("benchmarks.measure").in_fresh_process(os.getpid) != os.getpid()
 
 
 def test_no_measurement_is_an_error(load_tool: LoadTool, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         load_tool("benchmark").main(["metrics", "--repeats", "0"])
     assert "--repeats must be at least 1, not 0" in capsys.readouterr().err
+
+
+# ---- volume
+
+
+def test_a_volume_here_and_on_dask_workers(
+    benchmark: Callable, load_tool: LoadTool, tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    measure, volume = load_tool("benchmarks.measure"), load_tool("benchmarks.volume")
+    monkeypatch.setattr(volume, "in_fresh_process", lambda call, *arguments: call(*arguments))  # saves many imports
+    monkeypatch.setattr(volume, "peak_memory", lambda run: (measure.peak_memory(run), 7_000_000)[1])
+    monkeypatch.setattr(volume, "dask_executor", lambda workers: nullcontext(run_here))  # its own tests start processes
+    results = benchmark("volume", "--slices", "2", "3", "--size", "64", "--", *tiny)
+    assert [(r["slices"], r["workers"]) for r in results] == [(2, 0), (2, 2), (3, 0), (3, 2)]
+    assert all(here["instances"] == dask["instances"] for here, dask in zip(results[::2], results[1::2], strict=True))
+    assert all(result["seconds"] > 0 for result in results)
+    out = capsys.readouterr().out
+    assert re.search(r"3 × 64² *\| one process *\| 7 ", out)
+    assert re.search(r"3 × 64² *\| 2 Dask workers *\| +\|", out)
 
 
 # ---- predictor

@@ -31,7 +31,8 @@ def predict(load_tool: Callable[[str], ModuleType]) -> ModuleType:
 def arguments(tiny_cfg: CfgNode, tmp_path: Path, rng: np.random.Generator) -> list[str]:
     """Weights, input and output."""
     export_weights(tmp_path / "tiny.safetensors", PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
-    tifffile.imwrite(tmp_path / "scan.tif", rng.integers(0, 256, (3, 40, 50), dtype=np.uint8))
+    volume = rng.integers(0, 256, (3, 40, 50), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "scan.tif", volume, photometric="minisblack")
     given = {"weights": "tiny.safetensors", "input": "scan.tif", "output": "out.zarr"}
     return [word for key, name in given.items() for word in (f"--{key}", str(tmp_path / name))]
 
@@ -71,7 +72,7 @@ def test_errors_are_one_line(
     assert "no weights at nowhere.pth" in error_of(predict, ["--weights", "nowhere.pth", *arguments[2:]], capsys)
     predict.main(arguments)
     assert "--overwrite" in error_of(predict, arguments, capsys)
-    tifffile.imwrite(tmp_path / "scan.tif", np.zeros((3, 40, 50), np.uint8))
+    tifffile.imwrite(tmp_path / "scan.tif", np.zeros((3, 40, 50), np.uint8), photometric="minisblack")
     (tmp_path / "scan.tif").write_bytes((tmp_path / "scan.tif").read_bytes()[:3000])
     assert "scan.tif" in error_of(predict, [*arguments, "--overwrite"], capsys)
 
@@ -81,7 +82,7 @@ def test_what_was_skipped_is_said(
 ) -> None:
     values = np.zeros((3, 40, 50), np.float32)
     values[1, 2, 3] = np.inf
-    tifffile.imwrite(tmp_path / "scan.tif", values)
+    tifffile.imwrite(tmp_path / "scan.tif", values, photometric="minisblack")
     predict.main([*arguments, "--on-error", "skip", "--intensity-range", "0", "255"])
     out = capsys.readouterr().out
     assert "1 slices were skipped" in out

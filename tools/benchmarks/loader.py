@@ -27,7 +27,7 @@ from detectron2.config import CfgNode
 from prepare_mitoem import prepare
 from tabulate import tabulate
 
-from .measure import in_turn, seconds, show, spread
+from .measure import in_turn, ratio, seconds, show, spread
 
 Mapper = Callable[[dict[str, Any], np.random.Generator], np.ndarray]
 OURS, PEER = "prepared Zarr", "PNG and TIFF"
@@ -94,15 +94,15 @@ def benchmark_loader(
                 rates[name].append(rate)
             if not all(map(np.array_equal, *crops.values())):
                 raise RuntimeError(f"{what}: {OURS} and {PEER} give different pixels")
-        spreads = {name: spread(of_epochs[1:]) for name, of_epochs in rates.items()}  # the first warms up
+        rates = {name: of_epochs[1:] for name, of_epochs in rates.items()}  # the first warms up
         results.append(
             {
                 "what": what,
                 "size": size,
                 "crop": crop.side,
                 "slices": slices,
-                "crops per second": spreads,
-                "ratio": spreads[OURS]["median"] / spreads[PEER]["median"],
+                "crops per second": {name: spread(of_epochs) for name, of_epochs in rates.items()},
+                "ratio": ratio(rates[OURS], rates[PEER]),
                 "bits per pixel": bits,
                 "preparation, s per slice": preparation,
             }

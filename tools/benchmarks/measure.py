@@ -8,7 +8,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,13 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
 
 
+def ratio(values: Sequence[float], others: Sequence[float]) -> float:
+    """How many times the others the values are: the median over rounds, or of medians if one was measured once."""
+    if len(values) != len(others):
+        return statistics.median(values) / statistics.median(others)
+    return statistics.median(value / other for value, other in zip(values, others, strict=True))
+
+
 def show(values: Mapping[str, float], digits: int, scale: float = 1.0) -> str:
     """A spread as "median (low–high)", or "value (n=1)"."""
     median, low, high = (f"{scale * values[key]:.{digits}f}" for key in ("median", "low", "high"))
@@ -84,6 +93,17 @@ def peak_memory(run: Callable[[], Any], device: torch.device = CPU) -> int:
 def give_back_freed_memory() -> None:
     """Tell glibc to return freed blocks of 64 kB and more at once, so that resident memory is memory in use."""
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
+
+
+def in_fresh_process(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Memory that was freed may stay with a process, and would hide what the next run needs."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _start_process, (torch.get_num_threads(),)) as fresh:
+        return fresh.submit(call, *arguments).result()
+
+
+def _start_process(threads: int) -> None:
+    torch.set_num_threads(threads)
+    give_back_freed_memory()
 
 
 def _resident(key: str) -> int:

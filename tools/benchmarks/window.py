@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 from prompt_das.engine.defaults import get_prompt_das_cfg
@@ -23,7 +21,7 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from .measure import give_back_freed_memory, interleaved, peak_memory, show, spread
+from .measure import in_fresh_process, interleaved, peak_memory, ratio, show, spread
 from .model import CONFIG_OF_SIZE
 
 Network = Callable[[Tensor], Tensor]  # windows (B, 1, w, w) -> (B, 1, w, w)
@@ -98,13 +96,13 @@ def benchmark_window(name: str, size: int, repeats: int, seed: int, opts: list[s
     results = []
     for blend in BLENDS:
         runs = {peer: partial(stitch, peer, cfg, image, network, blend) for peer in PEERS}
-        times = {peer: spread(taken) for peer, taken in interleaved(runs, repeats, image.device).items()}
+        times = interleaved(runs, repeats, image.device)
         results.append(
             {
                 **case,
                 "blend": blend,
-                "seconds": times,
-                "ratio": times[PEER]["median"] / times[OURS]["median"],
+                "seconds": {peer: spread(taken) for peer, taken in times.items()},
+                "ratio": ratio(times[PEER], times[OURS]),
                 "largest difference": float((runs[OURS]() - runs[PEER]()).abs().max()),
             }
         )
@@ -145,17 +143,6 @@ def number_of_windows(cfg: CfgNode, image: Tensor) -> int:
             f"the windows differ ({len(corners[OURS])} of {OURS}, {len(corners[PEER])} of {PEER}): nothing to compare"
         )
     return len(corners[OURS])
-
-
-def in_fresh_process(call: Callable[..., int], *arguments: Any) -> int:
-    """Memory that was freed may stay with a process, and would hide what the next run needs."""
-    with ProcessPoolExecutor(1, get_context("spawn"), start_process, (torch.get_num_threads(),)) as fresh:
-        return fresh.submit(call, *arguments).result()
-
-
-def start_process(threads: int) -> None:
-    torch.set_num_threads(threads)
-    give_back_freed_memory()
 
 
 def memory_of(peer: str, name: str, size: int, seed: int, opts: list[str]) -> int:
