@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from prompt_das.data.volumes import VolumeError
 from prompt_das.napari.layers import (
     LayerVolume,
@@ -21,6 +24,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 coordinates = st.floats(-1000, 1000, width=32)
+
+
+def test_without_napari_the_package_and_the_session_work() -> None:
+    """The extra is for those who click: nothing else may ask for it."""
+    program = """
+import sys
+sys.modules |= dict.fromkeys(["napari", "qtpy", "PySide6", "dask"])
+import prompt_das.napari.session, prompt_das.napari.suggestions, prompt_das.napari.samples, prompt_das.engine.project
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_napari_counts_from_the_centre_of_the_first_voxel() -> None:

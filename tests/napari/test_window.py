@@ -19,7 +19,7 @@ pytest.importorskip("napari", reason="needs napari: pip install prompt-das[napar
 from napari.utils.notifications import notification_manager
 from npe2 import PluginManager, PluginManifest
 
-pytestmark = [pytest.mark.usefixtures("screen"), pytest.mark.xdist_group("window")]
+pytestmark = pytest.mark.usefixtures("screen")
 WAIT = 60  # seconds at most
 
 
