@@ -1,0 +1,30 @@
+"""The pictures of the documentation can be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from prompt_das.napari import samples
+
+import cv2
+import pytest
+
+pytest.importorskip("napari", reason="needs napari: pip install prompt-das[napari]")
+
+
+@pytest.mark.usefixtures("screen")
+def test_every_picture(
+    weights: Path, tmp_path: Path, load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "SHAPE", (3, 96, 96))
+    tool = load_tool("screenshots")
+    monkeypatch.setattr(tool, "SLICE", 1)
+    monkeypatch.setattr(tool, "CLOSE_UP", ((48, 48), 2.0))
+    tool.main(["--weights", str(weights), "--output", str(tmp_path)])
+    guide = (Path(__file__).parents[2] / "docs" / "GETTING_STARTED.md").read_text()
+    pictures = sorted(tmp_path.iterdir())
+    assert all(f"getting_started/{path.name}" in guide for path in pictures)
+    assert guide.count("](getting_started/") == len(pictures)
+    assert all(cv2.imread(str(path)).std() > 10 for path in pictures)  # there is something to see
