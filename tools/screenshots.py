@@ -33,6 +33,7 @@ from qtpy.QtWidgets import QApplication
 
 SIZE = 1180, 760  # of the window, in pixels
 WAIT = 600  # seconds at most for an answer
+SETTLE = 0.5  # seconds before a picture: what fades has faded
 SLICE = 23
 CLOSE_UP = (188, 192), 2.2  # (row, column) and magnification: where the clicks change most
 
@@ -74,7 +75,7 @@ class Tour:
         """The whole window, as it is."""
         for note in self.viewer.window._qt_window.findChildren(NapariQtNotification):
             note.close()
-        end = time.monotonic() + 0.5  # what fades has faded
+        end = time.monotonic() + SETTLE
         self.until(lambda: time.monotonic() > end)
         picture = self.viewer.screenshot(canvas_only=False, flash=False)
         path = self.output / f"{name}.png"

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.data.point_labels import read_points, write_points
-from prompt_das.engine.project import Project, create_project
+from prompt_das.engine.project import Project
 
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points
 
-from .files import copy_volume, holds, lazy_labels, save_labels, segment_volume
+from .files import lazy_labels, make_project, save_labels, segment_volume
 from .layers import (
     LayerVolume,
     empty_labels,
@@ -227,19 +227,12 @@ class Controller:
         scene = self._chosen("train on")
         if scene is None or not self._free():
             return
-        folder = Path(folder)
         name = "".join(c if c.isalnum() or c in "_-" else "_" for c in scene.image.name)
         points, _ = self._points(scene)
         volume, file, voxel_size = scene.volume, scene.image.source.path, voxel_size_of(scene.image)
 
         def work(report: Report) -> Project:
-            images = Path(file) if file is not None and holds(file, volume) else None
-            if images is None:
-                images = copy_volume(volume, folder / name, voxel_size, report)
-            clicks = folder / "points.json" if points else None
-            if clicks is not None:
-                write_points(clicks, points, dataset=name)
-            return create_project(folder, name, images, base=base, points=clicks, voxel_size=voxel_size)
+            return make_project(volume, file, Path(folder), name, points, base, voxel_size, report)
 
         def show(project: Project) -> None:
             self._tell(f"{project.config} is ready. Next:\n" + "\n".join(project.commands()))

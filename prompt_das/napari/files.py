@@ -15,6 +15,7 @@ from typing import Any
 from prompt_das.data.point_labels import write_points
 from prompt_das.data.volumes import HDF5_SUFFIXES, TIFF_SUFFIXES, Volume, open_volume
 from prompt_das.data.writers import INSTANCES, VoxelSize, add_instances, create_ome_zarr, write_tiff
+from prompt_das.engine.project import Project, create_project
 from prompt_das.files import whole_file
 from prompt_das.inference.volume import predict_volume
 
@@ -119,6 +120,43 @@ def segment_volume(
         if copy is not None:
             shutil.rmtree(copy)
     return output
+
+
+def make_project(
+    volume: LayerVolume,
+    file: str | None,
+    folder: Path,
+    name: str,
+    points: Mapping[int, np.ndarray],
+    base: str | Path,
+    voxel_size: VoxelSize | None,
+    report: Report,
+) -> Project:
+    """A training on a layer and its points, see :func:`prompt_das.engine.project.create_project`.
+
+    The points, and the layer unless ``file`` holds it, are written into the folder first; nothing stays of them if it
+    comes to nothing.
+
+    Raises:
+        FileExistsError: there is a project, or points.json, in the folder.
+    """
+    clicks = folder / "points.json"
+    if clicks.exists():
+        raise FileExistsError(f"{clicks} exists already; choose an empty folder")
+    copy = None
+    try:
+        if file is None or not holds(file, volume):
+            folder.mkdir(parents=True, exist_ok=True)
+            copy = copy_volume(volume, folder / name, voxel_size, report)
+        if points:
+            write_points(clicks, points, dataset=name)
+        images, prompts = copy or str(file), clicks if points else None
+        return create_project(folder, name, images, base=base, points=prompts, voxel_size=voxel_size)
+    except BaseException:
+        clicks.unlink(missing_ok=True)
+        if copy is not None:
+            shutil.rmtree(copy)
+        raise
 
 
 def holds(file: str, volume: LayerVolume) -> bool:

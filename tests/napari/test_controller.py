@@ -454,6 +454,21 @@ def test_without_an_image_there_is_nothing_to_do(ready: Bench, tmp_path: Path, w
 CONFIG = Path(__file__).parents[2] / "configs" / "quick" / "synthetic_wda.yaml"
 
 
+def test_a_project_that_comes_to_nothing_leaves_nothing(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+    """And points that are in the folder already are not replaced."""
+    ready.segment(image)
+    ready.prompts.add(CLICKED)
+    ready.controller.new_project(tmp_path / "project", CONFIG.with_name("synthetic_source.yaml"))
+    ready.work()
+    assert "does not adapt" in ready.told["error"][0]
+    assert not list((tmp_path / "project").iterdir())
+    (tmp_path / "project" / "points.json").write_text("mine")
+    ready.controller.new_project(tmp_path / "project", CONFIG)
+    ready.work()
+    assert "points.json exists already" in ready.told["error"][1]
+    assert (tmp_path / "project" / "points.json").read_text() == "mine"
+
+
 @pytest.mark.usefixtures("synthetic_data", "forget_new_names", "quiet_logging")
 def test_from_clicks_to_a_network_that_answers_clicks(
     ready: Bench,

@@ -20,6 +20,7 @@ def test_every_picture(
 ) -> None:
     monkeypatch.setattr(samples, "SHAPE", (3, 96, 96))
     tool = load_tool("screenshots")
+    monkeypatch.setattr(tool, "SETTLE", 0.0)
     monkeypatch.setattr(tool, "SLICE", 1)
     monkeypatch.setattr(tool, "CLOSE_UP", ((48, 48), 2.0))
     tool.main(["--weights", str(weights), "--output", str(tmp_path)])
