@@ -199,6 +199,10 @@ class Volume(ABC):
             require_memory((y1 - y0) * (x1 - x0) * self.dtype.itemsize)
             return self._read(z, (y0, x0, y1, x1))
 
+    def chunks_written(self) -> tuple[int, int]:
+        """(all, those there) of the chunks of an array; what is not there reads as zeros. (0, 0) for other formats."""
+        return 0, 0
+
     def _handle(self) -> Any:
         # A file handle inherited by a forked worker shares its position with the parent: open again instead.
         if self._opened is None or self._pid != os.getpid():
@@ -313,6 +317,12 @@ class HDF5Volume(ArrayVolume):
             raise VolumeError(f"{self.path} has no array '{name}'; it has {sorted(file)}")
         return file[name]
 
+    def chunks_written(self) -> tuple[int, int]:
+        array = self._handle()
+        if array.chunks is None:
+            return 0, 0
+        return math.prod(-(-n // chunk) for n, chunk in zip(array.shape, array.chunks)), array.id.get_num_chunks()
+
 
 class ZarrVolume(ArrayVolume):
     def _open(self) -> Any:
@@ -336,6 +346,10 @@ class ZarrVolume(ArrayVolume):
         if name not in node or not hasattr(node[name], "shape"):
             raise VolumeError(f"{self.path} has no array '{name}'; it has {sorted(node.array_keys())}")
         return node[name]
+
+    def chunks_written(self) -> tuple[int, int]:
+        array = self._handle()
+        return array.nchunks, array.nchunks_initialized
 
     def _read(self, z: int, box: Box) -> np.ndarray:
         array = self._handle()

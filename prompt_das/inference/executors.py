@@ -44,10 +44,13 @@ def dask_executor(address: str | None = None, workers: int | None = None) -> Ite
         return
     workers = workers or torch.cuda.device_count() or len(os.sched_getaffinity(0))
     # Memory is bounded by the size of a slice; Dask's own limit would kill workers on large ones.
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
+    local = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=0,
+        dashboard_address=":0",
+    )
+    with local as cluster, Client(cluster) as client:
         yield _on(client)
 
 

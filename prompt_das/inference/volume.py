@@ -158,7 +158,6 @@ def predict_volume(
         "maps": MAPS[: 1 + density],
         "voxel_size": spec.voxel_size,
         "prompts": _digest(prompts),
-        "on_error": on_error,
     }
     names = MAPS[: 1 + density]
     with Workspace(output, settings, overwrite=overwrite) as work:
@@ -169,9 +168,8 @@ def predict_volume(
             create_ome_zarr(store, shape, names, spec.voxel_size, about)
             work.note(created=True)
         tasks = [SliceTask(z, entry, prompts.get(entry["slice"], NO_POINTS)) for z, entry in enumerate(entries)]
-        skipped = _predict(
-            work, tasks, partial(predict_slices, network, str(store), density, on_error), executor, progress
-        )
+        predict = partial(predict_slices, network, str(store), density)
+        skipped = _predict(work, tasks, predict, executor, on_error, progress)
 
         group = zarr.open_group(str(store), mode="r+")
         instances = label_instances(group, spec.voxel_size, linked, threshold, min_size, progress)
@@ -189,14 +187,13 @@ def predict_slices(
     network: Network,
     store: str,
     density: bool,
-    on_error: str,
     tasks: Sequence[SliceTask],
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, str | None]]:
     """Predict slices into the arrays of ``store``, and yield (z, None) for each that is on the disk.
 
-    The next slice is read and the last one is written while the network works. A slice that cannot be read raises
-    VolumeError, or with ``on_error`` "skip" gives (z, what is wrong with it).
+    The next slice is read and the last one is written while the network works. A slice that cannot be read gives (z,
+    what is wrong with it).
     """
     cfg, model = _load(network)
     group: Any = zarr.open_group(store, mode="r+")
@@ -214,8 +211,6 @@ def predict_slices(
                 writing = None
             if maps is not None:
                 writing = task.z, writer.submit(_write, group, task.z, maps)
-            elif on_error == "stop":
-                raise image
             else:
                 yield task.z, str(image)
         if writing is not None:
@@ -277,6 +272,7 @@ def _predict(
     tasks: Sequence[SliceTask],
     function: Callable[..., Iterator[tuple[int, str | None]]],
     executor: Executor,
+    on_error: str,
     progress: bool,
 ) -> dict[int, str]:
     """Predict what is not done yet -> why slices were skipped, by index, in order."""
@@ -292,6 +288,8 @@ def _predict(
             bar.slice_done()
             if problem is None:
                 work.note(slice=z)
+            elif on_error == "stop":
+                raise VolumeError(problem)
             else:
                 logger.warning("skipped: %s", problem)
                 skipped[z] = problem

@@ -351,6 +351,8 @@ def test_a_damaged_slice_stops_and_names_itself(predict: Predict, damaged: Path,
     with pytest.raises(VolumeError, match=r"1\.png \(slice 1\)"):
         predict(damaged, tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()
+    # It may be skipped now, and what was done before still counts.
+    assert list(predict(damaged, tmp_path / "out.zarr", on_error="skip").skipped) == [1, 3]
 
 
 def test_damaged_slices_are_skipped_and_counted(predict: Predict, damaged: Path, images: Path, tmp_path: Path) -> None:
