@@ -89,6 +89,10 @@ def missed(instances: np.ndarray, truth: np.ndarray) -> list[np.ndarray]:
     return [center for one, center in zip(ids, centers, strict=True) if (instances[truth == one] > 0).mean() < 0.5]
 
 
+def camera_of(viewer: Any) -> Any:
+    return getattr(viewer, "scene", viewer).camera  # before napari 0.9 it was the viewer's own
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=Path("output/demo/wda/model_final.pth"))
@@ -111,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scene = widget.controller.scene
     assert scene is not None
     tour.shoot("2_automatic")
-    camera = viewer.scene.camera
+    camera = camera_of(viewer)
     center, zoom = camera.center, camera.zoom
     camera.center, camera.zoom = image.data_to_world((SLICE, *CLOSE_UP[0])), zoom * CLOSE_UP[1]
     tour.shoot("3_close_up")
@@ -140,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for layer in viewer.layers:
             layer.visible = layer.name.endswith(" volume")
         viewer.dims.ndisplay = 3
-        viewer.scene.camera.angles = (0, 25, 55)
+        camera_of(viewer).angles = (0, 25, 55)
         viewer.fit_to_view()
         tour.shoot("7_result")
     viewer.close()

@@ -62,7 +62,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypa
     def full_disk(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(os, "replace", full_disk)
+    monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="disk full"):
         write_points(path, {})
     assert os.listdir(tmp_path) == ["points.json"]
