@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint import read_checkpoint
+from prompt_das.checkpoint import PromptDASCheckpointer, read_checkpoint
 from prompt_das.engine import PromptDASTrainer, trainer
 from prompt_das.engine.defaults import start
 from prompt_das.engine.mean_teacher import MeanTeacher
@@ -82,8 +82,12 @@ def test_a_resumed_run_has_its_own_teacher_back(cfg: CfgNode, trained: dict[str,
 # ---- the order of things
 
 
-def test_a_checkpoint_holds_the_teacher_of_its_own_step(cfg: CfgNode, trained: dict[str, Any]) -> None:
+def test_a_checkpoint_holds_the_teacher_of_its_own_step(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """The average is moved before anything is saved: a copy after the first step, the plain mean after the third."""
+    monkeypatch.setattr(PromptDASCheckpointer, "remove_older", lambda self, name: None)
+    trained = request.getfixturevalue("trained")
     folder = Path(cfg.OUTPUT_DIR)
     students = [read_checkpoint(folder / f"model_{i:07d}.pth")["model"] for i in range(3)]
     first = read_checkpoint(folder / "model_0000000.pth")
