@@ -25,13 +25,26 @@ from .mean_teacher import MeanTeacher, make_teacher
 from .pseudo_labels import PseudoLabeler, PseudoLabelLoader
 from .pseudo_points import PseudoSparsePoints
 from .solver import build_lr_scheduler, build_optimizer
+from .stopping import StopOnSignal
 from .writers import build_writers
 
 logger = logging.getLogger(__name__)
 
 
+class EvalHook(hooks.EvalHook):
+    """Detectron2's, that evaluates at the end only where the run got there, not where it was stopped just before."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
+
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's, that still knows the best value after a resume."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_metric": self.best_metric, "best_iter": self.best_iter}
@@ -114,15 +127,16 @@ class PromptDASTrainer(DefaultTrainer):
             hooks.LRScheduler(),
         ]
         if cfg.DATASETS.VAL:
-            ret.append(hooks.EvalHook(period, self.validate))
+            ret.append(EvalHook(period, self.validate))
             if comm.is_main_process():
                 ret.append(BestCheckpointer(period, self.checkpointer, cfg.TEST.BEST_METRIC, file_prefix=BEST))
         if comm.is_main_process():
             ret.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
         if cfg.DATASETS.TEST:
-            ret.append(hooks.EvalHook(0, self.final_test))  # at the end only
+            ret.append(EvalHook(0, self.final_test))  # at the end only
         if comm.is_main_process():
             ret.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        ret.append(StopOnSignal(self.checkpointer))
         return ret
 
     def validate(self) -> dict[str, Any]:
@@ -135,7 +149,11 @@ class PromptDASTrainer(DefaultTrainer):
         return {"test": self.last_results}  # validation has written its own numbers under the plain names
 
     def train(self) -> dict[str, Any]:
-        """Run training -> the results on ``DATASETS.TEST``; {} without test datasets, and on ranks other than 0."""
+        """Run training -> the results on ``DATASETS.TEST``; {} without test datasets, and on ranks other than 0.
+
+        Raises:
+            SystemExit: it was asked to stop, see :class:`~prompt_das.engine.stopping.StopOnSignal`.
+        """
         self.last_results = {}
         TrainerBase.train(self, self.start_iter, self.max_iter)
         return self.last_results

@@ -10,6 +10,7 @@ from prompt_das.checkpoint import PromptDASCheckpointer, read_checkpoint
 from prompt_das.engine import PromptDASTrainer, trainer
 from prompt_das.engine.defaults import start
 from prompt_das.engine.mean_teacher import MeanTeacher
+from prompt_das.engine.stopping import StopOnSignal
 
 import pytest
 import torch
@@ -103,11 +104,12 @@ def test_evaluation_comes_after_the_teacher_and_before_the_checkpoint(cfg: CfgNo
     assert [kind for kind in order if kind is not hooks.IterationTimer] == [
         MeanTeacher,
         hooks.LRScheduler,
-        hooks.EvalHook,  # validation
+        trainer.EvalHook,  # validation
         trainer.BestCheckpointer,  # reads what it said
         hooks.PeriodicCheckpointer,  # keeps what the best was
-        hooks.EvalHook,  # the test, at the end
+        trainer.EvalHook,  # the test, at the end
         hooks.PeriodicWriter,
+        StopOnSignal,  # nothing of the step is left to do
     ]
 
 
