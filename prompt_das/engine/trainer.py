@@ -22,9 +22,10 @@ from ..data.build import SourceTargetLoader, build_test_loader, get_sparse_point
 from ..evaluation.em_evaluator import EMEvaluator
 from ..modeling.meta_arch import PromptDAS
 from .mean_teacher import MeanTeacher, make_teacher
+from .number_guard import NumberGuard
 from .pseudo_labels import PseudoLabeler, PseudoLabelLoader
 from .pseudo_points import PseudoSparsePoints
-from .solver import build_lr_scheduler, build_optimizer
+from .solver import ClippedAdamW, build_lr_scheduler, build_optimizer
 from .stopping import StopOnSignal
 from .writers import build_writers
 
@@ -92,6 +93,7 @@ class PromptDASTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
             teacher=self.teacher,
         )
+        self.number_guard = NumberGuard(cfg, model, cast(ClippedAdamW, optimizer))
         self.last_results: dict[str, Any] = {}
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -103,6 +105,13 @@ class PromptDASTrainer(DefaultTrainer):
         if self.start_iter == 0:
             self.teacher.load_state_dict(self.checkpointer.model.state_dict())
         self.loader.start_iter = self.start_iter
+
+    def run_step(self) -> None:
+        self._trainer.iter = self.iter
+        try:
+            self._trainer.run_step()
+        except FloatingPointError as e:
+            self.number_guard.loss_is_bad(e)
 
     # As in today's Detectron2; old builds leave the optimizer out of the checkpoint.
     def state_dict(self) -> dict[str, Any]:
@@ -122,6 +131,7 @@ class PromptDASTrainer(DefaultTrainer):
         period = cfg.TEST.EVAL_PERIOD
         ret: list[hooks.HookBase | None] = [
             hooks.IterationTimer(),
+            self.number_guard,
             MeanTeacher(self.teacher, student, cfg.DOMAIN_ADAPT.TEACHER.EMA_DECAY),
             self.pseudo_points if self.unsupervised else None,
             hooks.LRScheduler(),

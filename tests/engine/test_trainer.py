@@ -10,6 +10,7 @@ from prompt_das.checkpoint import PromptDASCheckpointer, read_checkpoint
 from prompt_das.engine import PromptDASTrainer, trainer
 from prompt_das.engine.defaults import start
 from prompt_das.engine.mean_teacher import MeanTeacher
+from prompt_das.engine.number_guard import NumberGuard
 from prompt_das.engine.stopping import StopOnSignal
 
 import pytest
@@ -102,6 +103,7 @@ def test_evaluation_comes_after_the_teacher_and_before_the_checkpoint(cfg: CfgNo
     cfg.DATASETS.VAL, cfg.DATASETS.TEST = (f"{TARGET}[0:1]",), (TEST,)
     order = [type(hook) for hook in PromptDASTrainer(cfg)._hooks]
     assert [kind for kind in order if kind is not hooks.IterationTimer] == [
+        NumberGuard,
         MeanTeacher,
         hooks.LRScheduler,
         trainer.EvalHook,  # validation
