@@ -23,6 +23,7 @@ from ..evaluation.em_evaluator import EMEvaluator
 from ..modeling.meta_arch import PromptDAS
 from .mean_teacher import MeanTeacher, make_teacher
 from .number_guard import NumberGuard
+from .pseudo_label_watch import PseudoLabelWatch
 from .pseudo_labels import PseudoLabeler, PseudoLabelLoader
 from .pseudo_points import PseudoSparsePoints
 from .solver import ClippedAdamW, build_lr_scheduler, build_optimizer
@@ -134,6 +135,7 @@ class PromptDASTrainer(DefaultTrainer):
             self.number_guard,
             MeanTeacher(self.teacher, student, cfg.DOMAIN_ADAPT.TEACHER.EMA_DECAY),
             self.pseudo_points if self.unsupervised else None,
+            PseudoLabelWatch(cfg) if cfg.DOMAIN_ADAPT.ENABLED else None,
             hooks.LRScheduler(),
         ]
         if cfg.DATASETS.VAL:
