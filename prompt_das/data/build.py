@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import build_detection_test_loader as d2_build_detection_test_loader
@@ -101,6 +102,7 @@ def build_stream_loader(
         collate_fn=list,
         persistent_workers=False,
         worker_init_fn=ignore_stop_signals,
+        generator=torch.Generator(),  # else each start, and so each resume, would draw from the run's random numbers
     )
 
 

@@ -26,6 +26,7 @@ from .number_guard import NumberGuard
 from .pseudo_label_watch import PseudoLabelWatch
 from .pseudo_labels import PseudoLabeler, PseudoLabelLoader
 from .pseudo_points import PseudoSparsePoints
+from .resume_state import MetricsState, RandomState
 from .solver import ClippedAdamW, build_lr_scheduler, build_optimizer
 from .stopping import StopOnSignal
 from .writers import build_writers
@@ -114,6 +115,12 @@ class PromptDASTrainer(DefaultTrainer):
         except FloatingPointError as e:
             self.number_guard.loss_is_bad(e)
 
+    def after_train(self) -> None:
+        self.iter: int = min(
+            self.iter, self.max_iter
+        )  # one more, where a run was killed in its last evaluation and resumed
+        super().after_train()
+
     # As in today's Detectron2; old builds leave the optimizer out of the checkpoint.
     def state_dict(self) -> dict[str, Any]:
         return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
@@ -130,7 +137,10 @@ class PromptDASTrainer(DefaultTrainer):
         cfg = self.cfg
         student = self._trainer.model
         period = cfg.TEST.EVAL_PERIOD
+        writers = self.build_writers() if comm.is_main_process() else []
         ret: list[hooks.HookBase | None] = [
+            RandomState(),
+            MetricsState(Path(cfg.OUTPUT_DIR) / "metrics.json", writers),
             hooks.IterationTimer(),
             self.number_guard,
             MeanTeacher(self.teacher, student, cfg.DOMAIN_ADAPT.TEACHER.EMA_DECAY),
@@ -142,12 +152,11 @@ class PromptDASTrainer(DefaultTrainer):
             ret.append(EvalHook(period, self.validate))
             if comm.is_main_process():
                 ret.append(BestCheckpointer(period, self.checkpointer, cfg.TEST.BEST_METRIC, file_prefix=BEST))
-        if comm.is_main_process():
-            ret.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
         if cfg.DATASETS.TEST:
             ret.append(EvalHook(0, self.final_test))  # at the end only
         if comm.is_main_process():
-            ret.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+            ret.append(hooks.PeriodicWriter(writers, period=20))
+            ret.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
         ret.append(StopOnSignal(self.checkpointer))
         return ret
 
