@@ -2,6 +2,7 @@
 # about 6 GB of disk. No compiler, no GPU.
 #   make demo          the whole method on two small synthetic EM domains, about 5 minutes on 2 cores
 #   make test          the tests; test-slow runs those that take minutes
+#   make test-faults   a run killed at 50 random moments and resumed: it ends as if nothing had happened; a minute
 #   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 10 minutes
 #   make lint          ruff, mypy, import-linter; format mends what ruff can
 #   make install       only the environment; PYTHON=python3.12 picks another interpreter
@@ -22,7 +23,7 @@ INSTALL   = $(UV) install --python $(BIN)/python --no-build-isolation --constrai
 # It asks for versions of 2021 (hence --no-deps) and builds with setuptools of 77 to 80, but not beside "wheel".
 DETECTRON2 = --no-deps -C=--global-option=build_py -C=--build-option=--skip-build pb1-detectron2==0.6
 
-.PHONY: help demo test test-slow benchmark lint format install venv constraints clean
+.PHONY: help demo test test-slow test-faults benchmark lint format install venv constraints clean
 
 help:
 	@sed -n 's/^#  //p' Makefile
@@ -35,6 +36,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+test-faults: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --log-cli-level=INFO tests/test_faults.py
 
 benchmark: $(STAMP)
 	$(BIN)/python tools/benchmark.py model --threads 1 --size quick --output output/benchmark/model.json

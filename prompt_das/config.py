@@ -132,6 +132,9 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.SOLVER.CLIP_GRADIENTS.ENABLED = True
     _c.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     _c.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
+    # A step whose loss or gradient is not finite is left out; after so many in a row the run stops. A bad crop or an
+    # unlucky step comes alone; ten different batches in a row mean bad weights, and those do not heal: nothing moves.
+    _c.SOLVER.MAX_BAD_STEPS = 10
     _c.SOLVER.CHECKPOINT_PERIOD = 1000
 
     # ----------------------------------------------------------------------------------------------- evaluation

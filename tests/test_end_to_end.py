@@ -134,7 +134,7 @@ def test_a_run_of_every_mode(train: Train, tmp_path: Path, mode: str) -> None:
 
     written = {path.name for path in tmp_path.iterdir()}
     assert {"config.yaml", "log.txt", "metrics.json", "model_best.pth", "model_final.pth"} <= written
-    assert {f"model_{i:07d}.pth" for i in (2, 5, 8)} <= written
+    assert {name for name in written if name.startswith("model_0")} == {"model_0000008.pth", "model_0000011.pth"}
     assert any(name.startswith("events.out.tfevents") for name in written)
     assert (f"pseudo_points_{TARGET}.json" in written) is (mode == "uda")
     assert (f"sparse_points_{TARGET}.json" in written) is (mode == "wda")
@@ -268,7 +268,7 @@ def test_stopped_twice_and_resumed_is_uninterrupted(
     assert (parts / "last_checkpoint").read_text() == "model_0000008.pth"
     results = train(mode, parts, "--resume", **exact)
 
-    for name in ("model_0000005.pth", "model_0000008.pth", "model_final.pth"):
+    for name in ("model_0000008.pth", "model_0000011.pth", "model_final.pth"):
         assert_same(read_checkpoint(parts / name), read_checkpoint(whole / name), name)
     assert json.dumps(results) == json.dumps(expected)
     assert (parts / "metrics.json").read_text().count('"iteration": 11') == 1

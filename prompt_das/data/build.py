@@ -8,11 +8,13 @@ the number of workers nor of processes, and a run that was stopped continues wit
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import build_detection_test_loader as d2_build_detection_test_loader
@@ -73,6 +75,15 @@ class IterationBatches:
             yield list(range(first, first + self.per_rank))
 
 
+def ignore_stop_signals(worker: int) -> None:
+    """A loader's processes end with the one that they work for, not before it.
+
+    A cluster or a terminal signals them too, and a training step whose workers are gone cannot end in good order.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def build_stream_loader(
     slices: list[dict[str, Any]],
     mapper: Callable,
@@ -90,6 +101,8 @@ def build_stream_loader(
         num_workers=workers,
         collate_fn=list,
         persistent_workers=False,
+        worker_init_fn=ignore_stop_signals,
+        generator=torch.Generator(),  # else each start, and so each resume, would draw from the run's random numbers
     )
 
 

@@ -176,6 +176,7 @@ class PseudoLabeler:
         return {
             "domain": "target",
             "image_id": x["image_id"],
+            "box": x["box"],
             "use": self.use,
             "image": x["image"],
             "mask": torch.from_numpy((probability > 0.5).astype(np.uint8)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -10,28 +9,30 @@ from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from detectron2.solver.build import build_lr_scheduler as d2_build_lr_scheduler
 from fvcore.common.param_scheduler import CompositeParamScheduler, ParamScheduler
-from torch import nn
-
-logger = logging.getLogger(__name__)
+from torch import Tensor, nn
 
 
 class ClippedAdamW(torch.optim.AdamW):
     """AdamW that clips the norm of the whole gradient first, and leaves out a step whose gradient is not finite.
 
-    Detectron2's own clipping works parameter by parameter.
+    Detectron2's own clipping works parameter by parameter. ``left_out`` says whether the last step was: 1 or 0, on the
+    device of the parameters. With ``fused``, torch's kernels read it there, so that a GPU need not wait for the host.
     """
+
+    left_out: Tensor
 
     def __init__(self, params: Any, *, max_norm: float | None = None, **kwargs: Any) -> None:
         super().__init__(params, **kwargs)
         self.max_norm = max_norm
 
     def step(self, closure: Any = None) -> Any:
-        if self.max_norm is not None:
-            parameters = [p for group in self.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
-            if not torch.isfinite(norm):
-                logger.warning("The gradient is not finite: this step is left out.")
-                return None
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, torch.inf if self.max_norm is None else self.max_norm)
+        self.left_out = (~torch.isfinite(norm)).float()
+        if self.param_groups[0]["fused"]:
+            self.found_inf = self.left_out  # how torch's own gradient scaler tells a fused optimizer
+        elif self.left_out:
+            return None
         return super().step(closure)
 
 
@@ -52,6 +53,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippedAdamW:
         lr=cfg.SOLVER.BASE_LR,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         max_norm=clip.CLIP_VALUE if clip.ENABLED else None,
+        fused=torch.device(cfg.MODEL.DEVICE).type == "cuda",
     )
 
 

@@ -22,16 +22,32 @@ from ..data.build import SourceTargetLoader, build_test_loader, get_sparse_point
 from ..evaluation.em_evaluator import EMEvaluator
 from ..modeling.meta_arch import PromptDAS
 from .mean_teacher import MeanTeacher, make_teacher
+from .number_guard import NumberGuard
+from .pseudo_label_watch import PseudoLabelWatch
 from .pseudo_labels import PseudoLabeler, PseudoLabelLoader
 from .pseudo_points import PseudoSparsePoints
-from .solver import build_lr_scheduler, build_optimizer
+from .resume_state import MetricsState, RandomState
+from .solver import ClippedAdamW, build_lr_scheduler, build_optimizer
+from .stopping import StopOnSignal
 from .writers import build_writers
 
 logger = logging.getLogger(__name__)
 
 
+class EvalHook(hooks.EvalHook):
+    """Detectron2's, that evaluates at the end only where the run got there, not where it was stopped just before."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
+
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's, that still knows the best value after a resume."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_metric": self.best_metric, "best_iter": self.best_iter}
@@ -79,6 +95,7 @@ class PromptDASTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
             teacher=self.teacher,
         )
+        self.number_guard = NumberGuard(cfg, model, cast(ClippedAdamW, optimizer))
         self.last_results: dict[str, Any] = {}
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -90,6 +107,19 @@ class PromptDASTrainer(DefaultTrainer):
         if self.start_iter == 0:
             self.teacher.load_state_dict(self.checkpointer.model.state_dict())
         self.loader.start_iter = self.start_iter
+
+    def run_step(self) -> None:
+        self._trainer.iter = self.iter
+        try:
+            self._trainer.run_step()
+        except FloatingPointError as e:
+            self.number_guard.loss_is_bad(e)
+
+    def after_train(self) -> None:
+        self.iter: int = min(
+            self.iter, self.max_iter
+        )  # one more, where a run was killed in its last evaluation and resumed
+        super().after_train()
 
     # As in today's Detectron2; old builds leave the optimizer out of the checkpoint.
     def state_dict(self) -> dict[str, Any]:
@@ -107,22 +137,27 @@ class PromptDASTrainer(DefaultTrainer):
         cfg = self.cfg
         student = self._trainer.model
         period = cfg.TEST.EVAL_PERIOD
+        writers = self.build_writers() if comm.is_main_process() else []
         ret: list[hooks.HookBase | None] = [
+            RandomState(),
+            MetricsState(Path(cfg.OUTPUT_DIR) / "metrics.json", writers),
             hooks.IterationTimer(),
+            self.number_guard,
             MeanTeacher(self.teacher, student, cfg.DOMAIN_ADAPT.TEACHER.EMA_DECAY),
             self.pseudo_points if self.unsupervised else None,
+            PseudoLabelWatch(cfg) if cfg.DOMAIN_ADAPT.ENABLED else None,
             hooks.LRScheduler(),
         ]
         if cfg.DATASETS.VAL:
-            ret.append(hooks.EvalHook(period, self.validate))
+            ret.append(EvalHook(period, self.validate))
             if comm.is_main_process():
                 ret.append(BestCheckpointer(period, self.checkpointer, cfg.TEST.BEST_METRIC, file_prefix=BEST))
-        if comm.is_main_process():
-            ret.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
         if cfg.DATASETS.TEST:
-            ret.append(hooks.EvalHook(0, self.final_test))  # at the end only
+            ret.append(EvalHook(0, self.final_test))  # at the end only
         if comm.is_main_process():
-            ret.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+            ret.append(hooks.PeriodicWriter(writers, period=20))
+            ret.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+        ret.append(StopOnSignal(self.checkpointer))
         return ret
 
     def validate(self) -> dict[str, Any]:
@@ -135,7 +170,11 @@ class PromptDASTrainer(DefaultTrainer):
         return {"test": self.last_results}  # validation has written its own numbers under the plain names
 
     def train(self) -> dict[str, Any]:
-        """Run training -> the results on ``DATASETS.TEST``; {} without test datasets, and on ranks other than 0."""
+        """Run training -> the results on ``DATASETS.TEST``; {} without test datasets, and on ranks other than 0.
+
+        Raises:
+            SystemExit: it was asked to stop, see :class:`~prompt_das.engine.stopping.StopOnSignal`.
+        """
         self.last_results = {}
         TrainerBase.train(self, self.start_iter, self.max_iter)
         return self.last_results

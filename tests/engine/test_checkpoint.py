@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint import BEST, PromptDASCheckpointer, read_checkpoint
+from prompt_das.checkpoint import BEST, DamagedCheckpointError, PromptDASCheckpointer, read_checkpoint
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -90,6 +93,140 @@ def test_the_best_checkpoint_is_not_resumed_from(saved: Path) -> None:
     student = network(0)
     PromptDASCheckpointer(student, str(saved.parent)).resume_or_load("", resume=True)
     assert student.weight.tolist() == [[1, 1]]
+
+
+# ---- the last two
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> PromptDASCheckpointer:
+    """A run that wrote checkpoints 1 to 4, whose weights are their numbers."""
+    run = PromptDASCheckpointer(network(0), str(tmp_path))
+    for number in range(1, 5):
+        nn.init.constant_(run.model.weight, number)
+        run.save(f"model_{number:07d}", iteration=number)
+    return run
+
+
+def resumed(folder: Path) -> tuple[float, PromptDASCheckpointer]:
+    student = network(0)
+    run = PromptDASCheckpointer(student, str(folder))
+    run.resume_or_load("", resume=True)
+    return student.weight[0, 0].item(), run
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_last_two_are_kept(run: PromptDASCheckpointer, tmp_path: Path) -> None:
+    tags = {"last_checkpoint", "previous_checkpoint"}
+    assert names(tmp_path) == {"model_0000003.pth", "model_0000004.pth", *tags}
+    run.save("model_0000005")
+    run.save(BEST)
+    run.save("model_final")
+    named = {"model_best.pth", "model_final.pth"}
+    assert names(tmp_path) == {"model_0000004.pth", "model_0000005.pth", *named, *tags}
+
+
+def test_the_one_before_goes_when_the_new_one_is_there(
+    run: PromptDASCheckpointer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every step of saving, two checkpoints can be resumed from."""
+    seen = []
+    replace = Path.replace
+
+    def look(part: Path, to: Path) -> None:
+        replace(part, to)
+        seen.append((to.name, sorted(p.name for p in tmp_path.glob("model_*.pth"))))
+
+    monkeypatch.setattr(Path, "replace", look)
+    run.save("model_0000005")
+    three = [f"model_000000{i}.pth" for i in (3, 4, 5)]
+    assert seen == [(name, three) for name in ("model_0000005.pth", "previous_checkpoint", "last_checkpoint")]
+    assert sorted(p.name for p in tmp_path.glob("model_*.pth")) == three[1:]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    """One bit of a weight: torch.load takes it as it is."""
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.full((2,), 4.0).numpy().tobytes())] ^= 16
+    path.write_bytes(content)
+    assert torch.load(path)["model"]["weight"][0, 0] != 4
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, Path.unlink])
+def test_a_damaged_newest_one_falls_back_to_the_one_before(
+    run: PromptDASCheckpointer, tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(tmp_path / "model_0000004.pth")
+    with caplog.at_level(logging.WARNING):
+        value, continued = resumed(tmp_path)
+    assert value == 3
+    assert "Resuming from model_0000003.pth, since a newer one cannot be read: model_0000004.pth" in caplog.text
+    continued.save("model_0000005")  # and it does not take the damaged one for a good one
+    assert (tmp_path / "previous_checkpoint").read_text() == "model_0000003.pth"
+    assert resumed(tmp_path)[0] == 3
+    assert not (tmp_path / "model_0000004.pth").exists()
+
+
+def test_where_both_are_damaged_nothing_is_begun_anew(run: PromptDASCheckpointer, tmp_path: Path) -> None:
+    for number in (3, 4):
+        cut(tmp_path / f"model_000000{number}.pth")
+    with pytest.raises(DamagedCheckpointError, match=r"no checkpoint in .*0000004\.pth: .*0000003\.pth: .*Restore one"):
+        resumed(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "\0\0\0", "nowhere.pth"])
+def test_a_damaged_name_of_the_last_one(run: PromptDASCheckpointer, tmp_path: Path, content: str) -> None:
+    (tmp_path / "last_checkpoint").write_text(content)
+    assert resumed(tmp_path)[0] == 3
+
+
+def test_weights_of_another_network_are_not_damage(run: PromptDASCheckpointer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="do not fit the network"):
+        PromptDASCheckpointer(network(0, size=5), str(tmp_path)).resume_or_load("", resume=True)
+
+
+def test_a_new_run_in_an_old_folder_never_falls_back_to_the_old_one(run: PromptDASCheckpointer, tmp_path: Path) -> None:
+    new = PromptDASCheckpointer(network(9), str(tmp_path))
+    new.resume_or_load("", resume=False)
+    new.save("model_0000008")
+    cut(tmp_path / "model_0000008.pth")
+    with pytest.raises(DamagedCheckpointError, match=r"0000008"):
+        resumed(tmp_path)
+
+
+def test_what_a_killed_process_left_is_removed(run: PromptDASCheckpointer, tmp_path: Path) -> None:
+    (tmp_path / "model_0000005.pth.99999.part").write_bytes(bytes(1000))
+    run.save("model_0000005")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_no_flipped_bit_is_taken_for_the_truth(saved: Path, rng: np.random.Generator) -> None:
+    """Anywhere in the file: it is refused, or what is read is right (padding and dates do not matter)."""
+    content, good = saved.read_bytes(), read_checkpoint(saved)
+    refused = 0
+    for bit in rng.integers(8 * len(content), size=300):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        saved.write_bytes(damaged)
+        try:
+            read = read_checkpoint(saved)
+        except ValueError as e:
+            assert saved.name in str(e)  # noqa: PT017
+            refused += 1
+        else:
+            assert str(read) == str(good)
+    assert refused > 30
 
 
 # ---- weights that do not fit
@@ -190,7 +327,7 @@ def test_a_crash_while_saving_leaves_the_file_of_before(saved: Path, monkeypatch
 
     with monkeypatch.context() as m:
         m.setattr(torch, "save", half_a_file)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=r"model_0000007\.pth could not be written: No space left.*--resume"):
             PromptDASCheckpointer(network(5), str(saved.parent)).save("model_0000007")
         with pytest.raises(OSError, match="No space left"):
             PromptDASCheckpointer(network(5), str(saved.parent)).save("model_0000008")
@@ -201,6 +338,19 @@ def test_a_crash_while_saving_leaves_the_file_of_before(saved: Path, monkeypatch
     assert student.weight.tolist() == [[1, 1]]
     PromptDASCheckpointer(network(5), str(saved.parent)).save("model_0000007")
     assert {p.name for p in saved.parent.glob("*.pth*")} == {saved.name}
+
+
+def test_a_full_disk_is_named_and_the_last_one_is_intact(run: PromptDASCheckpointer, tmp_path: Path) -> None:
+    """The kernel refuses files of more than 1 kB: what torch's writer says of it is neither OSError nor clear."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"0000005\.pth could not be written.*0000004\.pth is intact.*disk full"):
+            run.save("model_0000005")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert resumed(tmp_path)[0] == 4
+    assert names(tmp_path) == {f"model_000000{i}.pth" for i in (3, 4)} | {"last_checkpoint", "previous_checkpoint"}
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,7 @@ def sample(sparse: np.ndarray = SPARSE, move: Transform | None = None, seed: int
     return {
         "domain": "target",
         "image_id": "demo/0",
+        "box": (0, 0, 32, 32),
         "weak_image": torch.from_numpy(weak)[None],
         "image": torch.from_numpy(np.ascontiguousarray(move.apply_image(weak)))[None],
         "geometric": move,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import resource
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint import read_checkpoint
+from prompt_das.checkpoint import PromptDASCheckpointer, read_checkpoint
 from prompt_das.engine import PromptDASTrainer, trainer
 from prompt_das.engine.defaults import start
 from prompt_das.engine.mean_teacher import MeanTeacher
+from prompt_das.engine.number_guard import NumberGuard
+from prompt_das.engine.resume_state import MetricsState, RandomState
+from prompt_das.engine.stopping import StopOnSignal
 
 import pytest
 import torch
@@ -82,8 +86,12 @@ def test_a_resumed_run_has_its_own_teacher_back(cfg: CfgNode, trained: dict[str,
 # ---- the order of things
 
 
-def test_a_checkpoint_holds_the_teacher_of_its_own_step(cfg: CfgNode, trained: dict[str, Any]) -> None:
+def test_a_checkpoint_holds_the_teacher_of_its_own_step(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """The average is moved before anything is saved: a copy after the first step, the plain mean after the third."""
+    monkeypatch.setattr(PromptDASCheckpointer, "remove_older", lambda self, name: None)
+    trained = request.getfixturevalue("trained")
     folder = Path(cfg.OUTPUT_DIR)
     students = [read_checkpoint(folder / f"model_{i:07d}.pth")["model"] for i in range(3)]
     first = read_checkpoint(folder / "model_0000000.pth")
@@ -97,13 +105,17 @@ def test_evaluation_comes_after_the_teacher_and_before_the_checkpoint(cfg: CfgNo
     cfg.DATASETS.VAL, cfg.DATASETS.TEST = (f"{TARGET}[0:1]",), (TEST,)
     order = [type(hook) for hook in PromptDASTrainer(cfg)._hooks]
     assert [kind for kind in order if kind is not hooks.IterationTimer] == [
+        RandomState,
+        MetricsState,
+        NumberGuard,
         MeanTeacher,
         hooks.LRScheduler,
-        hooks.EvalHook,  # validation
+        trainer.EvalHook,  # validation
         trainer.BestCheckpointer,  # reads what it said
-        hooks.PeriodicCheckpointer,  # keeps what the best was
-        hooks.EvalHook,  # the test, at the end
+        trainer.EvalHook,  # the test, at the end
         hooks.PeriodicWriter,
+        hooks.PeriodicCheckpointer,  # keeps what the best was, and what was written
+        StopOnSignal,  # nothing of the step is left to do
     ]
 
 
@@ -157,3 +169,36 @@ def test_all_processes_start_from_the_same_random_numbers(
     cfg.SEED = seed
     start(cfg, argparse.Namespace())
     assert torch.initial_seed() == expected
+
+
+# ---- a full disk
+
+
+def test_a_full_disk_stops_the_run_and_it_goes_on_later(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From the second checkpoint on, the kernel refuses files as large as one."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(run: PromptDASTrainer) -> None:
+        if run.iter == 1:
+            size = (tmp_path / "model_0000000.pth").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+        ordinary(run)
+
+    ordinary = PromptDASTrainer.run_step
+    run = PromptDASTrainer(cfg)
+    run.resume_or_load(resume=False)
+    try:
+        with monkeypatch.context() as m:
+            m.setattr(PromptDASTrainer, "run_step", fill)
+            with pytest.raises(OSError, match=r"0000001\.pth could not be written.*0000000\.pth is intact.*--resume"):
+                run.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.glob("*.part"))
+    again = PromptDASTrainer(cfg)
+    again.resume_or_load(resume=True)
+    assert again.start_iter == 1
+    again.train()
+    assert (tmp_path / "model_final.pth").is_file()
