@@ -8,6 +8,8 @@ the number of workers nor of processes, and a run that was stopped continues wit
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import multiprocessing.util
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +86,13 @@ def ignore_stop_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def kill_workers() -> None:
+    """At its exit Python asks the loaders' processes to end by SIGTERM, which these ignore, and waits for them."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
 def build_stream_loader(
     slices: list[dict[str, Any]],
     mapper: Callable,
@@ -95,6 +104,8 @@ def build_stream_loader(
     workers: int,
 ) -> DataLoader:
     """A loader of lists of samples, one list per iteration."""
+    if workers:
+        multiprocessing.util.Finalize(None, kill_workers, exitpriority=1)  # before Python asks and waits
     return DataLoader(
         SampleStream(slices, mapper, seed),
         batch_sampler=IterationBatches(batch_size, start_iter, max_iter),

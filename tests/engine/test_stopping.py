@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -202,3 +204,16 @@ def test_several_processes_stop_together(tiny: list[str], synthetic_data: Path, 
     assert job.exitcode == RESUME_ME
     last = (tmp_path / "last_checkpoint").read_text()
     assert last == f"model_{read_checkpoint(tmp_path / last)['iteration']:07d}.pth"
+
+
+def test_a_process_with_loader_workers_can_exit() -> None:
+    """They ignore the SIGTERM by which Python, at its exit, asks them to end, and it would wait for them for ever."""
+    program = (
+        "from prompt_das.data.build import build_stream_loader\n"
+        "loader = build_stream_loader([{}], print, batch_size=1, start_iter=0, max_iter=9, seed=(0,), workers=1)\n"
+        "batches = iter(loader)\n"
+        "next(batches)\n"
+        "raise SystemExit(75)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=120, capture_output=True, check=False)
+    assert done.returncode == RESUME_ME, done.stderr.decode()
