@@ -5,40 +5,32 @@
 3. The result gets its name, if need be as a copy in another format, and a table of the instances.
 
 Shapes: Z, H, W slices, height and width of the volume, in voxels. A point is (x, y) in pixels of its slice, the centre
-of the first pixel is (0.5, 0.5). Maps are stored as uint8, 255 is 1: a pixel of probability 0.5 is stored as 128, so
-the default threshold loses nothing by that.
+of the first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import itertools
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import zarr
-from tqdm import tqdm
 
-from ..data.dataset_mapper import resize_image
 from ..data.datasets import find_volume
 from ..data.point_labels import SlicePoints, read_points
-from ..data.slices import open_image_volume, read_image
+from ..data.slices import open_image_volume
 from ..data.volumes import HDF5_SUFFIXES, TIFF_SUFFIXES, VolumeError
-from ..data.writers import INSTANCES, VoxelSize, add_instances, create_ome_zarr, write_hdf5, write_tiff
-from ..engine.defaults import load_model
-from ..files import whole_file
-from ..modeling.meta_arch import PromptDAS
-from .executors import Executor, device_of_worker, run_here
-from .linking import Block, Components, label_block, link_blocks, measure_block, split_into_blocks
+from ..data.writers import INSTANCES, VoxelSize, create_ome_zarr, write_hdf5, write_tiff
+from .executors import Executor, run_here
+from .linking import Components
+from .progress import SliceBar
+from .slice_prediction import Network, SliceTask, load_network, predict_slices
+from .volume_instances import label_instances, write_table
 from .workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -46,28 +38,6 @@ logger = logging.getLogger(__name__)
 STORE = "volume.zarr"  # in the workspace
 MAPS = ("probability", "density")
 NO_POINTS = np.zeros((0, 2), np.float32)
-
-
-@dataclass(frozen=True)
-class Network:
-    """Which network predicts, and where: a worker in another process loads it from this.
-
-    ``digest`` is of the files: a worker that lives on must not take a network of before for one of the same name.
-    """
-
-    weights: str
-    config_file: str | None
-    opts: tuple[str, ...]
-    digest: str
-
-
-@dataclass(frozen=True)
-class SliceTask:
-    """One slice to predict: its index in the output, its dict (prompt_das.data.slices), its prompts (N, 2)."""
-
-    z: int
-    entry: Mapping[str, Any]
-    points: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -133,9 +103,9 @@ def predict_volume(
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}; a probability of 0 ... 1 is above it or not")
     weights, config = Path(weights), Path(config_file) if config_file else Path(weights).with_name("config.yaml")
-    digest = "".join(_sha256(path.read_bytes()) for path in (weights, config) if path.is_file())
-    network = Network(str(weights), str(config_file) if config_file else None, tuple(opts), digest)
-    cfg, _ = _load(network)  # also where others predict: to fail early
+    digests = [_sha256(path.read_bytes()) for path in (weights, config) if path.is_file()]
+    network = Network(str(weights), str(config_file) if config_file else None, tuple(opts), "".join(digests))
+    cfg, _ = load_network(network)  # also where others predict: to fail early
     entries, spec = find_volume(volume, dataset=dataset, intensity_range=intensity_range, voxel_size=voxel_size)
     shape = (len(entries), entries[0]["height"], entries[0]["width"])
     points = points or spec.points
@@ -144,7 +114,7 @@ def predict_volume(
     about = {
         "image": {"path": entries[0]["file_name"], "dataset": entries[0]["image_dataset"], "slices": shape[0]},
         "intensity_range": entries[0]["intensity_range"],
-        "weights": {"name": weights.name, "sha256": _sha256(weights.read_bytes())},
+        "weights": {"name": weights.name, "sha256": digests[0]},
         "network": _sha256(_network_settings(cfg).encode()),
         "window": {"size": cfg.INPUT.CROP_SIZE, "scale": cfg.INPUT.SCALE, **dict(cfg.TEST.WINDOW)},
         "prompts": sum(map(len, prompts.values())),
@@ -152,14 +122,14 @@ def predict_volume(
         "threshold": threshold,
         "min_size": min_size,
     }
+    names = MAPS[: 1 + density]
     settings = {
         **about,
         "format": kind,
-        "maps": MAPS[: 1 + density],
+        "maps": names,
         "voxel_size": spec.voxel_size,
         "prompts": _digest(prompts),
     }
-    names = MAPS[: 1 + density]
     with Workspace(output, settings, overwrite=overwrite) as work:
         if work.finished:
             return None
@@ -180,93 +150,6 @@ def predict_volume(
     return Result(instances, skipped)
 
 
-# ---- slices
-
-
-def predict_slices(
-    network: Network,
-    store: str,
-    density: bool,
-    tasks: Sequence[SliceTask],
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[int, str | None]]:
-    """Predict slices into the arrays of ``store``, and yield (z, None) for each that is on the disk.
-
-    The next slice is read and the last one is written while the network works. A slice that cannot be read gives (z,
-    what is wrong with it).
-    """
-    cfg, model = _load(network)
-    group: Any = zarr.open_group(store, mode="r+")
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead = reader.submit(_try_to_read, tasks[0]) if tasks else None
-        writing: tuple[int, Future[None]] | None = None
-        for task, following in itertools.zip_longest(tasks, tasks[1:]):
-            image: Any = ahead.result() if ahead is not None else None
-            ahead = reader.submit(_try_to_read, following) if following is not None else None
-            maps = None
-            if not isinstance(image, VolumeError):
-                maps = _predict_slice(model, resize_image(image, cfg.INPUT.SCALE), task, density, progress)
-            if writing is not None:
-                yield _written(*writing)
-                writing = None
-            if maps is not None:
-                writing = task.z, writer.submit(_write, group, task.z, maps)
-            else:
-                yield task.z, str(image)
-        if writing is not None:
-            yield _written(*writing)
-
-
-def _predict_slice(
-    model: PromptDAS,
-    image: Any,
-    task: SliceTask,
-    density: bool,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, np.ndarray]:
-    inputs = {
-        "image": torch.from_numpy(image)[None],
-        "height": task.entry["height"],
-        "width": task.entry["width"],
-        "prompts": {"points": task.points},
-        "density": density,
-        "progress": progress,
-    }
-    (outputs,) = model([inputs])
-    maps = {"probability": outputs["sem_seg"]["points"]}
-    if density:
-        maps["density"] = outputs["density"]["points"]
-    for name, one in maps.items():
-        if not torch.isfinite(one).all():
-            raise ValueError(
-                f"{name} of slice {task.z} is not finite: the weights are damaged, or diverged in training"
-            )
-    return {name: (255 * one.clamp(0, 1)).round().to(torch.uint8).cpu().numpy() for name, one in maps.items()}
-
-
-def _try_to_read(task: SliceTask) -> Any:
-    try:
-        return read_image(dict(task.entry))
-    except VolumeError as error:
-        return error
-
-
-def _write(group: Any, z: int, maps: Mapping[str, np.ndarray]) -> None:
-    for name, one in maps.items():
-        group[name][z] = one
-
-
-def _written(z: int, writing: Future[None]) -> tuple[int, None]:
-    writing.result()
-    return z, None
-
-
-@lru_cache(maxsize=1)
-def _load(network: Network) -> tuple[Any, PromptDAS]:
-    cfg, model = load_model(network.weights, network.config_file, network.opts)
-    return cfg, model.to(device_of_worker(cfg.MODEL.DEVICE))
-
-
 def _predict(
     work: Workspace,
     tasks: Sequence[SliceTask],
@@ -281,7 +164,7 @@ def _predict(
     if done:
         logger.info("%s: %d of %d slices were done before", work.output, len(done), len(tasks))
     skipped = {}
-    with _Bar("Predicting", len(tasks), len(done), progress) as bar:
+    with SliceBar("Predicting", len(tasks), len(done), progress) as bar:
         if executor is run_here:  # others cannot tell how far a slice is
             function = partial(function, progress=bar.within_slice)
         for z, problem in executor(function, todo):
@@ -294,100 +177,6 @@ def _predict(
                 logger.warning("skipped: %s", problem)
                 skipped[z] = problem
     return dict(sorted(skipped.items()))
-
-
-class _Bar:
-    """A progress bar that counts slices, and shows how far the one in work is."""
-
-    def __init__(self, what: str, total: int, done: int, shown: bool) -> None:
-        form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} slices, {elapsed} so far, {remaining} left"
-        self._bar = tqdm(total=total, initial=done, desc=what, bar_format=form, disable=not shown)
-        self._done = float(done)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def within_slice(self, windows: int, total: int) -> None:
-        self._bar.update(self._done + min(windows / total, 0.99) - self._bar.n)
-
-    def slice_done(self, count: int = 1) -> None:
-        self._done += count
-        self._bar.update(self._done - self._bar.n)
-
-
-# ---- instances
-
-
-def label_instances(
-    group: Any,
-    voxel_size: VoxelSize | None,
-    linked: bool,
-    threshold: float,
-    min_size: int,
-    progress: bool = True,
-) -> Components:
-    """Turn the stored probability into stored instance ids, see :mod:`prompt_das.inference.linking`.
-
-    ``group`` is a Zarr group as `prompt_das.data.writers.create_ome_zarr` makes it. Memory is bounded by the size of a
-    block. Both passes over the volume are repeated if the process is killed: they
-    take seconds where the network takes minutes.
-    """
-    probability = group["probability"]
-    shape = probability.shape
-    lowest = math.floor(255 * threshold) + 1
-    blocks = split_into_blocks(shape, linked=linked)
-    measured = []
-    with _Bar("Finding instances", shape[0], 0, progress) as bar:
-        for block in blocks:
-            stored = _read_block(probability, block)
-            measured.append(measure_block(stored >= lowest, stored, block))
-            bar.slice_done(block.stop - block.start)
-    ids, instances = link_blocks(measured, min_size)
-    labels = add_instances(group, shape, len(instances), voxel_size)
-    with _Bar("Writing instances", shape[0], 0, progress) as bar:
-        for block, id_of in zip(blocks, ids, strict=True):
-            in_block, _ = label_block(_read_block(probability, block) >= lowest)
-            id_of = id_of.astype(labels.dtype)
-            for z in range(block.start, block.stop):
-                labels[z] = id_of[in_block[z - block.start]]
-                bar.slice_done()
-    return instances
-
-
-def _read_block(array: zarr.Array, block: Block) -> np.ndarray:
-    return np.asarray(array[block.start : block.end])
-
-
-def write_table(path: str | Path, instances: Components, linked: bool, voxel_size: VoxelSize | None) -> None:
-    """One row for each instance: id, centre, bounding box (half open), size, mean probability.
-
-    Centre and box count pixels as napari does: the centre of the first one is 0. With the columns z, y, x, the file can
-    be read as points. Sizes are also in micrometres, if the voxel size is known.
-    """
-    low, high, centre = instances.low, instances.high, instances.centroid
-    columns: dict[str, Any] = {"id": np.arange(1, len(instances) + 1)}
-    columns |= {axis: centre[:, i].round(3) for i, axis in enumerate("zyx")}
-    for i, axis in enumerate("zyx"):
-        if linked or axis != "z":
-            columns |= {f"{axis}_start": low[:, i], f"{axis}_stop": high[:, i]}
-    if not linked:
-        columns["z"] = low[:, 0]
-    columns["voxels" if linked else "pixels"] = instances.size
-    if voxel_size is not None:
-        z, y, x = (size / 1000 for size in voxel_size)
-        physical = instances.size * (z * y * x if linked else y * x)
-        columns["volume_um3" if linked else "area_um2"] = np.array([f"{size:.6g}" for size in physical])
-    columns["mean_probability"] = (instances.probability / 255).round(4)
-    with whole_file(path) as part, open(part, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
-
-
-# ---- results
 
 
 def _kind_of(output: Path) -> str:
@@ -412,7 +201,7 @@ def _export(
         return {STORE: output}
     arrays = {**{name: group[name] for name in maps}, "labels": group[INSTANCES]}
     slices = group["probability"].shape[0]
-    with _Bar(f"Writing {output.name}", slices * len(arrays), 0, progress) as bar:
+    with SliceBar(f"Writing {output.name}", slices * len(arrays), 0, progress) as bar:
         if kind == "hdf5":
             write_hdf5(folder / "result", arrays, voxel_size, group.attrs["prompt_das"], bar.slice_done)
             return {"result": output}
