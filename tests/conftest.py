@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import prompt_das
 from prompt_das.data import datasets
@@ -75,6 +76,28 @@ def tiny_cfg(tiny: list[str], tmp_path: Path) -> CfgNode:
     cfg = get_prompt_das_cfg(None, [*tiny, "OUTPUT_DIR", str(tmp_path)])
     cfg.defrost()
     return cfg
+
+
+def _assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:
+    assert type(a) is type(b), f"{where}: {a!r:.200}, {b!r:.200}"
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            _assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            _assert_same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b or (a != a and b != b), where  # nan is nan
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[..., None]:
+    """``assert_same(a, b, name)``: two checkpoints, or other nested results, are equal to the bit."""
+    return _assert_same
 
 
 @pytest.fixture(scope="session")

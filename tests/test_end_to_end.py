@@ -88,23 +88,6 @@ def summary(output: Path, name: str = TEST) -> dict[str, Any]:
     return json.loads((output / "inference" / name / "summary.json").read_text())
 
 
-def assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:
-    """Two checkpoints are equal to the bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
 # ---- every mode
 
 
@@ -171,7 +154,9 @@ def test_each_component_has_its_own_switch(train: Train, source_model: Path, tmp
         assert all(math.isfinite(metrics[name]) for name in losses)
 
 
-def test_the_burn_in_is_the_run_of_the_source_config(train: Train, tmp_path: Path) -> None:
+def test_the_burn_in_is_the_run_of_the_source_config(
+    train: Train, tmp_path: Path, assert_same: Callable[..., None]
+) -> None:
     """So a source model of its own can take its place. To the bit: the data and the learning rates are the same."""
     exact = {"MODEL__PRECISION": "float32", "DATASETS__VAL": "()", "DATASETS__TEST": "()"}
     train("source", tmp_path / "source", SOLVER__MAX_ITER=6, **exact)
@@ -201,7 +186,12 @@ def test_evaluation_alone_gives_the_numbers_of_the_end_of_training(train: Train,
 
 @pytest.mark.parametrize(("teacher", "weights"), [(True, "teacher"), (False, "model")])
 def test_a_key_chooses_whether_teacher_or_student_is_evaluated(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: bool, weights: str
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    assert_same: Callable[..., None],
+    teacher: bool,
+    weights: str,
 ) -> None:
     """At the end of training, and by itself."""
     tested: list[dict[str, torch.Tensor]] = []
@@ -255,7 +245,7 @@ def train_until(train: Train, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 @pytest.mark.parametrize("mode", ["uda", "wda"])
 def test_stopped_twice_and_resumed_is_uninterrupted(
-    train: Train, train_until: Callable[..., None], tmp_path: Path, mode: str
+    train: Train, train_until: Callable[..., None], tmp_path: Path, assert_same: Callable[..., None], mode: str
 ) -> None:
     """Cut off during burn-in, and again during adaptation. Student, teacher, optimizer, schedule: equal to the bit."""
     exact = {"MODEL__PRECISION": "float32"}

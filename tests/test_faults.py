@@ -81,26 +81,14 @@ def results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     )
 
 
-def assert_same(a: Any, b: Any, where: str) -> None:
-    assert type(a) is type(b), f"{where}: {a!r:.200}, {b!r:.200}"
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b or (a != a and b != b), where  # nan is nan
-
-
 # Three in every run of the tests; the slow ones are those of `make test-faults`.
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
-    start: Callable[[Path], Any], tmp_path: Path, kills: int, rng: np.random.Generator
+    start: Callable[[Path], Any],
+    tmp_path: Path,
+    kills: int,
+    rng: np.random.Generator,
+    assert_same: Callable[..., None],
 ) -> None:
     start(tmp_path / "warm").join()  # the first process imports what the others find imported
     before = time.perf_counter()

@@ -1,13 +1,81 @@
-"""A slice that somebody has in memory, of whatever type, as the grey values that the network knows: 0..255.
+"""Grey values as the network knows them, float32 in 0..255, from slices on disk or in memory, of whatever type.
 
-H, W: height and width in pixels.
+One normalisation serves the whole package (`normalize`): 8-bit volumes keep their values; anything else is mapped
+linearly from an intensity range to 0..255 and clipped.
+
+H, W: height and width in pixels; h, w: of a box of a slice, see :mod:`prompt_das.data.volumes`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .volumes import intensity_range_of, normalize
+from .volumes import Box, Volume, VolumeError
+
+
+def normalize(array: np.ndarray, intensity_range: tuple[float, float] | None = None) -> np.ndarray:
+    """Grey values of any type -> float32 in 0..255, of the same shape.
+
+    `intensity_range` (lo, hi) is mapped linearly to (0, 255), values outside are clipped. Without a range, uint8
+    passes as it is, and every other type is an error: nobody knows what its values mean.
+    """
+    if intensity_range is None:
+        if array.dtype != np.uint8:
+            raise ValueError(
+                f"{array.dtype} grey values need an intensity range (lo, hi) that is mapped to 0..255: "
+                "set intensity_range, or take estimate_intensity_range(volume)"
+            )
+        return array.astype(np.float32)
+    lo, hi = map(float, intensity_range)
+    if not hi > lo:
+        raise ValueError(f"intensity_range must be (lo, hi) with lo < hi, not ({lo:g}, {hi:g})")
+    return np.clip((array.astype(np.float32) - lo) * (255.0 / (hi - lo)), 0.0, 255.0).astype(np.float32)
+
+
+def intensity_range_of(values: np.ndarray) -> tuple[float, float]:
+    """(lo, hi): the 0.1 and 99.9 percentiles of finite values."""
+    lo, hi = np.percentile(values, (0.1, 99.9))
+    return float(lo), float(max(hi, lo + 1e-6))
+
+
+def estimate_intensity_range(volume: Volume) -> tuple[float, float]:
+    """(lo, hi): the 0.1 and 99.9 percentiles of up to 8 evenly spaced slices.
+
+    Unreadable slices and pixels that are not finite are left out. Raises VolumeError if nothing is left.
+    """
+    depth = volume.shape[0]
+    slices = np.unique(np.linspace(0, depth - 1, min(8, depth)).round().astype(int)).tolist()
+    values, reason = [], VolumeError("no pixel is finite")
+    for z in slices:
+        try:
+            array = volume.read(z)
+        except VolumeError as error:
+            reason = error
+            continue
+        values.append(array[np.isfinite(array)])
+    if not sum(map(len, values)):
+        raise VolumeError(
+            f"{volume.path}: no grey values in the slices {slices}, so intensity_range must be set: {reason}"
+        ) from reason
+    return intensity_range_of(np.concatenate(values))
+
+
+def read_grey(
+    volume: Volume, z: int, box: Box | None = None, intensity_range: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Grey values of slice z or of its box: (h, w) float32 in 0..255, see `normalize`. Colours are averaged.
+
+    Raises VolumeError for a slice that cannot be read, and for pixels that are not finite: a network would spread them.
+    """
+    array = volume.read(z, box)
+    if array.dtype.kind == "f":
+        bad = array.size - np.count_nonzero(np.isfinite(array))
+        if bad:
+            raise VolumeError(
+                f"{volume.name_of(z)}: {bad} of {array.size} pixels are NaN or infinite. Replace them, or leave it out."
+            )
+    array = normalize(array, intensity_range)
+    return array[..., :3].mean(axis=-1) if array.ndim == 3 else array  # grey stored as colour
 
 
 def check_slice(image: np.ndarray) -> np.ndarray:

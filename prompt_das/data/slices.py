@@ -25,14 +25,13 @@ from typing import Any
 import numpy as np
 
 from ..instances import connected_components
+from .grey import estimate_intensity_range, read_grey
 from .volumes import (
     Box,
     Volume,
     VolumeError,
     decode_rgb_ids,
-    estimate_intensity_range,
     open_volume,
-    read_grey,
     volume_errors,
 )
 

@@ -9,9 +9,6 @@ Whatever is wrong with the stored data, a truncated file, a damaged chunk, a sli
 that names the file and the slice, whichever library finds it. What cannot be found: chunks of a Zarr or HDF5 array and
 tiles of a TIFF that are not there are zeros (or the fill value) by these formats' rules, and pixels stored without a
 checksum may be any.
-
-One normalisation serves the whole package (`normalize`): grey values are float32 in 0..255. 8-bit volumes keep their
-values; anything else is mapped linearly from an intensity range to 0..255 and clipped.
 """
 
 from __future__ import annotations
@@ -85,71 +82,6 @@ def decode_rgb_ids(array: np.ndarray) -> np.ndarray:
         raise ValueError(f"RGB-coded ids must be uint8 (..., 3), not {array.dtype} {array.shape}")
     red, green, blue = (array[..., channel].astype(np.uint32) for channel in range(3))
     return (red << 16) | (green << 8) | blue
-
-
-def normalize(array: np.ndarray, intensity_range: tuple[float, float] | None = None) -> np.ndarray:
-    """Grey values of any type -> float32 in 0..255, of the same shape.
-
-    `intensity_range` (lo, hi) is mapped linearly to (0, 255), values outside are clipped. Without a range, uint8
-    passes as it is, and every other type is an error: nobody knows what its values mean.
-    """
-    if intensity_range is None:
-        if array.dtype != np.uint8:
-            raise ValueError(
-                f"{array.dtype} grey values need an intensity range (lo, hi) that is mapped to 0..255: "
-                "set intensity_range, or take estimate_intensity_range(volume)"
-            )
-        return array.astype(np.float32)
-    lo, hi = map(float, intensity_range)
-    if not hi > lo:
-        raise ValueError(f"intensity_range must be (lo, hi) with lo < hi, not ({lo:g}, {hi:g})")
-    return np.clip((array.astype(np.float32) - lo) * (255.0 / (hi - lo)), 0.0, 255.0).astype(np.float32)
-
-
-def estimate_intensity_range(volume: Volume) -> tuple[float, float]:
-    """(lo, hi): the 0.1 and 99.9 percentiles of up to 8 evenly spaced slices.
-
-    Unreadable slices and pixels that are not finite are left out. Raises VolumeError if nothing is left.
-    """
-    depth = volume.shape[0]
-    slices = np.unique(np.linspace(0, depth - 1, min(8, depth)).round().astype(int)).tolist()
-    values, reason = [], VolumeError("no pixel is finite")
-    for z in slices:
-        try:
-            array = volume.read(z)
-        except VolumeError as error:
-            reason = error
-            continue
-        values.append(array[np.isfinite(array)])
-    if not sum(map(len, values)):
-        raise VolumeError(
-            f"{volume.path}: no grey values in the slices {slices}, so intensity_range must be set: {reason}"
-        ) from reason
-    return intensity_range_of(np.concatenate(values))
-
-
-def intensity_range_of(values: np.ndarray) -> tuple[float, float]:
-    """(lo, hi): the 0.1 and 99.9 percentiles of finite values."""
-    lo, hi = np.percentile(values, (0.1, 99.9))
-    return float(lo), float(max(hi, lo + 1e-6))
-
-
-def read_grey(
-    volume: Volume, z: int, box: Box | None = None, intensity_range: tuple[float, float] | None = None
-) -> np.ndarray:
-    """Grey values of slice z or of its box: (h, w) float32 in 0..255, see `normalize`. Colours are averaged.
-
-    Raises VolumeError for a slice that cannot be read, and for pixels that are not finite: a network would spread them.
-    """
-    array = volume.read(z, box)
-    if array.dtype.kind == "f":
-        bad = array.size - np.count_nonzero(np.isfinite(array))
-        if bad:
-            raise VolumeError(
-                f"{volume.name_of(z)}: {bad} of {array.size} pixels are NaN or infinite. Replace them, or leave it out."
-            )
-    array = normalize(array, intensity_range)
-    return array[..., :3].mean(axis=-1) if array.ndim == 3 else array  # grey stored as colour
 
 
 class Volume(ABC):

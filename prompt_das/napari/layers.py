@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from prompt_das.data.volumes import Box, Volume, estimate_intensity_range
+from prompt_das.data.grey import estimate_intensity_range
+from prompt_das.data.volumes import Box, Volume
 
 import numpy as np
 

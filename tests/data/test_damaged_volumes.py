@@ -15,7 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from prompt_das.data.volumes import VolumeError, estimate_intensity_range, open_volume, read_grey
+from prompt_das.data.grey import estimate_intensity_range, read_grey
+from prompt_das.data.volumes import VolumeError, open_volume
 from prompt_das.data.zarr_codecs import require_safe
 
 import cv2

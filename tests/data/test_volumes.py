@@ -11,9 +11,7 @@ from prompt_das.data import volumes
 from prompt_das.data.volumes import (
     VolumeError,
     decode_rgb_ids,
-    estimate_intensity_range,
     natural_key,
-    normalize,
     open_volume,
 )
 
@@ -241,40 +239,6 @@ def test_rgb_coded_ids(number: int) -> None:
 def test_rgb_coded_ids_must_be_rgb() -> None:
     with pytest.raises(ValueError, match="uint16"):
         decode_rgb_ids(np.zeros((2, 2, 3), np.uint16))
-
-
-def test_eight_bits_pass_as_they_are() -> None:
-    grey = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(normalize(grey), grey.astype(np.float32))
-    assert normalize(grey).dtype == np.float32
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
-def test_a_range_is_mapped_to_0_255_and_clipped(dtype: str) -> None:
-    grey = np.array([0, 50, 75, 100, 120], dtype)
-    np.testing.assert_allclose(normalize(grey, (50, 100)), [0, 0, 127.5, 255, 255])
-
-
-def test_sixteen_bits_without_a_range_are_an_error() -> None:
-    with pytest.raises(ValueError, match="intensity_range"):
-        normalize(np.zeros(3, np.uint16))
-    with pytest.raises(ValueError, match="lo < hi"):
-        normalize(np.zeros(3, np.uint16), (5, 5))
-
-
-def test_the_estimated_range_ignores_a_few_hot_pixels(tmp_path: Path) -> None:
-    array = np.random.default_rng(0).integers(1000, 2000, (20, 64, 64)).astype(np.uint16)
-    array[:, 0, 0] = 65535
-    tifffile.imwrite(tmp_path / "volume.tif", array)
-    lo, hi = estimate_intensity_range(open_volume(tmp_path / "volume.tif"))
-    assert 1000 <= lo < 1005
-    assert 1995 < hi < 2000
-
-
-def test_an_even_volume_has_a_range_as_well(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "volume.tif", np.full((2, 8, 8), 7, np.uint16))
-    volume = open_volume(tmp_path / "volume.tif")
-    assert (normalize(volume.read(0), estimate_intensity_range(volume)) == 0).all()
 
 
 # ---- errors say what is wrong and where
