@@ -15,8 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .components import component_roots, window_max
+
 DENSITY_SIGMA = 9.5  # pixels; the authors' value
 PEAK_THRESHOLD = 0.49  # the authors' 125 / 255
+POINT_BUCKET = 16
 _CHUNK_ELEMENTS = 1 << 24  # largest temporary of render_density: 64 MiB in float32
 
 
@@ -78,22 +81,50 @@ def sample_sparse_points(points: np.ndarray, ratio: float, rng: np.random.Genera
     return points[np.sort(chosen)]
 
 
-def pad_points(points: Sequence[Tensor], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+def pad_points(
+    points: Sequence[Tensor], valid: Sequence[Tensor] | None = None, device: torch.device | str | None = None
+) -> tuple[Tensor, Tensor]:
     """Stack the points of several images, padded with zeros to the largest number.
+
+    To a GPU they are copied without waiting for it, if they lie in pinned memory. There the number is rounded up to a
+    multiple of ``POINT_BUCKET``, since kernels are chosen and compiled for each shape that occurs.
 
     Args:
         points: one (Ni, 2) tensor for each image; Ni may be 0.
-        device: where the result lies; by default where the points lie.
+        valid: one (Ni,) bool for each image; None: all are.
+        device: where the result lies; by default where the first points lie.
 
     Returns:
-        points (B, N, 2) float32 and valid (B, N) bool, with N = max Ni, which may be 0.
+        points (B, N, 2) float32 and valid (B, N) bool, with N the largest Ni, which may be 0.
     """
     if not points:
         return torch.zeros(0, 0, 2, device=device), torch.zeros(0, 0, dtype=torch.bool, device=device)
-    padded = torch.nn.utils.rnn.pad_sequence([p.to(device, torch.float32) for p in points], batch_first=True)
-    count = torch.tensor([len(p) for p in points])
-    valid = torch.arange(padded.shape[1]) < count[:, None]
-    return padded, valid.to(padded.device)
+    device = torch.device(device if device is not None else points[0].device)
+    length = max(len(p) for p in points)
+    if device.type == "cuda":
+        length = -(-length // POINT_BUCKET) * POINT_BUCKET
+    if valid is None:
+        valid = [torch.ones(len(p), dtype=torch.bool, device=p.device) for p in points]
+    padded = [F.pad(p.to(device, torch.float32, non_blocking=True), (0, 0, 0, length - len(p))) for p in points]
+    known = [F.pad(v.to(device, non_blocking=True), (0, length - len(v))) for v in valid]
+    return torch.stack(padded), torch.stack(known)
+
+
+def pack_points(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out what is padding for every image, where counting is free: a GPU would have to wait for the number.
+
+    Args:
+        points, valid: (B, N, 2) and (B, N) bool, with gaps.
+
+    Returns:
+        The same points in the same order, the valid ones first: (B, N', 2) and (B, N'). N' is the largest number of
+        valid ones on a CPU, and N elsewhere, where nothing is moved.
+    """
+    if valid.device.type != "cpu":
+        return points, valid
+    most = int(valid.sum(1).max()) if valid.numel() else 0
+    order = torch.argsort(~valid, dim=1, stable=True)[:, :most]
+    return points.gather(1, order[..., None].expand(-1, -1, 2)), valid.gather(1, order)
 
 
 def render_density(points: Tensor, valid: Tensor, size: tuple[int, int], sigma: float = DENSITY_SIGMA) -> Tensor:
@@ -151,14 +182,14 @@ def find_peaks(
         raise ValueError(f"kernel of find_peaks is {kernel}; it must be odd, 5 for example")
     height, width = density.shape[1:]
     density = density.float() + 0.0  # -0.0 becomes 0.0
-    peak = (density >= threshold) & (density == _window_max(density, kernel))
-    peak = _first_of_each_plateau(peak, kernel).flatten(1)
+    peak = (density >= threshold) & (density == window_max(density, kernel))
+    index = torch.arange(height * width, device=density.device)
+    peak = peak.flatten(1) & (component_roots(peak, kernel).flatten(1) == index)
 
     # torch.topk breaks ties arbitrarily: select by (score, -index) packed into one integer instead. The bits of a
     # float, read as an integer, have the order of the floats when those of negative numbers are flipped.
     bits = density.flatten(1).view(torch.int32).long()
     bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    index = torch.arange(height * width, device=density.device)
     key = torch.where(peak, (bits << 32) - index, torch.iinfo(torch.int64).min)
     index = key.topk(min(top_k, height * width)).indices
     index = F.pad(index, (0, top_k - index.shape[1]))
@@ -182,32 +213,3 @@ def suppress_near(points: Tensor, valid: Tensor, anchors: Tensor, anchors_valid:
     """
     distance = (points[:, :, None] - anchors[:, None]).square().sum(-1)  # (B, N, M)
     return valid & ~((distance < radius**2) & anchors_valid[:, None]).any(-1)
-
-
-def _window_max(values: Tensor, kernel: int) -> Tensor:
-    """Maximum over a kernel×kernel window, (B, H, W) -> (B, H, W); rows first, then columns, is cheaper than both."""
-    values = F.max_pool2d(values, (kernel, 1), stride=1, padding=(kernel // 2, 0))
-    return F.max_pool2d(values, (1, kernel), stride=1, padding=(0, kernel // 2))
-
-
-def _first_of_each_plateau(peak: Tensor, kernel: int) -> Tensor:
-    """Keep the first pixel, in raster order, of every group of maxima that reach each other through their windows.
-
-    Every maximum takes the smallest index that it sees until nothing changes. Following the index that was taken
-    (pointer jumping) makes the number of rounds logarithmic in the size of a plateau: one where there are none.
-    Two maxima in one window have equal values, so the values need not be compared again.
-    """
-    batch, height, width = peak.shape
-    own = torch.arange(height * width, device=peak.device).expand(batch, -1)
-    flat = peak.flatten(1)
-    label = own
-    while True:
-        seen = -label.double().masked_fill(~flat, math.inf).view(batch, height, width)
-        smallest = -_window_max(seen, kernel).flatten(1)
-        smallest = torch.where(flat, smallest, own.double()).long()
-        # A taken pixel learns what its takers see, so that a whole branch moves at once.
-        smallest = torch.scatter_reduce(smallest, 1, label, smallest, "amin")
-        smallest = smallest.gather(1, smallest)
-        if torch.equal(smallest, label):
-            return (flat & (label == own)).view_as(peak)
-        label = smallest

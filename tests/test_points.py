@@ -243,11 +243,11 @@ def test_a_winding_plateau_counts_once_and_is_found_quickly(monkeypatch: pytest.
     for i, row in enumerate(range(0, 96, 6)):
         density[0, row : row + 7, -1 if i % 2 == 0 else 0] = 1
     rounds = []
-    window_max = points_module._window_max
-    monkeypatch.setattr(points_module, "_window_max", lambda *args: rounds.append(0) or window_max(*args))
+    equal = torch.equal
+    monkeypatch.setattr(torch, "equal", lambda *args: rounds.append(0) or equal(*args))
     points, valid, _ = find_peaks(density)
     assert points[valid].tolist() == [[0.5, 0.5]]
-    assert len(rounds) < 20
+    assert 1 < len(rounds) < 10
 
 
 def test_a_constant_image_is_one_plateau() -> None:

@@ -28,7 +28,6 @@ from prompt_das.points import instance_centers, pad_points, render_density
 from prompt_das.visualization import ESTIMATE, PROMPT, TRUTH, draw_density, draw_overlay, save_image, tile
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
@@ -104,11 +103,11 @@ def source_panels(sample: dict[str, Any], sigma: float) -> list[np.ndarray]:
     image, mask = sample["image"][0].numpy(), sample["mask"].numpy()
     scale = max(1, round(SMALLEST_PANEL / image.shape[0]))
     picture = draw_overlay(
-        image, mask, sample["points"], color=TRUTH, point_color=ESTIMATE, marker="cross", scale=scale
+        image, mask, sample["points"].numpy(), color=TRUTH, point_color=ESTIMATE, marker="cross", scale=scale
     )
     # Prompts go on top of the centres that they are a subset of; both pictures have the same size.
-    picture = draw_overlay(picture, points=sample["prompts"] * scale)
-    points, valid = pad_points([torch.from_numpy(sample["points"])])
+    picture = draw_overlay(picture, points=sample["prompts"].numpy() * scale)
+    points, valid = pad_points([sample["points"]])
     density = render_density(points, valid, image.shape, sigma)[0].numpy()
     return [picture, draw_density(density, image, scale=scale)]
 
@@ -117,10 +116,9 @@ def target_panels(sample: dict[str, Any]) -> list[np.ndarray]:
     """The teacher's view and the student's, with the sparse points moved along."""
     weak, strong = sample["weak_image"][0].numpy(), sample["image"][0].numpy()
     scale = max(1, round(SMALLEST_PANEL / weak.shape[0]))
-    moved = sample["geometric"].apply_coords(sample["sparse_points"])
     return [
-        draw_overlay(weak, points=sample["sparse_points"], scale=scale),
-        draw_overlay(strong, points=moved, scale=scale),
+        draw_overlay(weak, points=sample["sparse_points"].numpy(), scale=scale),
+        draw_overlay(strong, points=sample["moved_sparse_points"].numpy(), scale=scale),
     ]
 
 

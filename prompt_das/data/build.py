@@ -113,6 +113,7 @@ def build_stream_loader(
         collate_fn=list,
         persistent_workers=False,
         worker_init_fn=ignore_stop_signals,
+        pin_memory=torch.cuda.is_available(),  # from there a GPU copies while it works
         generator=torch.Generator(),  # else each start, and so each resume, would draw from the run's random numbers
     )
 

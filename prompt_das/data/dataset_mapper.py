@@ -16,6 +16,7 @@ from detectron2.config import CfgNode, configurable
 from ..instances import connected_components
 from ..points import instance_centers, sample_sparse_points
 from .augmentation import StrongAugmentation
+from .pixel_maps import pixel_sources, pixel_targets
 from .point_labels import SlicePoints
 from .slices import read_image, read_labels
 
@@ -124,15 +125,17 @@ class SourceMapper:
             "box": box,
             "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
-            "points": points,
-            "prompts": random_subset(points, rng),
+            "points": torch.from_numpy(points),
+            "prompts": torch.from_numpy(random_subset(points, rng)),
         }
 
 
 class TargetMapper:
     """An unlabelled crop with the sparse points inside it: a weak view for the teacher, a strong one for the student.
 
-    The geometric transforms come along, so that the teacher's answer can be moved into the student's view.
+    Pixel maps come along, so that the teacher's answer can be moved into the student's view where it lies, and all the
+    random numbers that are drawn once the answer is known: ``noise``, an integer for each pixel of the student's view,
+    and ``prompt_share``, from 0 to 1.
     """
 
     @configurable
@@ -163,15 +166,19 @@ class TargetMapper:
         weak = self.crop.fit(read_image(d, box), labels=False)
         geometric, photometric = self.augmentation(rng, *weak.shape)
         strong = photometric.apply_image(geometric.apply_image(weak))
+        sparse = self.crop.points(points, box)
         return {
             "domain": "target",
             "image_id": d["image_id"],
             "box": box,
             "weak_image": torch.from_numpy(np.ascontiguousarray(weak, np.float32))[None],
             "image": torch.from_numpy(np.ascontiguousarray(strong, np.float32))[None],
-            "geometric": geometric,
-            "sparse_points": self.crop.points(points, box),
-            "seed": int(rng.integers(2**31)),
+            "sparse_points": torch.from_numpy(sparse),
+            "moved_sparse_points": torch.from_numpy(geometric.apply_coords(sparse).astype(np.float32)),
+            "pixel_sources": torch.from_numpy(pixel_sources(geometric, *weak.shape)),
+            "pixel_targets": torch.from_numpy(pixel_targets(geometric, *weak.shape)),
+            "noise": torch.from_numpy(rng.integers(2**31, size=strong.shape, dtype=np.int32)),
+            "prompt_share": torch.tensor(rng.random(), dtype=torch.float32),
         }
 
 

@@ -51,7 +51,9 @@ class NumberGuard(HookBase):
         self.in_a_row = self.written = 0
         self.iteration = -1  # of the step in work, as its batch is
         self.batch: list[dict[str, Any]] = []
-        self.unseen: tuple[int, list[dict[str, Any]]] | None = None  # of a step whose flag the host has not read
+        self.losses: dict[str, Tensor] = {}
+        # Iteration, batch and losses of a step whose flag the host has not read.
+        self.unseen: tuple[int, list[dict[str, Any]], dict[str, Tensor]] | None = None
         self.flag = torch.zeros(1, pin_memory=torch.cuda.is_available())
         self.flag_copied: torch.cuda.Event | None = None
         self.handles: list[Any] = []
@@ -67,7 +69,8 @@ class NumberGuard(HookBase):
         if not student.training:
             return None
         self.iteration, self.batch = self.trainer.iter, args[0]
-        return poison(losses)
+        self.losses = poison(losses)
+        return self.losses
 
     def copy_flag(self) -> None:
         """After an optimizer step: send its verdict to the host, who does not wait for it."""
@@ -75,7 +78,7 @@ class NumberGuard(HookBase):
         if self.optimizer.left_out.is_cuda:
             self.flag_copied = torch.cuda.Event()
             self.flag_copied.record()
-        self.unseen = (self.iteration, self.batch)
+        self.unseen = (self.iteration, self.batch, {name: value.detach() for name, value in self.losses.items()})
 
     def look(self) -> None:
         """Before the next optimizer step: the verdict has long arrived, and the weights are still what they were."""
@@ -83,16 +86,12 @@ class NumberGuard(HookBase):
             return
         if self.flag_copied is not None:
             self.flag_copied.synchronize()
-        (iteration, batch), self.unseen = self.unseen, None
+        (iteration, batch, losses), self.unseen = self.unseen, None
         if self.flag.item():
-            self.note(iteration, batch, "a gradient is not finite")
+            bad = [name for name, value in losses.items() if not torch.isfinite(value)]
+            self.note(iteration, batch, f"{' and '.join(bad) or 'a gradient'} is not finite")
         else:
             self.in_a_row = 0
-
-    def loss_is_bad(self, error: FloatingPointError) -> None:
-        """Detectron2 found a loss that is not finite, and left the step out on this process."""
-        self.look()
-        self.note(self.iteration, self.batch, " ".join(str(error).split()))
 
     def note(self, iteration: int, batch: list[dict[str, Any]], reason: str) -> None:
         self.in_a_row += 1

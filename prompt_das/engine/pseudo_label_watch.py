@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import takewhile
 from typing import NamedTuple
 
 from detectron2.config import CfgNode
@@ -16,7 +17,7 @@ PATIENCE = 200
 
 
 class Anomaly(NamedTuple):
-    """``metric``: what PseudoLabeler writes; ``advice``: the settings to change."""
+    """``metric``: what PseudoLabeler reports; ``advice``: the settings to change."""
 
     metric: str
     holds: Callable[[float], bool]
@@ -24,7 +25,10 @@ class Anomaly(NamedTuple):
 
 
 class PseudoLabelWatch(HookBase):
-    """Each anomaly is told once, when it has held for ``PATIENCE`` iterations in a row."""
+    """Each anomaly is told once, when it has held for ``PATIENCE`` iterations in a row.
+
+    Metrics arrive some iterations late and together, see :class:`~prompt_das.engine.metric_buffer.MetricBuffer`.
+    """
 
     def __init__(self, cfg: CfgNode) -> None:
         node = cfg.DOMAIN_ADAPT
@@ -61,16 +65,26 @@ class PseudoLabelWatch(HookBase):
                 )
             )
         self.in_a_row = dict.fromkeys((a.metric for a in self.anomalies), 0)
+        self.seen = dict.fromkeys(self.in_a_row, -1)  # the last iteration whose value was counted
+
+    def before_train(self) -> None:
+        self.seen = dict.fromkeys(self.seen, self.trainer.start_iter - 1)
 
     def after_step(self) -> None:
-        latest = self.trainer.storage.latest()
+        histories = self.trainer.storage.histories()
         for anomaly in self.anomalies:
-            value, iteration = latest.get(anomaly.metric, (0.0, -1))
-            if iteration != self.trainer.iter:  # burn-in: the teacher is not asked
+            if anomaly.metric not in histories:  # burn-in: the teacher is not asked
                 continue
-            count = self.in_a_row[anomaly.metric]
-            # From PATIENCE on it stands still, so that nothing is told twice.
-            if count < PATIENCE:
-                self.in_a_row[anomaly.metric] = count + 1 if anomaly.holds(value) else 0
-                if self.in_a_row[anomaly.metric] == PATIENCE:
-                    logger.warning("For %d iterations %s", PATIENCE, anomaly.advice)
+            entries, seen = histories[anomaly.metric].values(), self.seen[anomaly.metric]
+            new = list(takewhile(lambda entry: entry[1] > seen, reversed(entries)))  # noqa: B023  (used at once)
+            for value, iteration in reversed(new):
+                self.count(anomaly, value)
+                self.seen[anomaly.metric] = int(iteration)
+
+    def count(self, anomaly: Anomaly, value: float) -> None:
+        """From ``PATIENCE`` on it stands still, so that nothing is told twice."""
+        count = self.in_a_row[anomaly.metric]
+        if count < PATIENCE:
+            self.in_a_row[anomaly.metric] = count + 1 if anomaly.holds(value) else 0
+            if self.in_a_row[anomaly.metric] == PATIENCE:
+                logger.warning("For %d iterations %s", PATIENCE, anomaly.advice)

@@ -1,60 +1,25 @@
 """What the teacher tells the student about a target image: pseudo points and pseudo masks (Prompt-DAS, Sec. 2.2-2.4).
 
 The labels are attached to the data before the student sees them (:class:`PseudoLabelLoader`), so the training step
-itself stays Detectron2's ordinary one.
+itself stays Detectron2's ordinary one. They are made where the teacher is, batch by batch, and no GPU has to wait for
+the host on the way: what is random comes with the samples.
 
 Shape legend: B images; N points, padded with a validity mask; H, W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from ..data.dataset_mapper import random_subset
-from ..instances import connected_components
+from ..inputs import pad, stack
 from ..modeling.meta_arch import PromptDAS
-from ..points import find_peaks, pad_points, suppress_near
-
-
-def sample_contrastive_points(
-    probability: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    queries_per_instance: int,
-    max_queries: int,
-    num_negatives: int,
-    foreground: float,
-    background: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where to ask for contrastive tokens on an image with foreground ``probability`` (H, W).
-
-    Returns:
-        queries (Q, 2): up to ``queries_per_instance`` random pixels with probability above ``foreground`` in each
-        connected component of the mask; negatives (M, 2): random pixels with probability below ``background``.
-    """
-    labels = connected_components(probability > 0.5)
-    rows, cols = np.nonzero((labels > 0) & (probability > foreground))
-    order = rng.permutation(len(rows))
-    owner = labels[rows, cols][order]
-    # rank of each shuffled pixel within its instance: the first few of each are a random draw
-    by_owner = np.argsort(owner, kind="stable")
-    _, first, count = np.unique(owner[by_owner], return_index=True, return_counts=True)
-    rank = np.arange(len(owner)) - np.repeat(first, count)
-    chosen = order[by_owner[rank < queries_per_instance]]
-    chosen = rng.permutation(chosen)[:max_queries]
-    queries = np.stack([cols[chosen], rows[chosen]], axis=1).astype(np.float32) + 0.5
-
-    rows, cols = np.nonzero(probability < background)
-    chosen = rng.permutation(len(rows))[:num_negatives]
-    negatives = np.stack([cols[chosen], rows[chosen]], axis=1).astype(np.float32) + 0.5
-    return queries, negatives
+from ..points import find_peaks, suppress_near
+from .contrastive_points import sample_contrastive_points
 
 
 class PseudoLabeler:
@@ -65,6 +30,7 @@ class PseudoLabeler:
         self,
         *,
         teacher: PromptDAS,
+        report: Callable[[dict[str, Tensor]], None],
         use: frozenset[str],
         use_prompts: bool,
         suppression_radius: float,
@@ -76,6 +42,7 @@ class PseudoLabeler:
     ) -> None:
         """
         Args:
+            report: is given metrics, scalars on the teacher's device, by name.
             use: which target losses the student computes: "points", "masks", "contrastive".
             use_prompts: whether teacher and student get prompts on target images.
             suppression_radius: pseudo points closer than this to a sparse point are dropped, in pixels.
@@ -86,6 +53,7 @@ class PseudoLabeler:
             contrastive: keyword arguments of :func:`sample_contrastive_points`.
         """
         self.teacher = teacher
+        self.report = report
         self.use = use
         self.use_prompts = use_prompts
         self.suppression_radius = suppression_radius
@@ -96,7 +64,7 @@ class PseudoLabeler:
         self.contrastive = contrastive
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, teacher: PromptDAS) -> dict:
+    def from_config(cls, cfg: CfgNode, teacher: PromptDAS, report: Callable[[dict[str, Tensor]], None]) -> dict:
         node = cfg.DOMAIN_ADAPT
         switches = {
             "points": node.USE_POINT_PSEUDO_LABELS,
@@ -105,6 +73,7 @@ class PseudoLabeler:
         }
         return {
             "teacher": teacher,
+            "report": report,
             "use": frozenset(name for name, on in switches.items() if on),
             "use_prompts": node.USE_PROMPTS,
             "suppression_radius": cfg.MODEL.CENTER_HEAD.SIGMA,
@@ -152,50 +121,84 @@ class PseudoLabeler:
     def __call__(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Samples of :class:`~prompt_das.data.dataset_mapper.TargetMapper` -> the student's labelled inputs."""
         device = self.teacher.device
-        images = torch.stack([x["weak_image"] for x in samples]).to(device, non_blocking=True)
-        sparse, sparse_valid = pad_points([torch.from_numpy(x["sparse_points"]) for x in samples], device=device)
-        answer = [t.cpu().numpy() for t in self.ask_teacher(images, sparse, sparse_valid)]
-        probability, _, _, valid = answer
-        labelled = [self.label(x, p, d, q[v]) for x, p, d, q, v in zip(samples, *answer, strict=True)]
-        storage = get_event_storage()
-        storage.put_scalar("pseudo/points", valid.sum(1).mean())
-        storage.put_scalar("pseudo/confident_pixels", np.mean([x["image_weight"] for x in labelled]))
-        storage.put_scalar("pseudo/foreground", np.mean(probability > 0.5))
-        return labelled
+        sparse, sparse_valid = pad(samples, "sparse_points", device)
+        probability, density, peaks, peaks_valid = self.ask_teacher(
+            stack(samples, "weak_image", device), sparse, sparse_valid
+        )
+        self.report(
+            {
+                "pseudo/points": peaks_valid.sum(1).float().mean(),
+                "pseudo/foreground": (probability > 0.5).float().mean(),
+            }
+        )
 
-    def label(
-        self, x: dict[str, Any], probability: np.ndarray, density: np.ndarray, pseudo_points: np.ndarray
-    ) -> dict[str, Any]:
-        """One sample and what the teacher says of its weak view, (H, W), (H, W) and (K, 2) -> a student input."""
-        rng = np.random.default_rng(x["seed"])
-        move = x["geometric"]
-        queries, negatives = sample_contrastive_points(probability, rng, **self.contrastive)
-        points = np.concatenate([x["sparse_points"], pseudo_points])
-        probability = np.ascontiguousarray(move.apply_image(probability))
-        confidence = np.maximum(probability, 1 - probability)
-        return {
-            "domain": "target",
-            "image_id": x["image_id"],
-            "box": x["box"],
-            "use": self.use,
-            "image": x["image"],
-            "mask": torch.from_numpy((probability > 0.5).astype(np.uint8)),
-            "pixel_valid": torch.from_numpy(confidence >= self.pixel_confidence),
-            "image_weight": float((confidence >= self.image_confidence).mean()),
-            "density_unsure": torch.from_numpy(np.ascontiguousarray(move.apply_image(density)) > self.density_unsure),
-            "points": move.apply_coords(points).astype(np.float32),
-            "prompts": move.apply_coords(random_subset(points if self.use_prompts else points[:0], rng)).astype(
-                np.float32
-            ),
-            "contrastive": {
-                kind: move.apply_coords(group).astype(np.float32)
-                for kind, group in (
-                    ("positives", x["sparse_points"]),
-                    ("queries", queries),
-                    ("negatives", negatives),
-                )
-            },
+        # From here on all is in the student's view.
+        moved_sparse, _ = pad(samples, "moved_sparse_points", device)
+        moved_peaks = follow(peaks, stack(samples, "pixel_targets", device))
+        points = torch.cat([moved_sparse, moved_peaks], dim=1)
+        points_valid = torch.cat([sparse_valid, peaks_valid], dim=1)
+        noise = stack(samples, "noise", device).long()
+        shown = random_subset(points, points_valid & self.use_prompts, stack(samples, "prompt_share", device), noise)
+        sources = stack(samples, "pixel_sources", device).long()
+        probability, density = (
+            one.flatten(1).gather(1, sources.flatten(1)).view_as(sources) for one in (probability, density)
+        )
+        confidence = torch.maximum(probability, 1 - probability)
+        labels = {
+            "mask": (probability > 0.5).to(torch.uint8),
+            "pixel_valid": confidence >= self.pixel_confidence,
+            "image_weight": (confidence >= self.image_confidence).float().mean((1, 2)),
+            "density_unsure": density > self.density_unsure,
+            "points": points,
+            "points_valid": points_valid,
+            "prompts": points,
+            "prompts_valid": shown,
         }
+        self.report({"pseudo/confident_pixels": labels["image_weight"].mean()})
+        contrastive = {}
+        if "contrastive" in self.use:
+            contrastive = {"positives": moved_sparse, "positives_valid": sparse_valid}
+            contrastive |= sample_contrastive_points(probability, noise, **self.contrastive)
+        return [
+            {
+                **{name: x[name] for name in ("domain", "image_id", "box", "image")},
+                **{name: of_all[i] for name, of_all in labels.items()},
+                "use": self.use,
+                "contrastive": {name: of_all[i] for name, of_all in contrastive.items()},
+            }
+            for i, x in enumerate(samples)
+        ]
+
+
+def pixel_of(points: Tensor, height: int, width: int) -> Tensor:
+    """Points (B, N, 2) -> indices of their pixels, in raster order; of those outside the nearest one."""
+    column, row = points.floor().long().unbind(-1)
+    return row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+
+
+def follow(points: Tensor, pixel_targets: Tensor) -> Tensor:
+    """Points (B, N, 2) at pixel centres -> where ``pixel_targets`` (B, H, W, 2) takes these pixels."""
+    index = pixel_of(points, *pixel_targets.shape[1:3])
+    return pixel_targets.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, 2))
+
+
+def random_subset(points: Tensor, valid: Tensor, share: Tensor, noise: Tensor) -> Tensor:
+    """A random subset of each image's points, of a size that is uniform in {0 ... n} if ``share`` is in [0, 1).
+
+    Args:
+        points, valid: (B, N, 2) and (B, N) bool.
+        share: (B,): decides about the size.
+        noise: (B, H, W) random integers: those of their pixels decide about the points, so that it does not matter
+            what else is in the batch.
+
+    Returns:
+        (B, N) bool.
+    """
+    key = noise.flatten(1).gather(1, pixel_of(points, *noise.shape[1:]))
+    key = key.masked_fill(~valid, torch.iinfo(torch.int64).max)
+    rank = key.argsort(dim=1, stable=True).argsort(dim=1)
+    size = (share * (valid.sum(1) + 1)).floor()
+    return valid & (rank < size[:, None])
 
 
 class PseudoLabelLoader:

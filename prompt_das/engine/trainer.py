@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
+from detectron2.engine import DefaultTrainer, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
@@ -22,6 +22,7 @@ from ..data.build import SourceTargetLoader, build_test_loader, get_sparse_point
 from ..evaluation.em_evaluator import EMEvaluator
 from ..modeling.meta_arch import PromptDAS
 from .mean_teacher import MeanTeacher, make_teacher
+from .metric_buffer import MetricBuffer, StepRunner
 from .number_guard import NumberGuard
 from .pseudo_label_watch import PseudoLabelWatch
 from .pseudo_labels import PseudoLabeler, PseudoLabelLoader
@@ -32,6 +33,8 @@ from .stopping import StopOnSignal
 from .writers import build_writers
 
 logger = logging.getLogger(__name__)
+
+WRITE_PERIOD = 20  # iterations
 
 
 class EvalHook(hooks.EvalHook):
@@ -84,9 +87,9 @@ class PromptDASTrainer(DefaultTrainer):
         self.loader = SourceTargetLoader(
             cfg, self.pseudo_points.read if self.unsupervised else lambda: get_sparse_points(cfg)
         )
-        self._trainer = SimpleTrainer(
-            model, PseudoLabelLoader(self.loader, PseudoLabeler(cfg, self.teacher)), optimizer
-        )
+        self.metrics = MetricBuffer(WRITE_PERIOD)
+        labeler = PseudoLabeler(cfg, self.teacher, self.metrics.put)
+        self._trainer = StepRunner(model, PseudoLabelLoader(self.loader, labeler), optimizer, self.metrics)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PromptDASCheckpointer(
             model,
@@ -108,13 +111,6 @@ class PromptDASTrainer(DefaultTrainer):
             self.teacher.load_state_dict(self.checkpointer.model.state_dict())
         self.loader.start_iter = self.start_iter
 
-    def run_step(self) -> None:
-        self._trainer.iter = self.iter
-        try:
-            self._trainer.run_step()
-        except FloatingPointError as e:
-            self.number_guard.loss_is_bad(e)
-
     def after_train(self) -> None:
         self.iter: int = min(
             self.iter, self.max_iter
@@ -123,6 +119,7 @@ class PromptDASTrainer(DefaultTrainer):
 
     # As in today's Detectron2; old builds leave the optimizer out of the checkpoint.
     def state_dict(self) -> dict[str, Any]:
+        self.metrics.flush()  # the last values of all metrics are part of it
         return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -142,6 +139,7 @@ class PromptDASTrainer(DefaultTrainer):
             RandomState(),
             MetricsState(Path(cfg.OUTPUT_DIR) / "metrics.json", writers),
             hooks.IterationTimer(),
+            self.metrics,
             self.number_guard,
             MeanTeacher(self.teacher, student, cfg.DOMAIN_ADAPT.TEACHER.EMA_DECAY),
             self.pseudo_points if self.unsupervised else None,
@@ -155,7 +153,7 @@ class PromptDASTrainer(DefaultTrainer):
         if cfg.DATASETS.TEST:
             ret.append(EvalHook(0, self.final_test))  # at the end only
         if comm.is_main_process():
-            ret.append(hooks.PeriodicWriter(writers, period=20))
+            ret.append(hooks.PeriodicWriter(writers, period=WRITE_PERIOD))
             ret.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
         ret.append(StopOnSignal(self.checkpointer))
         return ret

@@ -15,7 +15,8 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..inference.sliding_window import sliding_window
-from ..points import pad_points, render_density
+from ..inputs import pad, stack, valid_points
+from ..points import pack_points, pad_points, render_density
 from ..visualization import draw_density, draw_overlay, tile
 from .decoder import PromptDecoder
 from .heads import build_center_head, build_segmentation_head
@@ -175,30 +176,35 @@ class PromptDAS(nn.Module):
         Each input has ``image`` (1, H, W), ``prompts`` (N, 2), ``points`` (N, 2) to render the density from, ``mask``
         (H, W) and ``domain``. Inputs of domain ``"target"`` come last; their mask is a pseudo-label with
         ``pixel_valid`` (H, W) bool and ``image_weight``; ``density_unsure`` (H, W) bool says where the density counts
-        only near a point; ``contrastive`` is a dict of (N, 2) points by kind; ``use`` names the losses to compute.
+        only near a point; ``use`` names the losses to compute; ``contrastive`` is a dict of (N, 2) points by kind, if
+        it is used. Points may be padding where a ``..._valid`` (N,) bool beside them says so. Where the inputs lie on a
+        GPU already, or in pinned memory, nothing here waits for it.
         """
-        images = self.stack(batched_inputs, "image")
+        images = stack(batched_inputs, "image", self.device)
         size = (images.shape[-2], images.shape[-1])
         num_source = sum(x["domain"] == "source" for x in batched_inputs)
         targets = batched_inputs[num_source:]
         use = targets[0]["use"] if targets else frozenset()
-        groups = [self.pad(x["contrastive"][kind] for x in targets) for kind in CONTRASTIVE_KINDS] if targets else []
+        groups = []
         contrastive_points = contrastive_valid = None
         if "contrastive" in use:
+            contrastive = [x["contrastive"] for x in targets]
+            groups = [pack_points(*pad(contrastive, kind, self.device)) for kind in CONTRASTIVE_KINDS]
             before = (0, 0, 0, 0, num_source, 0)  # the source images have none
             contrastive_points = F.pad(torch.cat([p for p, _ in groups], dim=1), before)
             contrastive_valid = F.pad(torch.cat([v for _, v in groups], dim=1), before[2:], value=False)
 
         prediction = self.decode(
             self.encode(images),
-            *self.pad(x["prompts"] for x in batched_inputs),
+            *pack_points(*pad(batched_inputs, "prompts", self.device)),
             size,
             contrastive_points=contrastive_points,
             contrastive_valid=contrastive_valid,
         )
         logits, density = prediction.logits, prediction.density
-        mask = self.stack(batched_inputs, "mask")
-        rendered = render_density(*self.pad(x["points"] for x in batched_inputs), size, self.density_sigma)
+        mask = stack(batched_inputs, "mask", self.device)
+        points = pack_points(*pad(batched_inputs, "points", self.device))
+        rendered = render_density(*points, size, self.density_sigma)
 
         s = slice(0, num_source)
         t = slice(num_source, None)
@@ -210,11 +216,11 @@ class PromptDAS(nn.Module):
             losses["loss_seg_target"] = segmentation_loss(
                 logits[t],
                 mask[t],
-                self.stack(targets, "pixel_valid"),
-                torch.tensor([x["image_weight"] for x in targets], device=self.device),
+                stack(targets, "pixel_valid", self.device),
+                stack(targets, "image_weight", self.device),
             )
         if "points" in use:
-            known = ~self.stack(targets, "density_unsure") | (rendered[t] > NEAR_A_POINT)
+            known = ~stack(targets, "density_unsure", self.device) | (rendered[t] > NEAR_A_POINT)
             losses["loss_det_target"] = self.detection_weight * detection_loss(density[t], rendered[t], known)
         if "contrastive" in use:
             embeddings = prediction.contrastive[t].split([p.shape[1] for p, _ in groups], dim=1)
@@ -252,7 +258,7 @@ class PromptDAS(nn.Module):
         height, width = x.get("height", image.shape[-2]), x.get("width", image.shape[-1])
         prompts = x.get("prompts", {"0%": torch.zeros(0, 2)})
         scale = torch.tensor([image.shape[-1] / width, image.shape[-2] / height], device=self.device)
-        points, valid = self.pad(prompts.values())
+        points, valid = pad_points([torch.as_tensor(p) for p in prompts.values()], device=self.device)
         predict = self.predict_windows_and_density if x.get("density") else self.predict_windows
         points = points * scale
         maps = sliding_window(image, predict, points=points, valid=valid, progress=x.get("progress"), **self.window)
@@ -278,12 +284,6 @@ class PromptDAS(nn.Module):
         size = (windows.shape[-2], windows.shape[-1])
         return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, density=density)
 
-    def stack(self, batched_inputs: list[dict[str, Any]], key: str) -> Tensor:
-        return torch.stack([torch.as_tensor(x[key]) for x in batched_inputs]).to(self.device, non_blocking=True)
-
-    def pad(self, point_lists: Any) -> tuple[Tensor, Tensor]:
-        return pad_points([torch.as_tensor(p) for p in point_lists], device=self.device)
-
     def visualize_training(
         self, batched_inputs: list[dict[str, Any]], probability: Tensor, density: Tensor, rendered: Tensor
     ) -> None:
@@ -293,8 +293,8 @@ class PromptDAS(nn.Module):
             image = torch.as_tensor(x["image"])[0].cpu().numpy()
             label = "label" if x["domain"] == "source" else "pseudo-label"
             rows += [
-                (f"{x['domain']}, prompts", draw_overlay(image, points=x["prompts"])),
-                (label, draw_overlay(image, torch.as_tensor(x["mask"]).cpu().numpy() > 0, x["points"])),
+                (f"{x['domain']}, prompts", draw_overlay(image, points=valid_points(x, "prompts"))),
+                (label, draw_overlay(image, torch.as_tensor(x["mask"]).cpu().numpy() > 0, valid_points(x, "points"))),
                 ("prediction", draw_overlay(image, p.numpy() > 0.5)),
                 ("density target", draw_density(r.numpy(), image)),
                 ("density", draw_density(d.numpy(), image)),

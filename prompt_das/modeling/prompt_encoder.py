@@ -48,7 +48,7 @@ class PointPromptEncoder(nn.Module):
     def forward(self, points: Tensor, image_size: tuple[int, int]) -> Tensor:
         """(B, N, 2) points (x, y) in pixels of an image of ``image_size`` (H, W) -> (B, N, D) tokens; N may be 0."""
         height, width = image_size
-        return self.encode(points / points.new_tensor([width, height]))
+        return self.encode(torch.stack([points[..., 0] / width, points[..., 1] / height], dim=-1))
 
     def grid(self, grid_size: tuple[int, int]) -> Tensor:
         """The encoding of the centres of an (h, w) grid -> (D, h, w)."""

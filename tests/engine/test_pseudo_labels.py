@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from prompt_das.data.augmentation import RightAngle
-from prompt_das.engine.pseudo_labels import PseudoLabeler, PseudoLabelLoader, sample_contrastive_points
-from prompt_das.instances import connected_components
+from prompt_das.data.pixel_maps import pixel_sources, pixel_targets
+from prompt_das.engine.pseudo_labels import PseudoLabeler, PseudoLabelLoader
+from prompt_das.inputs import valid_points
 from prompt_das.modeling.meta_arch import Prediction
 from prompt_das.points import render_density
 
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.utils.events import EventStorage
 from fvcore.transforms.transform import NoOpTransform, Transform, TransformList
 from torch import Tensor
 
@@ -61,6 +61,7 @@ class Teacher:
 def labeler(teacher: Teacher, *use: str, use_prompts: bool = True, **changes: Any) -> PseudoLabeler:
     """Settings of the paper, but for a suppression radius of 3 pixels and a handful of contrastive points."""
     settings = {
+        "report": lambda metrics: None,
         "use": frozenset(use or ("points", "masks", "contrastive")),
         "use_prompts": use_prompts,
         "suppression_radius": 3.0,
@@ -86,21 +87,32 @@ def sample(sparse: np.ndarray = SPARSE, move: Transform | None = None, seed: int
     """What TargetMapper gives; every pixel of the image has its own grey value."""
     weak = np.arange(SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE)
     move = TransformList([move or NoOpTransform()])
+    strong = np.ascontiguousarray(move.apply_image(weak))
+    rng = np.random.default_rng(seed)
     return {
         "domain": "target",
         "image_id": "demo/0",
         "box": (0, 0, 32, 32),
         "weak_image": torch.from_numpy(weak)[None],
-        "image": torch.from_numpy(np.ascontiguousarray(move.apply_image(weak)))[None],
-        "geometric": move,
-        "sparse_points": sparse,
-        "seed": seed,
+        "image": torch.from_numpy(strong)[None],
+        "sparse_points": torch.from_numpy(sparse),
+        "moved_sparse_points": torch.from_numpy(move.apply_coords(sparse)),
+        "pixel_sources": torch.from_numpy(pixel_sources(move, *SIZE)),
+        "pixel_targets": torch.from_numpy(pixel_targets(move, *SIZE)),
+        "noise": torch.from_numpy(rng.integers(2**31, size=strong.shape, dtype=np.int32)),
+        "prompt_share": torch.tensor(rng.random(), dtype=torch.float32),
     }
 
 
 def run(labeling: PseudoLabeler, *samples: dict[str, Any]) -> list[dict[str, Any]]:
-    with EventStorage():
-        return labeling(list(samples))
+    """What the student gets, with its points without padding."""
+    return [without_padding(x) | {"contrastive": without_padding(x["contrastive"])} for x in labeling(list(samples))]
+
+
+def without_padding(x: dict[str, Any]) -> dict[str, Any]:
+    names = {"points", "prompts", "positives", "queries", "negatives"} & x.keys()
+    rest = {name: value for name, value in x.items() if name.removesuffix("_valid") not in names}
+    return rest | {name: valid_points(x, name) for name in names}
 
 
 def as_set(points: np.ndarray) -> set[tuple[float, float]]:
@@ -115,6 +127,7 @@ def test_points_are_the_sparse_ones_and_the_teacher_s_without_those_that_repeat_
     (labelled,) = run(labeler(Teacher()), sample())
     assert as_set(labelled["points"]) == as_set(np.concatenate([SPARSE, CENTERS[1:]]))
     assert labelled["points"].dtype == np.float32
+    assert isinstance(labelled["use"], frozenset)
 
 
 def test_without_sparse_points_all_of_the_teacher_s_remain() -> None:
@@ -227,6 +240,23 @@ def test_the_seed_of_the_sample_decides() -> None:
     assert not np.array_equal(a["contrastive"]["negatives"], c["contrastive"]["negatives"])
 
 
+def test_what_else_is_in_the_batch_does_not_matter() -> None:
+    """Two processes with a sample each make the same labels as one with both."""
+    probability = np.random.default_rng(0).random(SIZE, np.float32)
+    labeling = labeler(Teacher(probability=probability))
+    more = np.array([[4.5, 6.5], [9.25, 8.75], [30.5, 20.5]], np.float32)
+    for seed in range(10):
+        samples = [sample(seed=seed), sample(more, RightAngle(2, True, *SIZE), seed=50 + seed), sample(NONE, seed=99)]
+        for together, x in zip(run(labeling, *samples), samples, strict=True):
+            (alone,) = run(labeling, x)
+            for name in ("points", "prompts"):
+                assert np.array_equal(together[name], alone[name]), name
+            for name in ("positives", "queries", "negatives"):
+                assert np.array_equal(together["contrastive"][name], alone["contrastive"][name]), name
+            for name in ("mask", "pixel_valid", "image_weight", "density_unsure"):
+                assert torch.equal(together[name], alone[name]), name
+
+
 # ---- into the student's view
 
 
@@ -239,7 +269,9 @@ def test_image_masks_and_points_move_together(k: int, flip: bool) -> None:
     """
     probability = np.random.default_rng(1).random(SIZE, np.float32)
     labeling = labeler(Teacher(probability=probability), density_unsure=0.25)
-    there, here = sample(seed=5), sample(seed=5, move=RightAngle(k, flip, *SIZE))
+    there, here = sample(seed=6), sample(seed=6, move=RightAngle(k, flip, *SIZE))
+    here["noise"] = there["noise"].flatten()[here["pixel_sources"]]  # so that the same points are drawn
+    there["prompt_share"] = here["prompt_share"] = torch.tensor(0.6)  # two of three
     (weak,), (strong,) = run(labeling, there), run(labeling, here)
     moved_size = SIZE[::-1] if k % 2 else SIZE
     image = strong["image"][0].numpy().astype(int)
@@ -255,7 +287,7 @@ def test_image_masks_and_points_move_together(k: int, flip: bool) -> None:
     for name, (before, after) in groups.items():
         assert len(before), name
         was = (np.floor(before[:, 1]) * SIZE[1] + np.floor(before[:, 0])).astype(int)
-        np.testing.assert_array_equal(pixels_under(after, image), was, err_msg=name)
+        np.testing.assert_array_equal(np.sort(pixels_under(after, image)), np.sort(was), err_msg=name)
         np.testing.assert_array_equal(after % 1, 0.5, err_msg=name)  # pixel centres stay pixel centres
 
 
@@ -276,50 +308,6 @@ def test_positives_are_the_sparse_points_queries_foreground_and_negatives_backgr
     assert (pixels_under(contrastive["negatives"], probability) < 0.1).all()
 
 
-# ---- contrastive points
-
-
-def test_so_many_queries_of_each_instance() -> None:
-    """Instances of 20, 9 and 2 confident pixels, one of them inside an unsure rim, and one that is all unsure."""
-    probability = np.zeros((20, 30), np.float32)
-    probability[1:5, 1:6] = 0.99
-    probability[8:13, 8:13], probability[9:12, 9:12] = 0.6, 0.99
-    probability[15, 20:22] = 0.95
-    probability[18, 5:15] = 0.8
-    queries, negatives = sample_contrastive_points(probability, np.random.default_rng(0), **CONTRASTIVE)
-    instances = connected_components(probability > 0.5)
-    owners = pixels_under(queries, instances)
-    assert sorted(np.bincount(owners, minlength=5).tolist()) == [0, 0, 2, 3, 3]
-    assert (pixels_under(queries, probability) > 0.9).all()
-    assert len(as_set(queries)) == len(queries) == 8
-    assert len(as_set(negatives)) == len(negatives) == 30
-
-
-def test_queries_are_drawn_from_all_pixels_of_an_instance() -> None:
-    probability = np.zeros((4, 6), np.float32)
-    probability[1:3, 1:5] = 0.99
-    seen: set[tuple[float, float]] = set()
-    for seed in range(60):
-        seen |= as_set(sample_contrastive_points(probability, np.random.default_rng(seed), **CONTRASTIVE)[0])
-    assert seen == {(x + 0.5, y + 0.5) for x in range(1, 5) for y in (1, 2)}
-
-
-def test_there_is_a_limit_to_queries_and_negatives() -> None:
-    probability = np.zeros((40, 40), np.float32)
-    probability[::4, ::4] = 0.99  # 100 instances
-    limits = CONTRASTIVE | {"max_queries": 7, "num_negatives": 11}
-    queries, negatives = sample_contrastive_points(probability, np.random.default_rng(0), **limits)
-    assert (len(queries), len(negatives)) == (7, 11)
-    assert queries[:, 1].max() > 20  # not the first seven in raster order
-
-
-@pytest.mark.parametrize(("value", "queries", "negatives"), [(0.5, 0, 0), (0.0, 0, 30), (1.0, 3, 0)])
-def test_an_image_of_one_kind_only(value: float, queries: int, negatives: int) -> None:
-    points = sample_contrastive_points(np.full(SIZE, value, np.float32), np.random.default_rng(0), **CONTRASTIVE)
-    assert [p.shape for p in points] == [(queries, 2), (negatives, 2)]
-    assert all(p.dtype == np.float32 for p in points)
-
-
 # ---- config, loader, log
 
 
@@ -327,7 +315,7 @@ def test_settings_come_from_the_config(tiny_cfg: CfgNode) -> None:
     node = tiny_cfg.DOMAIN_ADAPT
     node.USE_CONTRASTIVE = node.USE_PROMPTS = False
     node.POINTS.TOP_K, node.MASKS.PIXEL_CONFIDENCE, node.CONTRASTIVE.MAX_QUERIES = 17, 0.8, 99
-    labeling = PseudoLabeler(tiny_cfg, Teacher())
+    labeling = PseudoLabeler(tiny_cfg, Teacher(), print)
     assert labeling.use == {"points", "masks"}
     assert not labeling.use_prompts
     assert labeling.suppression_radius == tiny_cfg.MODEL.CENTER_HEAD.SIGMA
@@ -341,8 +329,7 @@ def test_settings_come_from_the_config(tiny_cfg: CfgNode) -> None:
 def test_the_loader_labels_targets_and_passes_sources_on() -> None:
     source = {"domain": "source", "image": torch.zeros(1, *SIZE)}
     loader = PseudoLabelLoader([([source], []), ([source, source], [sample()])], labeler(Teacher()))
-    with EventStorage():
-        burn_in, adaptation = loader
+    burn_in, adaptation = loader
     assert burn_in == [source]
     assert [x["domain"] for x in adaptation] == ["source", "source", "target"]
     assert adaptation[0] is source
@@ -354,9 +341,8 @@ def test_the_log_says_what_the_teacher_said() -> None:
     probability = np.full(SIZE, 0.6, np.float32)
     probability[:12] = 0.4
     probability[6:12] = 0.01
-    with EventStorage() as storage:
-        labeler(Teacher(probability=probability))([sample(), sample(NONE)])
-        logged = {name: value for name, (value, _) in storage.latest().items()}
+    logged: dict[str, Tensor] = {}
+    labeler(Teacher(probability=probability), report=logged.update)([sample(), sample(NONE)])
     assert logged == {
         "pseudo/points": 2.5,
         "pseudo/confident_pixels": pytest.approx(0.25),

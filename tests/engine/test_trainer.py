@@ -11,6 +11,7 @@ from prompt_das.checkpoint import PromptDASCheckpointer, read_checkpoint
 from prompt_das.engine import PromptDASTrainer, trainer
 from prompt_das.engine.defaults import start
 from prompt_das.engine.mean_teacher import MeanTeacher
+from prompt_das.engine.metric_buffer import MetricBuffer
 from prompt_das.engine.number_guard import NumberGuard
 from prompt_das.engine.resume_state import MetricsState, RandomState
 from prompt_das.engine.stopping import StopOnSignal
@@ -107,6 +108,7 @@ def test_evaluation_comes_after_the_teacher_and_before_the_checkpoint(cfg: CfgNo
     assert [kind for kind in order if kind is not hooks.IterationTimer] == [
         RandomState,
         MetricsState,
+        MetricBuffer,
         NumberGuard,
         MeanTeacher,
         hooks.LRScheduler,
