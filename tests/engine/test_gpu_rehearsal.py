@@ -1,0 +1,134 @@
+"""The training step on a GPU that does not exist: nothing waits for it, and nothing is left on the wrong device.
+
+PyTorch's fake tensors have shapes, types and devices, but no values. What asks for a value, as `.item()`, `nonzero`
+or an `if` on a tensor do, fails; so does an operation on tensors of two devices. Copies are watched on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prompt_das.data.build import SampleStream, get_slices
+from prompt_das.data.dataset_mapper import SourceMapper, TargetMapper
+from prompt_das.data.point_labels import sample_dataset_points
+from prompt_das.data.slices import read_labels
+from prompt_das.engine.mean_teacher import make_teacher, update_teacher
+from prompt_das.engine.number_guard import poison
+from prompt_das.engine.pseudo_labels import PseudoLabeler
+from prompt_das.engine.solver import build_optimizer
+from prompt_das.modeling import PromptDAS, meta_arch
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses copies for which the host waits: all from the GPU, and those to it that are not asked to go on."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        before, after = (
+            {x.device.type for x in tree_leaves(tree) if isinstance(x, torch.Tensor) and x.ndim} for tree in (args, out)
+        )
+        if "cuda" in before and "cpu" in after:
+            raise AssertionError(f"{func} brings a tensor to the host")
+        if "cpu" in before and "cuda" in after and not kwargs.get("non_blocking"):
+            raise AssertionError(f"{func} makes the host wait until its tensor is on the GPU")
+        return out
+
+
+def to_fake(model: torch.nn.Module, device: str) -> torch.nn.Module:
+    """Within a FakeTensorMode; what ``model.to(device)`` would do."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, device=device)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(buffer, device=device))
+    return model
+
+
+@pytest.fixture
+def samples(tiny_cfg: CfgNode, synthetic_data: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    source, target = (get_slices((f"synthetic_{domain}_train",)) for domain in ("source", "target"))
+    points = {"synthetic_target_train": sample_dataset_points(target, 0.5, 0, read_labels)}
+    streams = (
+        SampleStream(source, SourceMapper(tiny_cfg), (0, 0)),
+        SampleStream(target, TargetMapper(tiny_cfg, points), (0, 1)),
+    )
+    one, two = ([stream[0], stream[1]] for stream in streams)
+    return one, two
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
+def test_a_training_step_waits_for_nothing(tiny_cfg: CfgNode, samples: Any) -> None:
+    """Labels of the teacher, losses of the student, the optimizer's step, the teacher's."""
+    source, target = samples
+    reported: dict[str, torch.Tensor] = {}
+    student = PromptDAS(tiny_cfg)
+    tiny_cfg.MODEL.DEVICE = "cuda"
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        to_fake(student, "cuda")
+        teacher = make_teacher(student)
+        labeler = PseudoLabeler(tiny_cfg, teacher, reported.update)
+        optimizer = build_optimizer(tiny_cfg, student)
+        student.train()
+        with NoWaiting():
+            losses = poison(student(source + labeler(target)))
+            assert losses.keys() == {
+                "loss_seg_source",
+                "loss_det_source",
+                "loss_seg_target",
+                "loss_det_target",
+                "loss_pcl",
+            }
+            for parameter in student.parameters():  # the backward pass needs a real GPU
+                parameter.grad = torch.empty_like(parameter)
+            optimizer.step()
+            update_teacher(teacher, student, 0.99)
+        values = [*losses.values(), *reported.values(), optimizer.left_out]
+        assert {value.device.type for value in values} == {"cuda"}
+
+
+def test_the_backward_pass_asks_for_no_value(tiny_cfg: CfgNode, samples: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, since autograd would ask for a real GPU; points stay padded, as they do there."""
+    source, target = samples
+    student = PromptDAS(tiny_cfg)
+    labelled = PseudoLabeler(tiny_cfg, make_teacher(student), lambda metrics: None)(target)
+    monkeypatch.setattr(meta_arch, "pack_points", lambda points, valid: (points, valid))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        to_fake(student, "cpu").train()
+        losses = poison(student(source + labelled))
+        sum(losses.values()).backward()
+        assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+# ---- the rehearsal itself
+
+
+@pytest.mark.parametrize(
+    "offence",
+    [
+        lambda x: x.sum().item(),
+        lambda x: float(x[0]),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: 1 if x.any() else 0,
+        lambda x: torch.equal(x, x),
+        lambda x: x.cpu(),
+        lambda x: torch.zeros(3).to(x.device),
+        lambda x: torch.tensor([1.0, 2.0], device=x.device),
+        lambda x: x.new_tensor([1.0, 2.0]),
+        lambda x: x + torch.ones(3),
+    ],
+)
+def test_what_a_gpu_would_wait_for_is_found(offence: Callable[[torch.Tensor], Any]) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(3, device="cuda")
+        with NoWaiting(), pytest.raises((AssertionError, RuntimeError)):  # those of fake tensors are RuntimeErrors
+            offence(x)
