@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from prompt_das.modeling import PromptDAS
-from prompt_das.points import pad_points
+from prompt_das.modeling.losses import segmentation_loss
 
 import pytest
 import torch
@@ -206,20 +206,20 @@ def test_host_synchronisations_are_counted_by_the_line_of_this_package(
     modes: list[str] = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
 
-    pad_sequence = torch.nn.utils.rnn.pad_sequence
+    cross_entropy = F.binary_cross_entropy_with_logits
 
     def waits(*args: Any, **options: Any) -> torch.Tensor:
         warnings.warn("something else", stacklevel=1)
         for _ in range(3):
             warnings.warn("called a synchronizing CUDA operation (Triggered internally at ...)", stacklevel=1)
-        return pad_sequence(*args, **options)
+        return cross_entropy(*args, **options)
 
-    monkeypatch.setattr(torch.nn.utils.rnn, "pad_sequence", waits)
+    monkeypatch.setattr(F, "binary_cross_entropy_with_logits", waits)
     before = warnings.showwarning
-    sites = training.host_synchronisations(lambda: pad_points([torch.zeros(1, 2)]))
+    sites = training.host_synchronisations(lambda: segmentation_loss(*torch.zeros(2, 1, 4, 4)))
     assert list(sites.values()) == [3]
-    assert next(iter(sites)).startswith("prompt_das/points.py:")
-    assert next(iter(sites)).endswith(", pad_points")
+    assert next(iter(sites)).startswith("prompt_das/modeling/losses.py:")
+    assert next(iter(sites)).endswith(", segmentation_loss")
     assert modes == ["warn", "default"]
     assert warnings.showwarning is before
 

@@ -12,10 +12,10 @@ from .measure import seconds
 
 # Rows, inner length and columns. The last is the encoder's MLP on 4 crops of 384²: short, it waits for the memory.
 PRODUCTS = {
-    "cuda": [(4096, 4096, 4096), (8192, 8192, 8192), (16384, 16384, 16384), (9216, 384, 1536)],
+    "cuda": [(4096, 4096, 4096), (6144, 6144, 6144), (8192, 8192, 8192), (9216, 384, 1536)],
     "cpu": [(512, 512, 512)],
 }
-COPIED = {"cuda": 4 << 30, "cpu": 64 << 20}  # bytes: more than any cache holds
+COPIED = {"cuda": 1 << 30, "cpu": 64 << 20}  # bytes: more than any cache holds
 LOOP = {"cuda": 10, "cpu": 1}  # runs between two marks
 KINDS = {"bfloat16": (torch.bfloat16, False), "float32": (torch.float32, False), "TF32": (torch.float32, True)}
 

@@ -263,8 +263,7 @@ def report_work(result: dict[str, Any], best: float | None) -> list[str]:
         f"Reckoned by hand for the paper's size: {TFLOP_OF_THE_PAPER} TFLOP. Rate of the whole iteration: "
         f"{share(per_second, best)} TFLOP/s, in parentheses as a share of the best matrix product in bfloat16.",
         f"A target image has {contrast['positive']:.1f} sparse points, {contrast['query']:.0f} queries and "
-        f"{contrast['negative']:.0f} negatives, and {result['points of the target']:.0f} points, sparse and estimated "
-        f"together; the contrastive loss is {contrast['loss']:.3f}.",
+        f"{contrast['negative']:.0f} negatives; the contrastive loss is {contrast['loss']:.3f}.",
     ]
 
 
