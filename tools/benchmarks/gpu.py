@@ -213,7 +213,7 @@ def table(rows: list[list[Any]], header: list[str]) -> str:
 def share(flop_per_second: float, best: float | None) -> str:
     """TFLOP/s, and what part of the best matrix product in bfloat16 that is."""
     rate = flop_per_second / 1e12
-    return f"{rate:.1f}" + (f" ({rate / best:.0%})" if best else "")
+    return f"{rate:.1f}" + (f" ({rate / best:.0%} of the best)" if best else "")
 
 
 def report_ceilings(result: dict[str, Any], best: float | None) -> list[str]:
@@ -222,6 +222,7 @@ def report_ceilings(result: dict[str, Any], best: float | None) -> list[str]:
     memory = f"; memory {result['memory, GB']:.0f} GB" if result["memory, GB"] else ""
     return [
         table(rows, ["matrix product", *(f"{kind}, TFLOP/s" for kind in rates)]),
+        "Below, a share of the best is one of the best product in bfloat16.",
         f"Copy in the device's memory, read and written: {result['copy, GB/s']:.0f} GB/s{memory}; "
         f"CUDA {result['CUDA'] or 'none'}.",
     ]
@@ -260,8 +261,8 @@ def report_work(result: dict[str, Any], best: float | None) -> list[str]:
     contrast = result["contrastive loss"]
     return [
         table([[name, f"{gflop / 1e3:.3f}"] for name, gflop in work.items()], ["work of an iteration", "TFLOP"]),
-        f"Reckoned by hand for the paper's size: {TFLOP_OF_THE_PAPER} TFLOP. Rate of the whole iteration: "
-        f"{share(per_second, best)} TFLOP/s, in parentheses as a share of the best matrix product in bfloat16.",
+        f"Reckoned by hand for the paper's size: {TFLOP_OF_THE_PAPER} TFLOP, without what attention computes again "
+        f"in the backward pass. Rate of the whole iteration: {share(per_second, best)} TFLOP/s.",
         f"A target image has {contrast['positive']:.1f} sparse points, {contrast['query']:.0f} queries and "
         f"{contrast['negative']:.0f} negatives; the contrastive loss is {contrast['loss']:.3f}.",
     ]
