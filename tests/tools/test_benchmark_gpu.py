@@ -105,6 +105,15 @@ def test_what_the_time_does_not_suffice_for_is_left_out_and_named(
     assert capsys.readouterr().out.count("Left out: no time was left.") == 5
 
 
+def test_cases_of_a_slice_are_left_out_one_by_one(load_tool: LoadTool, gpu: ModuleType, tiny_cfg: CfgNode) -> None:
+    left = iter([100.0, 100.0, 0.0, 0.0, 0.0])  # asked before and after each warm-up
+    result = load_tool("benchmarks.whole_slice").benchmark_slice(tiny_cfg, 64, [4], 1, 0, lambda: next(left))
+    assert [(c["protocol"], c["density"]) for c in result["cases"]] == [("fast", False)]
+    assert len(result["cases left out"]) == 3
+    report = gpu.report([{"what": "slice", **result}])
+    assert "Left out, no time: fast, density True, batch 4; paper, density False, batch 4" in report
+
+
 def test_a_failing_part_does_not_lose_the_others(
     rehearse: Callable, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

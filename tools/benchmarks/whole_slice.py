@@ -42,6 +42,9 @@ def benchmark_slice(
         case = {"protocol": protocol, "density": density, "batch": batch, "windows": windows}
         case["views"] = windows * rotations
 
+        if seconds_left() <= 0:
+            left_out.append(case)
+            continue
         corner = image[:, : window + stride, : window + batch // 2 * stride]  # at most 2 rows: about one full batch
         predict(model, corner, density)
         taken = seconds(partial(predict, model, corner, density), model.device)
