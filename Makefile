@@ -4,6 +4,7 @@
 #   make test          the tests; test-slow runs those that take minutes
 #   make test-faults   a run killed at 50 random moments and resumed: it ends as if nothing had happened; a minute
 #   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 10 minutes
+#   make benchmark-gpu the part of it that needs CUDA: 8 minutes at most
 #   make lint          ruff, mypy, import-linter; format mends what ruff can
 #   make install       only the environment; PYTHON=python3.12 picks another interpreter
 #   make constraints   resolve constraints.txt anew, after a change in pyproject.toml
@@ -23,7 +24,7 @@ INSTALL   = $(UV) install --python $(BIN)/python --no-build-isolation --constrai
 # It asks for versions of 2021 (hence --no-deps) and builds with setuptools of 77 to 80, but not beside "wheel".
 DETECTRON2 = --no-deps -C=--global-option=build_py -C=--build-option=--skip-build pb1-detectron2==0.6
 
-.PHONY: help demo test test-slow test-faults benchmark lint format install venv constraints clean
+.PHONY: help demo test test-slow test-faults benchmark benchmark-gpu lint format install venv constraints clean
 
 help:
 	@sed -n 's/^#  //p' Makefile
@@ -47,6 +48,9 @@ benchmark: $(STAMP)
 	$(BIN)/python tools/benchmark.py loader --output output/benchmark/loader.json
 	$(BIN)/python tools/benchmark.py volume --output output/benchmark/volume.json
 	$(BIN)/python tools/benchmark.py predictor --size quick --output output/benchmark/predictor.json
+
+benchmark-gpu: $(STAMP)
+	$(BIN)/python tools/benchmark.py gpu --output output/benchmark/gpu.json --document docs/PERFORMANCE.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -3,6 +3,7 @@
 
     tools/benchmark.py metrics
     tools/benchmark.py model --size quick paper --output output/benchmark/model.json
+    tools/benchmark.py gpu
 
 Times are medians with the fastest and the slowest; peers take turns in one process. No data is needed. What we
 measured is in docs/PERFORMANCE.md.
@@ -11,11 +12,10 @@ measured is in docs/PERFORMANCE.md.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
-from benchmarks import Benchmark, loader, measure, metrics, model, predictor, volume, window
+from benchmarks import Benchmark, gpu, loader, measure, metrics, model, predictor, volume, window
 
 BENCHMARKS: dict[str, Benchmark] = {
     "model": model,
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "loader": loader,
     "volume": volume,
     "predictor": predictor,
+    "gpu": gpu,
 }
 
 
@@ -48,8 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     results = BENCHMARKS[args.command].run(args)
     print(f"\n{measure.describe(machine)}\n\n{BENCHMARKS[args.command].report(results)}")
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"machine": machine, args.command: results}, indent=1) + "\n")
+        measure.write(args.output, machine, args.command, results)
+    if conclude := getattr(BENCHMARKS[args.command], "conclude", None):
+        conclude(args, machine, results)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def read_epoch(slices: list[dict[str, Any]], mapper: Mapper, epoch: int, seed: i
     return len(numbers) / taken, crops
 
 
-def write_slices(folder: Path, size: int, slices: int, seed: int) -> float:
+def write_slices(folder: Path, size: int, slices: int, seed: int, style: str = "source") -> float:
     """MitoEM's layout with slices of (size, size) -> bits per pixel of the PNG files (MitoEM's own: 6.4 to 6.7).
 
     A slice is a mosaic of synthetic tiles, each turned and mirrored. None occurs twice in a slice, where PNG would find
@@ -130,10 +130,10 @@ def write_slices(folder: Path, size: int, slices: int, seed: int) -> float:
     """
     side = min(TILE, size)
     columns = math.ceil(size / side)
-    images, labels = make_synthetic_volume((math.ceil(columns**2 / 8), side, side), seed=seed)
+    images, labels = make_synthetic_volume((math.ceil(columns**2 / 8), side, side), style, seed)
     rng = np.random.default_rng(seed)
     for name in ("im", "mito-train-v2"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     for z in range(slices):
         chosen = rng.permutation(8 * len(images))[: columns**2]
         image, ids = (mosaic(volume, chosen, columns)[:size, :size] for volume in (images, labels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import statistics
@@ -12,12 +13,13 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import prompt_das
 
 import torch
 
+T = TypeVar("T")
 CPU = torch.device("cpu")
 NOT_REPEATED = 10.0  # seconds
 PACKAGES = ("numpy", "opencv-python-headless", "zarr", "monai")  # what the peers are made of
@@ -30,6 +32,19 @@ def seconds(run: Callable[[], Any], device: torch.device = CPU) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+class Laps:
+    """Seconds of the named parts of a round, each to the end of what it started on the device: ``laps(name, run)``."""
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        self.device = device
+        self.seconds: dict[str, list[float]] = {}
+
+    def __call__(self, name: str, run: Callable[[], T]) -> T:
+        answers: list[T] = []
+        self.seconds.setdefault(name, []).append(seconds(lambda: answers.append(run()), self.device))
+        return answers[0]
 
 
 def interleaved(
@@ -149,3 +164,8 @@ def describe(machine: dict[str, Any]) -> str:
         f"{machine['processor']}, {machine['cores']} cores, {gpu}; torch {machine['torch']}, threads: "
         f"{machine['threads']}; seed {machine['seed']}; load of the minute before: {machine['load']}"
     )
+
+
+def write(path: Path, machine: dict[str, Any], command: str, results: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine, command: results}, indent=1) + "\n")

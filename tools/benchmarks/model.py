@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,16 @@ from prompt_das.modeling import PromptDAS
 
 import torch
 from tabulate import tabulate
+from torch import nn
 
-from .measure import seconds
+from .measure import Laps, seconds
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CONFIG_OF_SIZE = {
     "paper": CONFIGS / "rat2human_wda.yaml",
     "quick": CONFIGS / "quick" / "vnc2lucchi_wda.yaml",
 }
+EMA_DECAY = 0.99  # its cost does not depend on it
 POINTS_PER_IMAGE = 5  # about what a crop of MitoEM holds
 
 
@@ -50,6 +51,21 @@ def report(results: list[dict[str, Any]]) -> str:
 def median_time(run: Callable[[], Any], repeats: int, device: torch.device) -> float:
     """Median seconds of ``run()``, after one call that does not count."""
     return statistics.median([seconds(run, device) for _ in range(repeats + 1)][1:])
+
+
+def training_step(
+    model: nn.Module,
+    teacher: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: list[dict[str, Any]],
+    laps: Laps,
+) -> None:
+    """What an iteration does with a labelled batch."""
+    optimizer.zero_grad()
+    loss = sum(laps("forward", lambda: model(batch)).values())
+    laps("backward", loss.backward)
+    laps("optimizer", optimizer.step)
+    laps("EMA", lambda: update_teacher(teacher, model, EMA_DECAY))
 
 
 def training_batch(cfg: Any) -> list[dict[str, Any]]:
@@ -112,25 +128,9 @@ def benchmark_model(size: str, repeats: int, seed: int, opts: list[str]) -> dict
 
     optimizer, teacher, batch = build_optimizer(cfg, model), make_teacher(model), training_batch(cfg)
     model.train()
-    parts: dict[str, list[float]] = {"forward": [], "backward": [], "optimizer": [], "EMA": []}
-
-    def step() -> None:
-        def lap(name: str, run: Callable[[], Any]) -> Any:
-            start = time.perf_counter()
-            result = run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            parts[name].append(time.perf_counter() - start)
-            return result
-
-        optimizer.zero_grad()
-        loss = sum(lap("forward", lambda: model(batch)).values())
-        lap("backward", loss.backward)
-        lap("optimizer", optimizer.step)
-        lap("EMA", lambda: update_teacher(teacher, model, 0.99))
-
-    total = median_time(step, repeats, device)
-    training = {name: statistics.median(times[1:]) for name, times in parts.items()}
+    laps = Laps(device)
+    total = median_time(lambda: training_step(model, teacher, optimizer, batch, laps), repeats, device)
+    training = {name: statistics.median(times[1:]) for name, times in laps.seconds.items()}
     return {
         "size": size,
         "crop": side,
