@@ -87,6 +87,7 @@ def benchmark_step(size: str, precision: str, repeats: int, seed: int, opts: lis
     """Seconds and peak memory of both. Raises RuntimeError if they do not compute the same in float32."""
     cfg = config(size, precision, opts)
     memory = {name: in_fresh_process(memory_of, name, size, precision, seed, opts) for name in SIDES}
+    print(f"{size}, {precision}: peak memory in bytes {memory}")  # the peer may need more than there is
     sides = {name: build_side(cfg, seed) for name, build_side in SIDES.items()}
     device = sides[OURS].device
     results = []
@@ -109,6 +110,7 @@ def benchmark_step(size: str, precision: str, repeats: int, seed: int, opts: lis
                 for name, side in sides.items()
             }
             result["peaks of the teacher"] = sides[OURS].peaks
+        print(f"{size}, {precision}, {what}:", " / ".join(show(spread(taken), 2) for taken in times.values()), "s")
         results.append(result)
     return results
 
