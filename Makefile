@@ -3,7 +3,7 @@
 #   make demo          the whole method on two small synthetic EM domains, about 5 minutes on 2 cores
 #   make test          the tests; test-slow runs those that take minutes
 #   make test-faults   a run killed at 50 random moments and resumed: it ends as if nothing had happened; a minute
-#   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 10 minutes
+#   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 11 minutes
 #   make benchmark-gpu the part of it that needs CUDA: 8 minutes at most
 #   make lint          ruff, mypy, import-linter; format mends what ruff can
 #   make install       only the environment; PYTHON=python3.12 picks another interpreter
@@ -43,6 +43,7 @@ test-faults: $(STAMP)
 
 benchmark: $(STAMP)
 	$(BIN)/python tools/benchmark.py model --threads 1 --size quick --output output/benchmark/model.json
+	$(BIN)/python tools/benchmark.py step --threads 1 --size quick --output output/benchmark/step.json
 	$(BIN)/python tools/benchmark.py metrics --output output/benchmark/metrics.json
 	$(BIN)/python tools/benchmark.py window --threads 1 --output output/benchmark/window.json
 	$(BIN)/python tools/benchmark.py loader --output output/benchmark/loader.json

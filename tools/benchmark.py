@@ -15,10 +15,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from benchmarks import Benchmark, gpu, loader, measure, metrics, model, predictor, volume, window
+from benchmarks import Benchmark, gpu, loader, measure, metrics, model, predictor, step, volume, window
 
 BENCHMARKS: dict[str, Benchmark] = {
     "model": model,
+    "step": step,
     "metrics": metrics,
     "window": window,
     "loader": loader,

@@ -16,9 +16,11 @@ from prompt_das.data import volumes
 from prompt_das.data.slices import VolumeSpec, load_slices, read_image
 from prompt_das.evaluation.metrics import evaluate_slice
 from prompt_das.inference.executors import run_here
+from prompt_das.points import pad_points
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -52,6 +54,133 @@ def test_each_part_of_the_network_has_its_time(benchmark: Callable, tiny: list[s
     assert set(training) == {"forward", "backward", "optimizer", "EMA", "total"}
     assert min(*forward.values(), *training.values()) > 0
     assert result["size"] == size
+
+
+# ---- step
+
+
+def test_the_step_beside_one_image_at_a_time(
+    benchmark: Callable,
+    load_tool: LoadTool,
+    tiny: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step = load_tool("benchmarks.step")
+    monkeypatch.setattr(step, "in_fresh_process", lambda call, *arguments: call(*arguments))  # saves many imports
+    fewer_points = ["DOMAIN_ADAPT.CONTRASTIVE.NUM_NEGATIVES", "16"]
+    results = benchmark("step", "--size", "quick", "--", *tiny, *fewer_points)
+    forward, evaluation, training = step.WHAT
+    assert [(r["precision"], r["what"]) for r in results] == [
+        (precision, what)
+        for precision in ("float32", "bfloat16")  # the config's own comes second
+        for what in (forward, evaluation, training)
+    ]
+    for result in results:
+        for key in ("seconds", "peak memory, MB"):
+            assert set(result[key]) == {"prompt_das", "one image at a time"}
+        assert result["ratio"] > 0
+        compared = {forward: {"logits"}, evaluation: {"logits"}}.get(
+            result["what"], {"probability", "density", "losses", "gradients"}
+        )
+        assert set(result["largest relative difference"]) == (compared if result["precision"] == "float32" else set())
+        assert all(difference < 1e-4 for difference in result["largest relative difference"].values())
+    for result in results[2::3]:
+        for parts in result["parts, s"].values():
+            assert set(parts) == {"teacher", "forward", "backward", "optimizer", "EMA"}
+    assert "| quick, bfloat16" in capsys.readouterr().out
+
+
+@pytest.fixture
+def peers(load_tool: LoadTool, tiny: list[str]) -> tuple[Any, Any]:
+    """Ours and one image at a time, in float32, with the same weights and data."""
+    step = load_tool("benchmarks.step")
+    cfg = step.config("quick", "float32", [*tiny, "DOMAIN_ADAPT.CONTRASTIVE.NUM_NEGATIVES", "16"])
+    return step.Ours(cfg, 0), step.Peer(cfg, 0)
+
+
+def some_points(*counts: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(sum(counts))
+    return [32 * torch.rand(n, 2, generator=generator) for n in counts]
+
+
+@pytest.mark.parametrize("prompts", [(0, 0, 0), (1, 1, 1), (0, 1, 5)])
+@pytest.mark.parametrize("contrastive", [(0, 0, 0), (3, 0, 7)])
+def test_one_image_at_a_time_is_the_same_network(peers: Any, prompts: tuple, contrastive: tuple) -> None:
+    ours, peer = peers
+    images, prompt_lists, contrastive_lists = ours.windows[:3], some_points(*prompts), some_points(*contrastive)
+    points, valid = pad_points(contrastive_lists)
+    expected = ours.network.decode(
+        ours.network.encode(images),
+        *pad_points(prompt_lists),
+        ours.size,
+        contrastive_points=points,
+        contrastive_valid=valid,
+    )
+    answers = peer.plain.predict(images, prompt_lists, contrastive_lists)
+    for i, answer in enumerate(answers):
+        torch.testing.assert_close(answer.logits, expected.logits[i], rtol=0, atol=1e-5)
+        torch.testing.assert_close(answer.density, expected.density[i], rtol=0, atol=1e-5)
+        torch.testing.assert_close(answer.contrastive, expected.contrastive[i, valid[i]], rtol=0, atol=1e-5)
+
+
+def test_one_image_at_a_time_has_the_same_losses_and_gradients(peers: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for x in peers[0].batch:
+        x["prompts"] = x["prompts"][:0] if x["domain"] == "source" else x["prompts"]
+        if x["domain"] == "target":
+            x["pixel_valid"] = torch.rand(32, 32, generator=generator) > 0.4
+            x["density_unsure"] = torch.rand(32, 32, generator=generator) > 0.3
+    targets = [x for x in peers[0].batch if x["domain"] == "target"]
+    targets[0]["contrastive"]["positives"] = torch.zeros(0, 2)  # an image without sparse points
+    targets[1]["pixel_valid"][:] = False  # and one where the teacher is sure of nothing
+    ours, peer = (side.network for side in peers)
+    expected, found = ours.losses(peers[0].batch), peers[1].plain.losses(peers[0].batch)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7, msg=name)
+    sum(expected.values()).backward()
+    sum(found.values()).backward()
+    for (name, a), b in zip(ours.named_parameters(), peer.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_one_image_at_a_time_has_the_same_teacher(peers: Any) -> None:
+    """Also where a sparse point lies beside a peak of the first pass, which then counts once."""
+    ours, peer = peers
+    _, _, points, valid = ours.labeler.ask_teacher(ours.targets, *pad_points(ours.sparse))
+    assert int(valid.sum()) >= ours.peaks - len(ours.targets)  # about as many peaks as asked for
+    for side in peers:
+        side.sparse = [p[v][:2] + 0.25 for p, v in zip(points, valid, strict=True)]
+    expected, found = ours.ask_teacher(), peer.ask_teacher()
+    for name in ("probability", "density"):
+        for a, b in zip(expected[name], found[name], strict=True):
+            torch.testing.assert_close(b, a, rtol=0, atol=1e-5)
+
+
+def test_one_image_at_a_time_moves_student_and_teacher_alike(peers: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(p.shape, generator=generator) for p in peers[0].network.parameters()]
+    for side in peers:
+        for parameter, gradient in zip(side.network.parameters(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        side.network.pixel_mean += 1  # a buffer
+        side.move_student()
+        side.move_teacher()
+    (ours, our_teacher), (peer, peer_teacher) = ((side.network, side.teacher) for side in peers)
+    for a, b in ((ours, peer), (our_teacher, peer_teacher)):
+        torch.testing.assert_close(list(b.parameters()), list(a.parameters()), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(list(b.buffers()), list(a.buffers()))
+    assert not torch.equal(ours.decoder.mask_token, our_teacher.decoder.mask_token)
+
+
+def test_what_is_not_the_same_is_not_compared(load_tool: LoadTool) -> None:
+    compare = load_tool("benchmarks.step").compare
+    ones = [torch.ones(2), torch.tensor([2.0])]
+    assert compare({"losses": ones}, {"losses": [ones[0], torch.tensor([2.001])]}, "step")["losses"] < 1e-3
+    for other in (2.01, float("nan")):
+        with pytest.raises(RuntimeError, match="step: losses of prompt_das and one image at a time differ"):
+            compare({"losses": ones}, {"losses": [ones[0], torch.tensor([other])]}, "step")
 
 
 # ---- metrics
