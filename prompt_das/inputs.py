@@ -26,12 +26,8 @@ def pad(inputs: Sequence[Mapping[str, Any]], key: str, device: torch.device) -> 
     An input may say under ``key + "_valid"`` which of its points are padding; without it, none is.
     """
     points = [torch.as_tensor(x[key]) for x in inputs]
-    valid = [x.get(f"{key}_valid") for x in inputs]
-    return pad_points(points, [_all(p) if v is None else v for p, v in zip(points, valid, strict=True)], device)
-
-
-def _all(points: Tensor) -> Tensor:
-    return torch.ones(len(points), dtype=torch.bool, device=points.device)
+    valid = [x.get(f"{key}_valid", torch.ones(len(p), dtype=torch.bool)) for x, p in zip(inputs, points, strict=True)]
+    return pad_points(points, device, valid=valid)
 
 
 def valid_points(x: Mapping[str, Any], key: str) -> np.ndarray:

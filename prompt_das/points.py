@@ -82,7 +82,7 @@ def sample_sparse_points(points: np.ndarray, ratio: float, rng: np.random.Genera
 
 
 def pad_points(
-    points: Sequence[Tensor], valid: Sequence[Tensor] | None = None, device: torch.device | str | None = None
+    points: Sequence[Tensor], device: torch.device | str | None = None, *, valid: Sequence[Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Stack the points of several images, padded with zeros to the largest number.
 
@@ -91,8 +91,8 @@ def pad_points(
 
     Args:
         points: one (Ni, 2) tensor for each image; Ni may be 0.
-        valid: one (Ni,) bool for each image; None: all are.
         device: where the result lies; by default where the first points lie.
+        valid: one (Ni,) bool for each image; None: all are.
 
     Returns:
         points (B, N, 2) float32 and valid (B, N) bool, with N the largest Ni, which may be 0.
@@ -103,10 +103,9 @@ def pad_points(
     length = max(len(p) for p in points)
     if device.type == "cuda":
         length = -(-length // POINT_BUCKET) * POINT_BUCKET
-    if valid is None:
-        valid = [torch.ones(len(p), dtype=torch.bool, device=p.device) for p in points]
+    known = valid or [torch.ones(len(p), dtype=torch.bool, device=device) for p in points]
     padded = [F.pad(p.to(device, torch.float32, non_blocking=True), (0, 0, 0, length - len(p))) for p in points]
-    known = [F.pad(v.to(device, non_blocking=True), (0, length - len(v))) for v in valid]
+    known = [F.pad(v.to(device, non_blocking=True), (0, length - len(v))) for v in known]
     return torch.stack(padded), torch.stack(known)
 
 

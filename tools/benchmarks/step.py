@@ -241,7 +241,7 @@ class Side:
 class Ours(Side):
     def __init__(self, cfg: CfgNode, seed: int) -> None:
         super().__init__(cfg, seed)
-        self.labeler = PseudoLabeler(cfg, self.teacher)
+        self.labeler = PseudoLabeler(cfg, self.teacher, lambda metrics: None)
 
     def forward(self) -> Results:
         return self.predict(self.windows[:1], [self.prompt_sets[0][-1:]])
