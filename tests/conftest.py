@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import prompt_das
+from prompt_das.checkpoint import read_checkpoint
 from prompt_das.data import datasets
+from prompt_das.engine.resume_state import TIMINGS
 
 import numpy as np
 import pytest
@@ -98,6 +101,20 @@ def _assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:
 def assert_same() -> Callable[..., None]:
     """``assert_same(a, b, name)``: two checkpoints, or other nested results, are equal to the bit."""
     return _assert_same
+
+
+def _results_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return (
+        {name: read_checkpoint(folder / name) for name in ("model_final.pth", "model_best.pth")},
+        [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines],
+    )
+
+
+@pytest.fixture(scope="session")
+def results_of() -> Callable[[Path], Any]:
+    """``results_of(OUTPUT_DIR)``: everything that a run ends with, but how long it took."""
+    return _results_of
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,6 @@ The same holds for what takes the place of a slice that cannot be read.
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import multiprocessing.util
-import signal
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
@@ -31,6 +28,7 @@ from .datasets import ensure_registered
 from .point_labels import SlicePoints, read_points, sample_dataset_points, write_points
 from .slices import open_image_volume, read_labels
 from .volumes import VolumeError
+from .workers import WatchedLoader
 
 logger = logging.getLogger(__name__)
 
@@ -106,22 +104,6 @@ class IterationBatches:
             yield list(range(first, first + self.per_rank))
 
 
-def ignore_stop_signals(worker: int) -> None:
-    """A loader's processes end with the one that they work for, not before it.
-
-    A cluster or a terminal signals them too, and a training step whose workers are gone cannot end in good order.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def kill_workers() -> None:
-    """At its exit Python asks the loaders' processes to end by SIGTERM, which these ignore, and waits for them."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-
-
 def build_stream_loader(
     slices: list[dict[str, Any]],
     mapper: Callable,
@@ -132,20 +114,17 @@ def build_stream_loader(
     seed: tuple[int, ...],
     workers: int,
     max_corrupt: int = 0,
-) -> DataLoader:
+) -> WatchedLoader:
     """A loader of lists of samples, one list per iteration."""
-    if workers:
-        multiprocessing.util.Finalize(None, kill_workers, exitpriority=1)  # before Python asks and waits
     loader = DataLoader(
         SampleStream(slices, mapper, seed, max_corrupt),
         batch_sampler=IterationBatches(batch_size, start_iter, max_iter),
         num_workers=workers,
         collate_fn=list,
         persistent_workers=False,
-        worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # else each start, and so each resume, would draw from the run's random numbers
     )
-    return loader
+    return WatchedLoader(loader)
 
 
 class SourceTargetLoader:
@@ -245,7 +224,7 @@ def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dic
     return points
 
 
-def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
+def build_test_loader(cfg: CfgNode, name: str) -> WatchedLoader:
     """Whole slices of a labelled dataset, one at a time."""
     slices = get_slices((name,))
     if any(d["label_file_name"] is None for d in slices):
@@ -255,4 +234,4 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     loader = d2_build_detection_test_loader(
         dataset=slices, mapper=SliceMapper(cfg), num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(slices))
     )
-    return loader
+    return WatchedLoader(loader)
