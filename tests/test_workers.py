@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
-import shutil
 import signal
 import sys
 import time
@@ -20,11 +19,11 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "quick" / "synthetic_uda.yaml"
-PROMPTLY = 20  # seconds, on a busy machine; a hang lasts for ever
+PROMPTLY = 60  # seconds, on a busy machine; a hang lasts for ever
 # Both streams, points that the source model makes, evaluations between and at the end.
 RUN = {
     "MODEL.PRECISION": "float32",
-    "SOLVER.MAX_ITER": 40,
+    "SOLVER.MAX_ITER": 30,
     "SOLVER.WARMUP_ITERS": 2,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.CHECKPOINT_PERIOD": 1,
@@ -32,17 +31,18 @@ RUN = {
     "DATALOADER.TARGET_IMS_PER_BATCH": 2,
     "DATASETS.VAL": "('synthetic_target_val[0:1]',)",
     "DATASETS.TEST": "('synthetic_target_val',)",
-    "TEST.EVAL_PERIOD": 20,
+    "TEST.EVAL_PERIOD": 10,
     "VIS_PERIOD": 0,
-    "DOMAIN_ADAPT.BURN_IN_ITERS": 15,
+    "DOMAIN_ADAPT.BURN_IN_ITERS": 8,
     "DOMAIN_ADAPT.POINTS.UDA_THRESHOLD": 0.05,
 }
 SUMMARY = "inference/synthetic_target_val/summary.json"
 
 
-def train_net(arguments: list[str], log: Path) -> None:
+def train_net(arguments: list[str], log: Path, data: str) -> None:
     """What a new process does, in a session of its own, so that its workers are known when it is gone."""
     os.setsid()
+    os.environ["DETECTRON2_DATASETS"] = data  # the fork server has the one of the first test
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -58,7 +58,7 @@ class Job:
     def __init__(self, arguments: list[str], log: Path) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["prompt_das.engine", __name__])
-        self.process = context.Process(target=train_net, args=(arguments, log))
+        self.process = context.Process(target=train_net, args=(arguments, log, os.environ["DETECTRON2_DATASETS"]))
         self.process.start()
         self.log = log
 
@@ -214,14 +214,66 @@ def test_a_worker_that_is_killed_ends_the_run_and_it_goes_on_later(
     assert_same(results_of(folder), results_of(alone))
 
 
-@pytest.fixture
-def spoil(synthetic_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Cut off a file of a copy of the data."""
-    shutil.copytree(synthetic_data, tmp_path / "data")
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+# ---- slices that cannot be read
 
-    def spoil(name: str) -> None:
-        path = tmp_path / "data" / name
-        path.write_bytes(path.read_bytes()[:100])
 
-    return spoil
+def test_an_unreadable_slice_ends_the_run_and_is_named(
+    start: Callable[..., Job], spoil: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = spoil("source/im/im0001.png")
+    job = start(tmp_path / "run")
+    assert job.ends() == 1, job.text
+    for text in (str(path), "DATALOADER.MAX_CORRUPT_SLICES allows for 0", "tools/check_data.py"):
+        assert text in job.text
+
+
+def test_with_unreadable_slices_left_out_a_run_that_was_killed_is_the_same_run(
+    start: Callable[..., Job],
+    spoil: Callable[[str], Path],
+    tmp_path: Path,
+    results_of: Callable[[Path], Any],
+    assert_same: Callable[..., None],
+) -> None:
+    """Of both streams; the source model makes no points on the one of the target."""
+    paths = [spoil("source/mito-train-v2/seg0001.tif"), spoil("target/im/im0002.png")]
+    folder = tmp_path / "run"
+    job = start(folder, DATALOADER__MAX_CORRUPT_SLICES=2)
+    begun(job, folder)
+    os.kill(job.pid, signal.SIGKILL)
+    assert job.ends() == -signal.SIGKILL, job.text
+    again = start(folder, "--resume", DATALOADER__MAX_CORRUPT_SLICES=2)
+    alone = start(tmp_path / "alone", DATALOADER__MAX_CORRUPT_SLICES=2, DATALOADER__NUM_WORKERS=0)
+    for job in (again, alone):
+        assert job.ends() == 0, job.text
+        assert [job.text.count(f"is left out: {path}") for path in paths] == [1, 1]
+    assert_same(results_of(folder), results_of(tmp_path / "alone"))
+
+
+def test_an_evaluation_in_the_middle_stops_at_one_and_goes_on_when_it_is_mended(
+    start: Callable[..., Job], spoil: Callable[[str], Path], synthetic_root: Path, tmp_path: Path
+) -> None:
+    """However many a training may leave out. The step before it was saved."""
+    path = spoil("target/im/im0004.png")
+    folder = tmp_path / "run"
+    job = start(folder, DATALOADER__MAX_CORRUPT_SLICES=9)
+    assert job.ends() == 1, job.text
+    assert "cannot be evaluated, and is not left out" in job.text
+    assert str(path) in job.text
+    assert not (folder / "inference").exists()
+    assert (folder / "last_checkpoint").read_text() == "model_0000008.pth"  # evaluated after iteration 9
+    path.write_bytes((synthetic_root / "synthetic/target/im/im0004.png").read_bytes())
+    again = start(folder, "--resume")
+    assert again.ends() == 0, again.text
+    assert "Starting training from iteration 9" in again.text
+
+
+def test_an_evaluation_by_itself_stops_at_one(
+    start: Callable[..., Job], spoil: Callable[[str], Path], alone: Path, tmp_path: Path
+) -> None:
+    path = spoil("target/mito-val-v2/seg0005.tif")
+    job = start(
+        tmp_path / "run", "--eval-only", MODEL__WEIGHTS=alone / "model_final.pth", DATALOADER__MAX_CORRUPT_SLICES=9
+    )
+    assert job.ends() == 1, job.text
+    assert str(path) in job.text
+    assert not (tmp_path / "run" / SUMMARY).exists()
