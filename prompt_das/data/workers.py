@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.util
 import os
 import signal
@@ -91,6 +92,10 @@ def raising_for(workers: Sequence[BaseProcess]) -> Iterator[None]:
     try:
         look()
         yield
+    except (OSError, EOFError):  # a worker may have died while it handed something over
+        multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=1)
+        look()
+        raise
     finally:
         on_end_of_child(handler)
 

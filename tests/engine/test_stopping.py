@@ -15,6 +15,7 @@ from typing import Any
 
 from prompt_das.checkpoint import read_checkpoint
 from prompt_das.data.build import build_stream_loader, build_test_loader
+from prompt_das.data.workers import raising_for
 from prompt_das.engine import PromptDASTrainer, launch
 from prompt_das.engine.defaults import get_prompt_das_cfg
 from prompt_das.engine.stopping import RESUME_ME
@@ -193,6 +194,22 @@ def test_the_death_of_a_worker_waits_for_the_next_batch(cfg: CfgNode) -> None:
     with pytest.raises(RuntimeError, match=r"has ended with exit code -9\..*NUM_WORKERS.*--resume"):
         next(batches)
     assert signal.getsignal(signal.SIGCHLD) == handler
+
+
+def test_a_connection_that_broke_is_the_death_of_a_worker() -> None:
+    """It may die while it hands over a tensor, and the end of the connection is noticed before its own."""
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+    with pytest.raises(RuntimeError, match="exit code -9"), raising_for([worker]):
+        hand_over_and_die(worker)
+    worker.join()
+    with pytest.raises(FileNotFoundError, match="a file"), raising_for([]):
+        raise FileNotFoundError("a file")
+
+
+def hand_over_and_die(worker: multiprocessing.Process) -> None:
+    worker.kill()
+    raise ConnectionResetError
 
 
 def stream_process(d: dict[str, Any], rng: np.random.Generator) -> int:
