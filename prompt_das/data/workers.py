@@ -93,7 +93,10 @@ def raising_for(workers: Sequence[BaseProcess]) -> Iterator[None]:
         look()
         yield
     except (OSError, EOFError):  # a worker may have died while it handed something over
-        multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=1)
+        ending = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=1)
+        for worker in workers:
+            if worker.sentinel in ending:  # its end is seen a moment before its exit code
+                worker.join(timeout=1)
         look()
         raise
     finally:
