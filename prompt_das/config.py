@@ -83,6 +83,9 @@ def add_prompt_das_config(cfg: CN) -> None:
 
     _c.DATALOADER.NUM_WORKERS = 4
     _c.DATALOADER.TARGET_IMS_PER_BATCH = 2  # beside SOLVER.IMS_PER_BATCH source images
+    # A slice that cannot be read is left out of the training, and crops are drawn from others instead; the run stops at
+    # one more than so many. 0: nobody wants to train on less than they think, unless they say so.
+    _c.DATALOADER.MAX_CORRUPT_SLICES = 0
 
     # ---------------------------------------------------------------------------------------- domain adaptation
     _c.DOMAIN_ADAPT = CN()

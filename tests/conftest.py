@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import prompt_das
+from prompt_das.checkpoint import read_checkpoint
 from prompt_das.data import datasets
 
 import numpy as np
@@ -100,6 +103,22 @@ def assert_same() -> Callable[..., None]:
     return _assert_same
 
 
+def _results_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    from prompt_das.engine.resume_state import TIMINGS
+
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return (
+        {name: read_checkpoint(folder / name) for name in ("model_final.pth", "model_best.pth")},
+        [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines],
+    )
+
+
+@pytest.fixture(scope="session")
+def results_of() -> Callable[[Path], Any]:
+    """``results_of(OUTPUT_DIR)``: everything that a run ends with, but how long it took."""
+    return _results_of
+
+
 @pytest.fixture(scope="session")
 def load_tool() -> Iterator[Callable[[str], ModuleType]]:
     """A program of ``tools/`` as a module. Its functions can be pickled, so they can be run in other processes."""
@@ -121,6 +140,21 @@ def synthetic_data(synthetic_root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """The data sets ``synthetic_{source,target}_{train,val}``."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(synthetic_root))
     return synthetic_root
+
+
+@pytest.fixture
+def spoil(synthetic_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """``spoil("source/im/im0001.png")`` cuts off a file, in a copy of the synthetic data that the test then uses."""
+    root = tmp_path / "data"
+    shutil.copytree(synthetic_data, root)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+
+    def spoil(name: str) -> Path:
+        path = root / "synthetic" / name
+        path.write_bytes(path.read_bytes()[:100])
+        return path
+
+    return spoil
 
 
 @pytest.fixture

@@ -217,6 +217,7 @@ def test_no_two_leaves_write_into_the_same_folder() -> None:
         (["MODEL.PRECISION", "float16"], "MODEL.PRECISION is 'float16'; use float32 or bfloat16"),
         (["SOLVER.AMP.ENABLED", "True"], "use MODEL.PRECISION bfloat16 instead"),
         (["INPUT.CROP_SIZE", "100"], "INPUT.CROP_SIZE is 100; make it a multiple of MODEL.VIT.PATCH_SIZE 8"),
+        (["DATALOADER.MAX_CORRUPT_SLICES", "-1"], "MAX_CORRUPT_SLICES is -1; use 0 to stop at the first"),
         (["DOMAIN_ADAPT.ENABLED", "True"], "needs DATASETS.TARGET"),
         (
             ["DOMAIN_ADAPT.ENABLED", "True", "DATASETS.TARGET", "('x',)", "DOMAIN_ADAPT.BURN_IN_ITERS", "16001"],

@@ -5,7 +5,6 @@ Moments are drawn over the whole run: while it starts, steps, evaluates, makes p
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import signal
@@ -14,10 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint import read_checkpoint
 from prompt_das.engine import PromptDASTrainer
 from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.engine.resume_state import TIMINGS
 
 import numpy as np
 import pytest
@@ -72,15 +69,6 @@ def start(tiny: list[str], synthetic_data: Path) -> Callable[[Path], Any]:
     return start
 
 
-def results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Everything that a run ends with, but how long it took."""
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return (
-        {name: read_checkpoint(folder / name) for name in ("model_final.pth", "model_best.pth")},
-        [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines],
-    )
-
-
 # Three in every run of the tests; the slow ones are those of `make test-faults`.
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
@@ -88,13 +76,14 @@ def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
     tmp_path: Path,
     kills: int,
     rng: np.random.Generator,
+    results_of: Callable[[Path], Any],
     assert_same: Callable[..., None],
 ) -> None:
     start(tmp_path / "warm").join()  # the first process imports what the others find imported
     before = time.perf_counter()
     start(tmp_path / "whole").join()
     duration = time.perf_counter() - before
-    expected = results(tmp_path / "whole")
+    expected = results_of(tmp_path / "whole")
     assert expected[1][-1]["iteration"] == 50  # the last evaluation; before it, each twentieth
 
     killed = runs = 0
@@ -111,7 +100,7 @@ def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
             done = process.exitcode == 0
             killed += not done
             assert done or process.exitcode == -signal.SIGKILL
-        assert_same(results(folder), expected, f"after {killed} kills")
+        assert_same(results_of(folder), expected, f"after {killed} kills")
         assert not list(folder.glob("model_*.part"))
         assert len(list(folder.glob("model_0*.pth"))) == 2
     logging.getLogger(__name__).info("%d kills in %d runs of %.1f s", killed, runs, duration)

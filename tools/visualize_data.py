@@ -149,14 +149,14 @@ def visualize(args: argparse.Namespace) -> None:
             given = points.get(name, {}).get(entry["slice"], np.zeros((0, 2))) if name in cfg.DATASETS.TARGET else None
             save_image(output / f"{entry['image_id']}.png".replace("/", "_"), draw_slice(entry, given, args.max_size))
 
-    seed = max(cfg.SEED, 0)
+    seed, max_corrupt = max(cfg.SEED, 0), cfg.DATALOADER.MAX_CORRUPT_SLICES
     if cfg.DATASETS.TRAIN and args.crops:
-        stream = SampleStream(get_slices(cfg.DATASETS.TRAIN), SourceMapper(cfg), (seed, 0))
+        stream = SampleStream(get_slices(cfg.DATASETS.TRAIN), SourceMapper(cfg), (seed, 0), max_corrupt)
         rows = [source_panels(stream[n], cfg.MODEL.CENTER_HEAD.SIGMA) for n in range(args.crops)]
         legend = {"mask": TRUTH, "centre": ESTIMATE, "prompt": PROMPT}
         write_crops(output / "crops_source.png", rows, ["source crop", "density map"], legend)
     if cfg.DATASETS.TARGET and args.crops:
-        stream = SampleStream(get_slices(cfg.DATASETS.TARGET), TargetMapper(cfg, points), (seed, 1))
+        stream = SampleStream(get_slices(cfg.DATASETS.TARGET), TargetMapper(cfg, points), (seed, 1), max_corrupt)
         rows = [target_panels(stream[n]) for n in range(args.crops)]
         write_crops(output / "crops_target.png", rows, ["teacher's view", "student's view"], {"sparse point": PROMPT})
 

@@ -3,15 +3,14 @@
 Sample ``n`` of a stream is a pure function of (seed, n): which slice, which crop, which augmentation. Iteration ``i``
 takes samples ``i * batch ... (i + 1) * batch - 1``, shared out over the ranks. So the data of a run depend neither on
 the number of workers nor of processes, and a run that was stopped continues with the sample it would have had next.
+The same holds for what takes the place of a slice that cannot be read.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import multiprocessing.util
-import signal
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,13 @@ from detectron2.data import build_detection_test_loader as d2_build_detection_te
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from .corrupt_slices import LEFT_OUT, CorruptSlices, require_few
 from .dataset_mapper import SliceMapper, SourceMapper, TargetMapper
 from .datasets import ensure_registered
 from .point_labels import SlicePoints, read_points, sample_dataset_points, write_points
 from .slices import open_image_volume, read_labels
+from .volumes import VolumeError
+from .workers import WatchedLoader
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +43,42 @@ def get_slices(names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 class SampleStream(Dataset):
-    """Endless random samples of some slices: ``stream[n]`` is ``mapper(slice, generator seeded by n)``."""
+    """Endless random samples of some slices: ``stream[n]`` is ``mapper(slice, generator seeded by n)``.
 
-    def __init__(self, slices: list[dict[str, Any]], mapper: Callable, seed: tuple[int, ...]) -> None:
+    If the slice cannot be read, another one takes its place, and the sample says so under the key ``LEFT_OUT``. Nothing
+    is remembered from one sample to the next: they may come in any order and in any process.
+
+    Raises:
+        VolumeError: more than ``max_corrupt`` slices could not be read for one sample, or none can.
+    """
+
+    def __init__(
+        self, slices: list[dict[str, Any]], mapper: Callable, seed: tuple[int, ...], max_corrupt: int = 0
+    ) -> None:
         self.slices = slices
         self.mapper = mapper
         self.seed = seed
+        self.max_corrupt = max_corrupt
 
     def __getitem__(self, n: int) -> dict[str, Any]:
+        corrupt: dict[str, str] = {}
+        for d in self.candidates(n):
+            try:
+                sample = self.mapper(d, np.random.default_rng([*self.seed, 1, n]))
+            except VolumeError as error:
+                corrupt[d["image_id"]] = str(error)
+                require_few(corrupt, self.max_corrupt)
+            else:
+                return {**sample, LEFT_OUT: corrupt} if corrupt else sample
+        raise VolumeError(f"not one of {len(self.slices)} slices can be read: {next(iter(corrupt.values()))}")
+
+    def candidates(self, n: int) -> Iterator[dict[str, Any]]:
+        """The slice of sample n, then all others in the order in which they would take its place."""
         epoch, position = divmod(n, len(self.slices))
-        order = np.random.default_rng([*self.seed, 0, epoch]).permutation(len(self.slices))
-        return self.mapper(self.slices[order[position]], np.random.default_rng([*self.seed, 1, n]))
+        chosen = np.random.default_rng([*self.seed, 0, epoch]).permutation(len(self.slices))[position]
+        yield self.slices[chosen]
+        others = np.random.default_rng([*self.seed, 2, n]).permutation(len(self.slices))
+        yield from (self.slices[i] for i in others if i != chosen)
 
 
 class IterationBatches:
@@ -77,22 +104,6 @@ class IterationBatches:
             yield list(range(first, first + self.per_rank))
 
 
-def ignore_stop_signals(worker: int) -> None:
-    """A loader's processes end with the one that they work for, not before it.
-
-    A cluster or a terminal signals them too, and a training step whose workers are gone cannot end in good order.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def kill_workers() -> None:
-    """At its exit Python asks the loaders' processes to end by SIGTERM, which these ignore, and waits for them."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-
-
 def build_stream_loader(
     slices: list[dict[str, Any]],
     mapper: Callable,
@@ -102,20 +113,19 @@ def build_stream_loader(
     max_iter: int,
     seed: tuple[int, ...],
     workers: int,
-) -> DataLoader:
+    max_corrupt: int = 0,
+) -> WatchedLoader:
     """A loader of lists of samples, one list per iteration."""
-    if workers:
-        multiprocessing.util.Finalize(None, kill_workers, exitpriority=1)  # before Python asks and waits
-    return DataLoader(
-        SampleStream(slices, mapper, seed),
+    loader = DataLoader(
+        SampleStream(slices, mapper, seed, max_corrupt),
         batch_sampler=IterationBatches(batch_size, start_iter, max_iter),
         num_workers=workers,
         collate_fn=list,
         persistent_workers=False,
-        worker_init_fn=ignore_stop_signals,
         pin_memory=torch.cuda.is_available(),  # from there a GPU copies while it works
         generator=torch.Generator(),  # else each start, and so each resume, would draw from the run's random numbers
     )
+    return WatchedLoader(loader)
 
 
 class SourceTargetLoader:
@@ -123,18 +133,31 @@ class SourceTargetLoader:
 
     Nothing is opened before the first batch is asked for: set ``start_iter`` until then to continue a run. The target
     stream opens when burn-in ends, and asks ``get_sparse_points`` then: the unsupervised mode makes them only there.
+
+    Raises:
+        VolumeError: together with those that ``corrupt`` knows already, too many slices could not be read.
     """
 
-    def __init__(self, cfg: CfgNode, get_sparse_points: Callable[[], dict[str, SlicePoints]]) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode,
+        get_sparse_points: Callable[[], dict[str, SlicePoints]],
+        corrupt: CorruptSlices | None = None,
+    ) -> None:
         self.cfg = cfg
         self.start_iter = 0
         self.get_sparse_points = get_sparse_points
+        self.corrupt = corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
 
     def __iter__(self) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
         cfg = self.cfg
         max_iter = cfg.SOLVER.MAX_ITER
         adapt_from = cfg.DOMAIN_ADAPT.BURN_IN_ITERS if cfg.DOMAIN_ADAPT.ENABLED else max_iter
-        common = {"max_iter": max_iter, "workers": cfg.DATALOADER.NUM_WORKERS}
+        common = {
+            "max_iter": max_iter,
+            "workers": cfg.DATALOADER.NUM_WORKERS,
+            "max_corrupt": cfg.DATALOADER.MAX_CORRUPT_SLICES,
+        }
         seed = max(cfg.SEED, 0)
         source = iter(
             build_stream_loader(
@@ -147,7 +170,7 @@ class SourceTargetLoader:
             )
         )
         for _ in range(self.start_iter, adapt_from):
-            yield next(source), []
+            yield self.corrupt.take(next(source)), []
         first = max(self.start_iter, adapt_from)
         if first >= max_iter:
             return
@@ -159,16 +182,20 @@ class SourceTargetLoader:
             seed=(seed, 1),
             **common,
         )
-        yield from zip(source, target, strict=True)
+        for batches in zip(source, target, strict=True):
+            source_batch, target_batch = map(self.corrupt.take, batches)
+            yield source_batch, target_batch
 
 
-def get_sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
+def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dict[str, SlicePoints]:
     """The sparse points of every target dataset, for the weakly supervised mode.
 
     They come from ``DATASETS.SPARSE_POINTS.FILE``, else from the points that the dataset was registered with, else
     they are drawn from its labels once and kept in ``OUTPUT_DIR``, where every later run of the folder finds them.
+    Slices whose labels cannot be read get none, as far as ``DATALOADER.MAX_CORRUPT_SLICES`` allows for them.
     """
     node = cfg.DATASETS.SPARSE_POINTS
+    corrupt = corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
     points = {}
     if node.FILE and len(cfg.DATASETS.TARGET) > 1:
         raise ValueError(
@@ -186,7 +213,8 @@ def get_sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
                     f"{name} has neither points nor labels to draw them from; set DATASETS.SPARSE_POINTS.FILE, "
                     "or RATIO 0 for the unsupervised mode"
                 )
-            drawn = sample_dataset_points(slices, node.RATIO, node.SEED, read_labels)
+            labelled = ({**d, "labels": labels} for d, labels in corrupt.read(slices, read_labels))
+            drawn = sample_dataset_points(labelled, node.RATIO, node.SEED, itemgetter("labels"))
             write_points(kept, drawn, dataset=name, ratio=node.RATIO, seed=node.SEED)
         comm.synchronize()
         volume = open_image_volume(slices[0])
@@ -197,13 +225,14 @@ def get_sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
     return points
 
 
-def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
+def build_test_loader(cfg: CfgNode, name: str) -> WatchedLoader:
     """Whole slices of a labelled dataset, one at a time."""
     slices = get_slices((name,))
     if any(d["label_file_name"] is None for d in slices):
         raise ValueError(
             f"{name} has no labels, so it cannot be evaluated; use tools/predict.py for unlabelled volumes"
         )
-    return d2_build_detection_test_loader(
+    loader = d2_build_detection_test_loader(
         dataset=slices, mapper=SliceMapper(cfg), num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(slices))
     )
+    return WatchedLoader(loader)

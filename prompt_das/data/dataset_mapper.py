@@ -19,6 +19,7 @@ from .augmentation import StrongAugmentation
 from .pixel_maps import pixel_sources, pixel_targets
 from .point_labels import SlicePoints
 from .slices import read_image, read_labels
+from .volumes import VolumeError
 
 MAX_CROP_TRIES = 10
 NO_POINTS = np.zeros((0, 2), np.float32)
@@ -183,7 +184,10 @@ class TargetMapper:
 
 
 class SliceMapper:
-    """A whole slice, with its true instances and one prompt set for each share of their centres, if it is labelled."""
+    """A whole slice, with its true instances and one prompt set for each share of their centres, if it is labelled.
+
+    Raises VolumeError for a slice that cannot be read: without it the results would be those of another test set.
+    """
 
     @configurable
     def __init__(self, *, scale: float, prompt_shares: tuple[float, ...], prompt_seed: int) -> None:
@@ -200,8 +204,15 @@ class SliceMapper:
         }
 
     def __call__(self, d: dict[str, Any]) -> dict[str, Any]:
-        image = resize_image(read_image(d), self.scale)
-        labels = read_labels(d)
+        try:
+            image = resize_image(read_image(d), self.scale)
+            labels = read_labels(d)
+        except VolumeError as error:
+            raise VolumeError(
+                f"{d['image_id']} cannot be evaluated, and is not left out (DATALOADER.MAX_CORRUPT_SLICES is for "
+                f"training): the results would be of another test set. {error} tools/check_data.py lists all that is "
+                "wrong with a data set."
+            ) from error
         _, points = instance_centers(connected_components(labels > 0))
         return {
             "image_id": d["image_id"],

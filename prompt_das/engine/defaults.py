@@ -61,6 +61,11 @@ def check(cfg: CfgNode) -> None:
             f"INPUT.CROP_SIZE is {cfg.INPUT.CROP_SIZE}; make it a multiple of "
             f"MODEL.VIT.PATCH_SIZE {cfg.MODEL.VIT.PATCH_SIZE}"
         )
+    if cfg.DATALOADER.MAX_CORRUPT_SLICES < 0:
+        raise ValueError(
+            f"DATALOADER.MAX_CORRUPT_SLICES is {cfg.DATALOADER.MAX_CORRUPT_SLICES}; use 0 to stop at the first slice "
+            "that cannot be read, or the number of slices that may be left out"
+        )
     burn_in = cfg.DOMAIN_ADAPT.BURN_IN_ITERS
     if cfg.DOMAIN_ADAPT.ENABLED and not 0 <= burn_in <= cfg.SOLVER.MAX_ITER:
         raise ValueError(

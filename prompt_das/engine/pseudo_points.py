@@ -13,6 +13,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..data.build import get_slices
+from ..data.corrupt_slices import CorruptSlices
 from ..data.dataset_mapper import resize_image
 from ..data.point_labels import SlicePoints, read_points, write_points
 from ..data.slices import read_image
@@ -45,16 +46,18 @@ def predict_points(model: PromptDAS, image: np.ndarray, scale: float, peaks: dic
 class PseudoSparsePoints(HookBase):
     """Before the first adaptation step, writes the teacher's points of every target slice to ``OUTPUT_DIR``.
 
-    A run that is resumed later finds the files and leaves them alone.
+    A run that is resumed later finds the files and leaves them alone. Slices that cannot be read get no points, as far
+    as ``DATALOADER.MAX_CORRUPT_SLICES`` allows for them.
     """
 
-    def __init__(self, cfg: CfgNode, teacher: PromptDAS) -> None:
+    def __init__(self, cfg: CfgNode, teacher: PromptDAS, corrupt: CorruptSlices | None = None) -> None:
         node = cfg.DOMAIN_ADAPT
         self.teacher = teacher
         self.names = cfg.DATASETS.TARGET
         self.output_dir = Path(cfg.OUTPUT_DIR)
         self.adapt_from = node.BURN_IN_ITERS
         self.scale = cfg.INPUT.SCALE
+        self.corrupt = corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
         # A whole slice may hold far more instances than a crop, so there is no top-K here beyond memory's sake.
         self.peaks = {"threshold": node.POINTS.UDA_THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": 4096}
 
@@ -69,8 +72,8 @@ class PseudoSparsePoints(HookBase):
     def write(self, name: str) -> None:
         slices = get_slices((name,))
         mine = {
-            d["slice"]: predict_points(self.teacher, read_image(d), self.scale, self.peaks)
-            for d in slices[comm.get_rank() :: comm.get_world_size()]
+            d["slice"]: predict_points(self.teacher, image, self.scale, self.peaks)
+            for d, image in self.corrupt.read(slices[comm.get_rank() :: comm.get_world_size()], read_image)
         }
         gathered: SlicePoints = {}
         for part in comm.all_gather(mine):

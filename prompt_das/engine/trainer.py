@@ -19,6 +19,7 @@ from torch import nn
 
 from ..checkpoint import BEST, PromptDASCheckpointer
 from ..data.build import SourceTargetLoader, build_test_loader, get_sparse_points
+from ..data.corrupt_slices import CorruptSlices
 from ..evaluation.em_evaluator import EMEvaluator
 from ..modeling.meta_arch import PromptDAS
 from .mean_teacher import MeanTeacher, make_teacher
@@ -81,11 +82,12 @@ class PromptDASTrainer(DefaultTrainer):
                 broadcast_buffers=False,
                 find_unused_parameters=True,  # the contrastive MLP rests during burn-in
             )
-        self.pseudo_points = PseudoSparsePoints(cfg, self.teacher)
+        corrupt = CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
+        self.pseudo_points = PseudoSparsePoints(cfg, self.teacher, corrupt)
         unsupervised = cfg.DATASETS.SPARSE_POINTS.RATIO == 0 and not cfg.DATASETS.SPARSE_POINTS.FILE
         self.unsupervised = cfg.DOMAIN_ADAPT.ENABLED and unsupervised
         self.loader = SourceTargetLoader(
-            cfg, self.pseudo_points.read if self.unsupervised else lambda: get_sparse_points(cfg)
+            cfg, self.pseudo_points.read if self.unsupervised else lambda: get_sparse_points(cfg, corrupt), corrupt
         )
         self.metrics = MetricBuffer(WRITE_PERIOD)
         labeler = PseudoLabeler(cfg, self.teacher, self.metrics.put)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from prompt_das.data.build import (
     get_slices,
     get_sparse_points,
 )
+from prompt_das.data.corrupt_slices import LEFT_OUT
 from prompt_das.data.datasets import register_em_volume
 from prompt_das.data.point_labels import write_points
+from prompt_das.data.volumes import VolumeError
 from prompt_das.instances import connected_components
 
 import numpy as np
@@ -105,6 +109,94 @@ def test_the_number_of_workers_makes_no_difference(workers: int) -> None:
     alone = list(build_stream_loader(slices(5), draw, workers=0, **settings))
     assert list(build_stream_loader(slices(5), draw, workers=workers, **settings)) == alone
     assert [len(batch) for batch in alone] == [2] * 5
+
+
+# ---- slices that cannot be read
+
+
+def damaged(*unreadable: int) -> Callable:
+    """A mapper like ``draw`` that cannot read some slices."""
+
+    def read(d: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        sample = draw(d, rng)
+        if d["slice"] in unreadable:
+            raise VolumeError(f"file {d['slice']} is cut off.")
+        return sample
+
+    return read
+
+
+def named_slices(number: int) -> list[dict[str, Any]]:
+    return [{"slice": z, "image_id": f"a/{z}"} for z in range(number)]
+
+
+def test_another_slice_takes_the_place_of_one_that_cannot_be_read() -> None:
+    """Drawn from all others by seed and number alone; the other samples are what they were."""
+    whole = SampleStream(named_slices(5), draw, (0,), max_corrupt=1)
+    stream, again = (SampleStream(named_slices(5), damaged(2), (0,), max_corrupt=1) for _ in range(2))
+    samples = [stream[n] for n in range(100)]
+    assert samples == [again[n] for n in reversed(range(100))][::-1]
+    replaced = [n for n in range(100) if whole[n]["slice"] == 2]
+    assert {samples[n]["slice"] for n in replaced} == {0, 1, 3, 4}
+    for n, sample in enumerate(samples):
+        if n in replaced:
+            assert sample.pop(LEFT_OUT) == {"a/2": "file 2 is cut off."}
+            assert sample["random"] == whole[n]["random"]  # each try starts with the sample's own random numbers
+        else:
+            assert sample == whole[n]
+
+
+def test_one_more_than_allowed_for_in_one_sample_is_an_error() -> None:
+    stream = SampleStream(named_slices(5), damaged(0, 1, 2, 3), (0,), max_corrupt=4)
+    assert {stream[n]["slice"] for n in range(20)} == {4}
+    with pytest.raises(VolumeError, match=r"3 slices cannot be used, .*MAX_CORRUPT_SLICES allows for 2: a/"):
+        [SampleStream(named_slices(5), damaged(0, 1, 2, 3), (0,), max_corrupt=2)[n] for n in range(20)]
+    with pytest.raises(VolumeError, match=r"not one of 5 slices can be read: file \d is cut off"):
+        SampleStream(named_slices(5), damaged(*range(5)), (0,), max_corrupt=9)[0]
+
+
+def test_other_errors_are_no_corrupt_slices() -> None:
+    def wrong(d: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        raise ValueError("a wrong setting")
+
+    with pytest.raises(ValueError, match="a wrong setting"):
+        SampleStream(named_slices(5), wrong, (0,), max_corrupt=9)[0]
+
+
+@pytest.mark.parametrize("name", ["source/im/im0001.png", "source/mito-train-v2/seg0001.tif", "target/im/im0002.png"])
+def test_neither_workers_nor_a_resume_change_what_takes_its_place(
+    cfg: CfgNode, spoil: Callable[[str], Path], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    path = spoil(name)
+    cfg.SOLVER.MAX_ITER, cfg.DATALOADER.MAX_CORRUPT_SLICES = 8, 1
+    with caplog.at_level(logging.WARNING):
+        whole = load(cfg)
+    warnings = [record.getMessage() for record in caplog.records if "is left out" in record.getMessage()]
+    assert len(warnings) == 1  # it was met more than once
+    assert str(path) in warnings[0]
+    assert_same(load(cfg, 2), whole[2:])
+    cfg.DATALOADER.NUM_WORKERS = 2
+    assert_same(load(cfg, 2), whole[2:])
+    cfg.DATALOADER.MAX_CORRUPT_SLICES = 0
+    with pytest.raises(VolumeError, match=re.escape(str(path))):
+        load(cfg)
+
+
+def test_source_and_target_are_counted_together(cfg: CfgNode, spoil: Callable[[str], Path]) -> None:
+    source, target = spoil("source/im/im0001.png"), spoil("target/im/im0002.png")
+    cfg.SOLVER.MAX_ITER, cfg.DATALOADER.MAX_CORRUPT_SLICES = 8, 1
+    with pytest.raises(VolumeError, match=f"2 slices cannot be used.*{source}.*{target}"):
+        load(cfg)
+    cfg.DATALOADER.MAX_CORRUPT_SLICES = 2
+    assert len(load(cfg)) == 8
+
+
+def test_labels_that_cannot_be_read_give_no_sparse_points(cfg: CfgNode, spoil: Callable[[str], Path]) -> None:
+    path = spoil("target/mito-train-v2/seg0001.tif")
+    with pytest.raises(VolumeError, match=re.escape(str(path))):
+        get_sparse_points(cfg)
+    cfg.DATALOADER.MAX_CORRUPT_SLICES = 1
+    assert sorted(get_sparse_points(cfg)[TARGET]) == [0, 2, 3]
 
 
 # ---- source and target side by side
@@ -315,6 +407,18 @@ def test_slices_for_evaluation_come_one_by_one_and_in_order(cfg: CfgNode) -> Non
     assert [len(batch) for batch in batches] == [1, 1]
     assert [batch[0]["image_id"] for batch in batches] == [d["image_id"] for d in get_slices(("synthetic_target_val",))]
     assert batches[0][0]["image"].shape == (1, 96, 96)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", ["target/im/im0005.png", "target/mito-val-v2/seg0005.tif"])
+def test_no_slice_is_left_out_of_an_evaluation(
+    cfg: CfgNode, spoil: Callable[[str], Path], workers: int, name: str
+) -> None:
+    """A smaller test set would give other results, and nobody would notice."""
+    path = spoil(name)
+    cfg.DATALOADER.MAX_CORRUPT_SLICES, cfg.DATALOADER.NUM_WORKERS = 9, workers
+    with pytest.raises(VolumeError, match=f"cannot be evaluated, and is not left out.*{path}.*check_data"):
+        list(build_test_loader(cfg, "synthetic_target_val"))
 
 
 def test_a_volume_without_labels_cannot_be_evaluated(cfg: CfgNode, unlabelled: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from prompt_das.data.build import get_slices
+from prompt_das.data.volumes import VolumeError
 from prompt_das.engine.pseudo_points import PseudoSparsePoints, predict_points
 from prompt_das.modeling.meta_arch import Prediction
 from prompt_das.points import render_density
@@ -119,6 +121,16 @@ def test_a_run_that_goes_on_takes_the_points_that_it_made(cfg: CfgNode) -> None:
     resumed = PseudoSparsePoints(cfg, None)
     train(resumed, 5, 6)
     assert resumed.read()[TARGET].keys() == {d["slice"] for d in get_slices((TARGET,))}
+
+
+def test_a_slice_that_cannot_be_read_gets_no_points(cfg: CfgNode, spoil: Callable[[str], Path]) -> None:
+    path = spoil("target/im/im0001.png")
+    with pytest.raises(VolumeError, match=f"MAX_CORRUPT_SLICES allows for 0.*{path}"):
+        train(PseudoSparsePoints(cfg, Teacher()), 4)
+    cfg.DATALOADER.MAX_CORRUPT_SLICES = 1
+    hook = PseudoSparsePoints(cfg, Teacher())
+    train(hook, 4)
+    assert sorted(hook.read()[TARGET]) == [0, 2, 3]
 
 
 def test_points_of_an_earlier_run_in_the_same_folder_are_replaced(cfg: CfgNode) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.checkpoint import read_checkpoint
-from prompt_das.data.build import build_stream_loader
+from prompt_das.data.build import build_stream_loader, build_test_loader
+from prompt_das.data.workers import raising_for
 from prompt_das.engine import PromptDASTrainer, launch
 from prompt_das.engine.defaults import get_prompt_das_cfg
 from prompt_das.engine.stopping import RESUME_ME
@@ -162,6 +163,53 @@ def test_the_loader_s_processes_outlive_the_signal() -> None:
         seen += batch
     assert len(seen) == 20
     assert seen[0] != os.getpid()
+
+
+def test_so_do_those_of_an_evaluation(cfg: CfgNode) -> None:
+    """In the middle of a run it is not given up for a signal."""
+    cfg.DATALOADER.NUM_WORKERS = 2
+    before = set(multiprocessing.active_children())
+    batches = iter(build_test_loader(cfg, "synthetic_target_train"))
+    seen = [next(batches)]
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    for worker in workers:
+        for number in SIGNALS:
+            assert worker.pid is not None
+            os.kill(worker.pid, number)
+    time.sleep(0.1)
+    assert len([*seen, *batches]) == 4
+
+
+def test_the_death_of_a_worker_waits_for_the_next_batch(cfg: CfgNode) -> None:
+    """Raised in the middle of the writing of a checkpoint, for example, it would be taken for a full disk."""
+    cfg.DATALOADER.NUM_WORKERS = 2
+    before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
+    batches = iter(build_test_loader(cfg, "synthetic_target_train"))
+    next(batches)
+    worker = (set(multiprocessing.active_children()) - before).pop()
+    worker.kill()
+    worker.join()
+    assert signal.getsignal(signal.SIGCHLD) == handler
+    with pytest.raises(RuntimeError, match=r"has ended with exit code -9\..*NUM_WORKERS.*--resume"):
+        next(batches)
+    assert signal.getsignal(signal.SIGCHLD) == handler
+
+
+def test_a_connection_that_broke_is_the_death_of_a_worker() -> None:
+    """It may die while it hands over a tensor, and the end of the connection is noticed before its own."""
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+    with pytest.raises(RuntimeError, match="exit code -9"), raising_for([worker]):
+        hand_over_and_die(worker)
+    worker.join()
+    with pytest.raises(FileNotFoundError, match="a file"), raising_for([]):
+        raise FileNotFoundError("a file")
+
+
+def hand_over_and_die(worker: multiprocessing.Process) -> None:
+    worker.kill()
+    raise ConnectionResetError
 
 
 def stream_process(d: dict[str, Any], rng: np.random.Generator) -> int:
