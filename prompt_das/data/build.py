@@ -7,10 +7,13 @@ the number of workers nor of processes, and a run that was stopped continues wit
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import multiprocessing.util
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,8 @@ from .point_labels import SlicePoints, read_points, sample_dataset_points, write
 from .slices import open_image_volume, read_labels
 
 logger = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 
 def get_slices(names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -77,13 +82,19 @@ class IterationBatches:
             yield list(range(first, first + self.per_rank))
 
 
-def ignore_stop_signals(worker: int) -> None:
-    """A loader's processes end with the one that they work for, not before it.
+def live_as_long_as_the_parent(worker: int) -> None:
+    """A loader's processes end with the one that they work for, neither before it nor long after.
 
-    A cluster or a terminal signals them too, and a training step whose workers are gone cannot end in good order.
+    A cluster or a terminal signals them too, and a training step whose workers are gone cannot end in good order. When
+    the parent was killed, a worker of torch may wait for ever: its results have filled a pipe that nobody reads.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and parent is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent.pid:  # it died before
+            os._exit(1)
 
 
 def kill_workers() -> None:
@@ -91,6 +102,14 @@ def kill_workers() -> None:
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
+
+
+def with_lasting_workers(loader: DataLoader) -> DataLoader:
+    """The loader, whose processes, when started, live as long as this one."""
+    if loader.num_workers:
+        loader.worker_init_fn = live_as_long_as_the_parent
+        multiprocessing.util.Finalize(None, kill_workers, exitpriority=1)  # before Python asks and waits
+    return loader
 
 
 def build_stream_loader(
@@ -104,17 +123,15 @@ def build_stream_loader(
     workers: int,
 ) -> DataLoader:
     """A loader of lists of samples, one list per iteration."""
-    if workers:
-        multiprocessing.util.Finalize(None, kill_workers, exitpriority=1)  # before Python asks and waits
-    return DataLoader(
+    loader = DataLoader(
         SampleStream(slices, mapper, seed),
         batch_sampler=IterationBatches(batch_size, start_iter, max_iter),
         num_workers=workers,
         collate_fn=list,
         persistent_workers=False,
-        worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # else each start, and so each resume, would draw from the run's random numbers
     )
+    return with_lasting_workers(loader)
 
 
 class SourceTargetLoader:
@@ -203,6 +220,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
         raise ValueError(
             f"{name} has no labels, so it cannot be evaluated; use tools/predict.py for unlabelled volumes"
         )
-    return d2_build_detection_test_loader(
+    loader = d2_build_detection_test_loader(
         dataset=slices, mapper=SliceMapper(cfg), num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(slices))
     )
+    return with_lasting_workers(loader)

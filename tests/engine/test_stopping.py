@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.checkpoint import read_checkpoint
-from prompt_das.data.build import build_stream_loader
+from prompt_das.data.build import build_stream_loader, build_test_loader
 from prompt_das.engine import PromptDASTrainer, launch
 from prompt_das.engine.defaults import get_prompt_das_cfg
 from prompt_das.engine.stopping import RESUME_ME
@@ -166,6 +166,44 @@ def test_the_loader_s_processes_outlive_the_signal() -> None:
 
 def stream_process(d: dict[str, Any], rng: np.random.Generator) -> int:
     return os.getpid()
+
+
+def test_nor_does_the_signal_end_an_evaluation(cfg: CfgNode) -> None:
+    """In the middle of a run it goes on to its end, and so do its processes."""
+    cfg.DATALOADER.NUM_WORKERS = 1
+    batches = iter(build_test_loader(cfg, "synthetic_target_val"))
+    next(batches)
+    (worker,) = (child for child in multiprocessing.active_children() if child.daemon)
+    assert worker.pid is not None
+    for number in SIGNALS:
+        os.kill(worker.pid, number)
+    time.sleep(0.1)
+    assert worker.is_alive()
+    assert len(list(batches)) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+def test_the_loader_s_processes_do_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
+    """Also where their results have filled the pipe to it, at which a worker of torch waits for ever."""
+    program = (
+        "import os, signal, numpy as np\n"
+        "from multiprocessing import active_children\n"
+        "from prompt_das.data.build import build_stream_loader\n"
+        "big = lambda d, rng: np.zeros(10_000_000)\n"
+        "loader = build_stream_loader([{}], big, batch_size=1, start_iter=0, max_iter=9, seed=(0,), workers=1)\n"
+        "batches = iter(loader)\n"
+        "next(batches)\n"
+        "print(active_children()[0].pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with (tmp_path / "out").open("w") as out:  # a pipe would be held open by the worker
+        done = subprocess.run([sys.executable, "-c", program], timeout=120, stdout=out, check=False)
+    assert done.returncode == -signal.SIGKILL
+    stat = Path("/proc", (tmp_path / "out").read_text().strip(), "stat")
+    deadline = time.monotonic() + 30
+    while stat.exists() and " Z " not in stat.read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not stat.exists() or " Z " in stat.read_text()
 
 
 # ---- several processes
