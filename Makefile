@@ -6,6 +6,7 @@
 #   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 10 minutes
 #   make lint          ruff, mypy, import-linter; format mends what ruff can
 #   make install       only the environment; PYTHON=python3.12 picks another interpreter
+#   make audit         ask the package index's list of known vulnerabilities about all of constraints.txt
 #   make constraints   resolve constraints.txt anew, after a change in pyproject.toml
 #   make clean         back to a fresh clone, except for datasets/ and output/
 
@@ -17,13 +18,15 @@ STAMP  := $(VENV)/.installed
 # uv does not read pip's configuration: hand on the index that pip is told to use, if any.
 PIP_INDEX = $${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}
 UV        = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(PIP_INDEX)}" UV_HTTP_TIMEOUT=300 $(BIN)/uv pip
-INSTALL   = $(UV) install --python $(BIN)/python --no-build-isolation --constraint constraints.txt
+INSTALL   = $(UV) install --python $(BIN)/python --no-build-isolation
+HASHED    = --require-hashes --requirement
 
 # Upstream's Python files from the package index, without the C++ operators, whose sources are not there.
 # It asks for versions of 2021 (hence --no-deps) and builds with setuptools of 77 to 80, but not beside "wheel".
-DETECTRON2 = --no-deps -C=--global-option=build_py -C=--build-option=--skip-build pb1-detectron2==0.6
+DETECTRON2 = pb1-detectron2==0.6 --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29
+SKIP_BUILD = --no-deps -C=--global-option=build_py -C=--build-option=--skip-build
 
-.PHONY: help demo test test-slow test-faults benchmark lint format install venv constraints clean
+.PHONY: help demo test test-slow test-faults benchmark lint format install venv constraints audit clean
 
 help:
 	@sed -n 's/^#  //p' Makefile
@@ -38,7 +41,8 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 test-faults: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --log-cli-level=INFO tests/test_faults.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --log-cli-level=INFO \
+	    tests/test_faults.py tests/engine/test_launch.py
 
 benchmark: $(STAMP)
 	$(BIN)/python tools/benchmark.py model --threads 1 --size quick --output output/benchmark/model.json
@@ -60,6 +64,8 @@ format: $(STAMP)
 
 install venv: $(STAMP)
 
+# Nothing is installed whose SHA-256 is not the one that was written down when constraints.txt was made. An editable
+# package has none: it comes after all that it needs, and --no-index, so that nothing can come with it.
 # The stamp comes last, so that an interrupted installation goes on where it stopped.
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -67,16 +73,24 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || \
 	    { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 	@echo "Installing into $(VENV): about 3 GB to download the first time"
-	$(BIN)/pip install --quiet --constraint constraints.txt uv setuptools
-	$(INSTALL) --editable ".[dev]"
-	@$(BIN)/python -c 'import detectron2' 2>/dev/null || $(INSTALL) $(DETECTRON2)
+	@sed -n -e '/^uv==/,/[^\]$$/p' -e '/^setuptools==/,/[^\]$$/p' constraints.txt >$(VENV)/first.txt
+	$(BIN)/pip install --quiet $(HASHED) $(VENV)/first.txt
+	$(INSTALL) $(HASHED) constraints.txt
+	$(INSTALL) --no-index --editable ".[dev]"
+	@$(BIN)/python -c 'import detectron2' 2>/dev/null || \
+	    { echo "$(DETECTRON2)" | $(INSTALL) $(SKIP_BUILD) $(HASHED) -; }
 	$(BIN)/python -c 'import prompt_das'
 	@touch $@
 
 constraints: $(STAMP)
 	$(UV) compile --quiet --universal --python-version 3.10 --custom-compile-command "make constraints" --no-annotate \
-	    --extra dev pyproject.toml --output-file constraints.txt
+	    --generate-hashes --extra dev pyproject.toml --output-file constraints.txt
 	@touch $(STAMP)
+
+# In an environment of its own, since it brings two dozen packages along.
+audit: $(STAMP)
+	UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(PIP_INDEX)}" $(BIN)/uv tool run --python $(BIN)/python pip-audit \
+	    --requirement constraints.txt --require-hashes --disable-pip --strict --progress-spinner off
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
