@@ -64,31 +64,33 @@ format: $(STAMP)
 
 install venv: $(STAMP)
 
-# Nothing is installed whose SHA-256 is not the one that was written down when constraints.txt was made. An editable
-# package has none: it comes after all that it needs, and --no-index, so that nothing can come with it.
-# The stamp comes last, so that an interrupted installation goes on where it stopped.
-$(STAMP): pyproject.toml setup.py constraints.txt
+$(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo "prompt_das needs Python 3.10 or newer, '$(PYTHON)' is not: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || \
 	    { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
-	@echo "Installing into $(VENV): about 3 GB to download the first time"
 	@sed -n -e '/^uv==/,/[^\]$$/p' -e '/^setuptools==/,/[^\]$$/p' constraints.txt >$(VENV)/first.txt
 	$(BIN)/pip install --quiet $(HASHED) $(VENV)/first.txt
+
+# Nothing is installed whose SHA-256 is not the one that was written down when constraints.txt was made. An editable
+# package has none: it comes after all that it needs, and --no-index, so that nothing can come with it.
+# The stamp comes last, so that an interrupted installation goes on where it stopped.
+$(STAMP): pyproject.toml setup.py constraints.txt | $(BIN)/uv
+	@echo "Installing into $(VENV): about 3 GB to download the first time"
 	$(INSTALL) $(HASHED) constraints.txt
-	$(INSTALL) --no-index --editable ".[dev]"
+	$(INSTALL) --no-index --editable ".[dev]" || \
+	    { echo "constraints.txt lacks what pyproject.toml asks for: make constraints" >&2; exit 1; }
 	@$(BIN)/python -c 'import detectron2' 2>/dev/null || \
 	    { echo "$(DETECTRON2)" | $(INSTALL) $(SKIP_BUILD) $(HASHED) -; }
 	$(BIN)/python -c 'import prompt_das'
 	@touch $@
 
-constraints: $(STAMP)
+constraints: $(BIN)/uv
 	$(UV) compile --quiet --universal --python-version 3.10 --custom-compile-command "make constraints" --no-annotate \
 	    --generate-hashes --extra dev pyproject.toml --output-file constraints.txt
-	@touch $(STAMP)
 
 # In an environment of its own, since it brings two dozen packages along.
-audit: $(STAMP)
+audit: $(BIN)/uv
 	UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(PIP_INDEX)}" $(BIN)/uv tool run --python $(BIN)/python pip-audit \
 	    --requirement constraints.txt --require-hashes --disable-pip --strict --progress-spinner off
 
