@@ -7,6 +7,7 @@
 #   make benchmark-gpu the part of it that needs CUDA: 8 minutes at most
 #   make lint          ruff, mypy, import-linter; format mends what ruff can
 #   make install       only the environment; PYTHON=python3.12 picks another interpreter
+#   make audit         ask the package index's list of known vulnerabilities about all of constraints.txt
 #   make constraints   resolve constraints.txt anew, after a change in pyproject.toml
 #   make clean         back to a fresh clone, except for datasets/ and output/
 
@@ -18,13 +19,15 @@ STAMP  := $(VENV)/.installed
 # uv does not read pip's configuration: hand on the index that pip is told to use, if any.
 PIP_INDEX = $${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}
 UV        = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(PIP_INDEX)}" UV_HTTP_TIMEOUT=300 $(BIN)/uv pip
-INSTALL   = $(UV) install --python $(BIN)/python --no-build-isolation --constraint constraints.txt
+INSTALL   = $(UV) install --python $(BIN)/python --no-build-isolation
+HASHED    = --require-hashes --requirement
 
 # Upstream's Python files from the package index, without the C++ operators, whose sources are not there.
 # It asks for versions of 2021 (hence --no-deps) and builds with setuptools of 77 to 80, but not beside "wheel".
-DETECTRON2 = --no-deps -C=--global-option=build_py -C=--build-option=--skip-build pb1-detectron2==0.6
+DETECTRON2 = pb1-detectron2==0.6 --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29
+SKIP_BUILD = --no-deps -C=--global-option=build_py -C=--build-option=--skip-build
 
-.PHONY: help demo test test-slow test-faults benchmark benchmark-gpu lint format install venv constraints clean
+.PHONY: help demo test test-slow test-faults benchmark benchmark-gpu lint format install venv constraints audit clean
 
 help:
 	@sed -n 's/^#  //p' Makefile
@@ -39,7 +42,8 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 test-faults: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --log-cli-level=INFO tests/test_faults.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --log-cli-level=INFO \
+	    tests/test_faults.py tests/engine/test_launch.py
 
 benchmark: $(STAMP)
 	$(BIN)/python tools/benchmark.py model --threads 1 --size quick --output output/benchmark/model.json
@@ -65,23 +69,35 @@ format: $(STAMP)
 
 install venv: $(STAMP)
 
-# The stamp comes last, so that an interrupted installation goes on where it stopped.
-$(STAMP): pyproject.toml setup.py constraints.txt
+$(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo "prompt_das needs Python 3.10 or newer, '$(PYTHON)' is not: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || \
 	    { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@sed -n -e '/^uv==/,/[^\]$$/p' -e '/^setuptools==/,/[^\]$$/p' constraints.txt >$(VENV)/first.txt
+	$(BIN)/pip install --quiet $(HASHED) $(VENV)/first.txt
+
+# Nothing is installed whose SHA-256 is not the one that was written down when constraints.txt was made. An editable
+# package has none: it comes after all that it needs, and --no-index, so that nothing can come with it.
+# The stamp comes last, so that an interrupted installation goes on where it stopped.
+$(STAMP): pyproject.toml setup.py constraints.txt | $(BIN)/uv
 	@echo "Installing into $(VENV): about 3 GB to download the first time"
-	$(BIN)/pip install --quiet --constraint constraints.txt uv setuptools
-	$(INSTALL) --editable ".[dev]"
-	@$(BIN)/python -c 'import detectron2' 2>/dev/null || $(INSTALL) $(DETECTRON2)
+	$(INSTALL) $(HASHED) constraints.txt
+	$(INSTALL) --no-index --editable ".[dev]" || \
+	    { echo "constraints.txt lacks what pyproject.toml asks for: make constraints" >&2; exit 1; }
+	@$(BIN)/python -c 'import detectron2' 2>/dev/null || \
+	    { echo "$(DETECTRON2)" | $(INSTALL) $(SKIP_BUILD) $(HASHED) -; }
 	$(BIN)/python -c 'import prompt_das'
 	@touch $@
 
-constraints: $(STAMP)
+constraints: $(BIN)/uv
 	$(UV) compile --quiet --universal --python-version 3.10 --custom-compile-command "make constraints" --no-annotate \
-	    --extra dev pyproject.toml --output-file constraints.txt
-	@touch $(STAMP)
+	    --generate-hashes --extra dev pyproject.toml --output-file constraints.txt
+
+# In an environment of its own, since it brings two dozen packages along.
+audit: $(BIN)/uv
+	UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(PIP_INDEX)}" $(BIN)/uv tool run --python $(BIN)/python pip-audit \
+	    --requirement constraints.txt --require-hashes --disable-pip --strict --progress-spinner off
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -31,5 +31,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    args = default_argument_parser(epilog=__doc__).parse_args()
+    parser = default_argument_parser(epilog=__doc__)
+    parser.set_defaults(dist_url="auto")  # Detectron2's own default is one port for all runs of a user
+    args = parser.parse_args()
     launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))

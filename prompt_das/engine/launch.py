@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import socket
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,26 +30,44 @@ def launch(
 ) -> Any:
     """Run ``main(*args)`` in ``num_processes`` processes on each of ``num_machines`` machines: one a GPU, or on CPU.
 
-    SIGTERM and SIGINT reach all of them, see :mod:`prompt_das.engine.stopping`.
+    SIGTERM and SIGINT reach all of them, see :mod:`prompt_das.engine.stopping`. They end together: when one dies or
+    fails, the others are asked to end, and killed half a minute later; when this process dies, they are asked as by
+    SIGINT (torch sees to both).
+
+    Raises:
+        SystemExit: one of them was killed, or ended with another exit code than 0.
+        torch.multiprocessing.ProcessRaisedException: one of them raised an exception; its traceback is in the message.
     """
     world_size = num_processes * num_machines
     if world_size == 1:
         return d2_launch(main, num_processes, num_machines, machine_rank, dist_url, args)
+    if num_machines > 1 and dist_url == "auto":
+        raise ValueError("--dist-url auto works on one machine only; give tcp://HOST:PORT of the first machine")
     if torch.cuda.is_available():
         together = functools.partial(_leave_together, main)
-        with signals_passed_on():
+        with failures_explained(), signals_passed_on():
             return d2_launch(together, num_processes, num_machines, machine_rank, dist_url, args)
-    if dist_url == "auto":
-        if num_machines > 1:
-            raise ValueError("--dist-url auto works on one machine only; give tcp://HOST:PORT of the first machine")
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            dist_url = f"tcp://127.0.0.1:{s.getsockname()[1]}"
-    with signals_passed_on():
+    with tempfile.TemporaryDirectory() as folder, failures_explained(), signals_passed_on():
+        if dist_url == "auto":
+            dist_url = f"file://{folder}/rendezvous"  # a port could be taken by another run meanwhile
         mp.spawn(
             _cpu_worker, nprocs=num_processes, args=(main, world_size, num_processes, machine_rank, dist_url, args)
         )
     return None
+
+
+@contextmanager
+def failures_explained() -> Iterator[None]:
+    """Says of several processes which one failed, that the others were ended, and how to go on."""
+    resume = "The other processes were ended. A training continues from its last checkpoint: same command, --resume."
+    try:
+        yield
+    except mp.ProcessRaisedException as e:
+        raise mp.ProcessRaisedException(f"{e}\n{resume}", e.error_index, e.error_pid) from None
+    except mp.ProcessExitedException as e:
+        how = f"was killed by {e.signal_name}" if e.signal_name else f"ended with exit code {e.exit_code}, see above"
+        why = ", most often because the memory was full" if e.signal_name == "SIGKILL" else ""
+        raise SystemExit(f"Process {e.error_index} {how}{why}. {resume}") from None
 
 
 def _leave_together(main: Callable, *args: Any) -> Any:
@@ -64,6 +83,8 @@ def _leave_together(main: Callable, *args: Any) -> Any:
 def _cpu_worker(
     local_rank: int, main: Callable, world_size: int, num_local: int, machine_rank: int, dist_url: str, args: tuple
 ) -> None:
+    if world_size == num_local and sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody else is to be talked to, and no name to be looked up
     dist.init_process_group(
         "gloo", init_method=dist_url, world_size=world_size, rank=machine_rank * num_local + local_rank
     )

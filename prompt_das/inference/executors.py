@@ -48,7 +48,7 @@ def dask_executor(address: str | None = None, workers: int | None = None) -> Ite
         n_workers=workers,
         threads_per_worker=1,
         memory_limit=0,
-        dashboard_address=":0",
+        dashboard_address="127.0.0.1:0",
     )
     with local as cluster, Client(cluster) as client:
         yield _on(client)
