@@ -233,7 +233,7 @@ def test_a_key_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"SOLVER\.BASE_LEARNING_RATE"):
         get_prompt_das_cfg(None, ["SOLVER.BASE_LEARNING_RATE", "1"])
     (tmp_path / "mine.yaml").write_text("VERSION: 2\nSOLVER: {BASE_LEARNING_RATE: 1}\n")
-    with pytest.raises(KeyError, match=r"SOLVER\.BASE_LEARNING_RATE"):
+    with pytest.raises(ValueError, match=r"SOLVER\.BASE_LEARNING_RATE"):
         get_prompt_das_cfg(str(tmp_path / "mine.yaml"))
 
 
