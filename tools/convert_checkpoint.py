@@ -69,14 +69,14 @@ def main(arguments: list[str] | None = None) -> None:
             state, config = from_reference(content, args.config_file, args.input)
         else:
             state, config = from_training(content, args.config_file, args.input, args.student)
-        check(state, config)
+        check(state, config, args.input)
         export_weights(args.output, state, config, **{"prompt_das.version": prompt_das.__version__})
     except (ValueError, OSError) as e:
         raise SystemExit(f"{parser.prog}: {e}") from e
     print(f"{args.output}: {sum(v.numel() for v in state.values()) / 1e6:.1f} M values in {len(state)} tensors")
 
 
-def check(state: dict[str, torch.Tensor], config: str) -> None:
+def check(state: dict[str, torch.Tensor], config: str, source: Path) -> None:
     """Raise ValueError unless the weights fit the network of their config, name by name."""
     expected = meta_network(get_prompt_das_cfg(text=config)).state_dict()
     wrong = sorted(set(expected) ^ set(state))
@@ -87,7 +87,7 @@ def check(state: dict[str, torch.Tensor], config: str) -> None:
         and (v.shape != expected[name].shape or v.is_floating_point() != expected[name].is_floating_point())
     ]
     if wrong:
-        raise ValueError(f"the weights do not fit their config: {', '.join(wrong)}")
+        raise ValueError(f"{source}: the weights do not fit their config: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

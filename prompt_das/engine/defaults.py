@@ -55,7 +55,10 @@ def get_prompt_das_cfg(
         raise ValueError(f"{source}: {e}" if source else str(e)) from e
     skip_burn_in(cfg)
     for path in cfg.DATASETS.VOLUMES:
-        register_volumes_from_yaml(path)
+        try:
+            register_volumes_from_yaml(path)
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f"DATASETS.VOLUMES{f' of {config_file}' if config_file else ''}: {e}") from e
     cfg.freeze()
     return cfg
 
