@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,8 +78,9 @@ def merge(cfg: CfgNode, content: object, name: str) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong; a KeyError would put it into quotes."""
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    """What went wrong; a KeyError would put it into quotes, and yacs would quote whole sections."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return re.sub(r" with values \(.{200,}\) for config", " for config", text, flags=re.DOTALL)
 
 
 def skip_burn_in(cfg: CfgNode) -> None:
