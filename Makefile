@@ -2,7 +2,7 @@
 # about 6 GB of disk. No compiler, no GPU.
 #   make demo          the whole method on two small synthetic EM domains, about 5 minutes on 2 cores
 #   make test          the tests; test-slow runs those that take minutes
-#   make test-faults   a run killed at 50 random moments and resumed: it ends as if nothing had happened; and some 1400
+#   make test-faults   a run killed at 50 random moments and resumed: it ends as if nothing had happened; and some 1500
 #                      damaged and hostile files: refused, or read rightly; minutes
 #   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 10 minutes
 #   make lint          ruff, mypy, import-linter; format mends what ruff can
