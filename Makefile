@@ -2,7 +2,8 @@
 # about 6 GB of disk. No compiler, no GPU.
 #   make demo          the whole method on two small synthetic EM domains, about 5 minutes on 2 cores
 #   make test          the tests; test-slow runs those that take minutes
-#   make test-faults   a run killed at 50 random moments and resumed: it ends as if nothing had happened; a minute
+#   make test-faults   a run killed at 50 random moments and resumed: it ends as if nothing had happened; and some 1500
+#                      damaged and hostile files: refused, or read rightly; minutes
 #   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 11 minutes
 #   make benchmark-gpu the part of it that needs CUDA: 8 minutes at most
 #   make lint          ruff, mypy, import-linter; format mends what ruff can
@@ -43,7 +44,7 @@ test-slow: $(STAMP)
 
 test-faults: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --log-cli-level=INFO \
-	    tests/test_faults.py tests/engine/test_launch.py
+	    tests/test_faults.py tests/test_fuzz.py tests/engine/test_launch.py
 
 benchmark: $(STAMP)
 	$(BIN)/python tools/benchmark.py model --threads 1 --size quick --output output/benchmark/model.json

@@ -1,24 +1,25 @@
-"""Checkpoints: read safely, written whole or not at all, with student and teacher in them."""
+"""Checkpoints of a run: written whole or not at all, the newest two kept, with student and teacher in them."""
 
 from __future__ import annotations
 
-import pickle
 import re
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from .files import whole_file
 from .reference_weights import convert_reference_state_dict
+from .weight_files import (
+    DamagedCheckpointError,
+    check_weights,
+    export_weights,
+    read_checkpoint,
+    read_metadata,
+)
 
 __all__ = [
     "BEST",
@@ -33,87 +34,6 @@ __all__ = [
 BEST = "model_best"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 LAST, PREVIOUS = "last_checkpoint", "previous_checkpoint"  # files that name the two to resume from
-DAMAGED = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    OSError,
-    OverflowError,
-    SafetensorError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
-class DamagedCheckpointError(ValueError):
-    """A file that is no longer what was written, or never was a checkpoint."""
-
-
-def check_records(path: str | Path) -> None:
-    """Compare every record of a file of ``torch.save`` with the CRC-32 that was written with it.
-
-    ``torch.load`` does not: of 2000 flipped bits in a small file it loaded 83 % as if nothing had happened.
-
-    Raises:
-        zipfile.BadZipFile: a record differs; so do other errors of ``DAMAGED`` for a damaged archive.
-    """
-    with open(path, "rb") as f:
-        if f.read(4) != b"PK\x03\x04":  # torch's format of before 2020 has no checksums
-            return
-    with zipfile.ZipFile(path) as archive:
-        record = archive.testzip()
-    if record is not None:
-        raise zipfile.BadZipFile(f"the checksum of {record} is wrong")
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a ``.pth`` or ``.safetensors`` file on the CPU. Nothing in it is ever executed.
-
-    Returns:
-        what the file holds: for a training checkpoint a dict with "model" and "teacher", else a plain state dict.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedCheckpointError: the file is damaged.
-        ValueError: it holds anything else than tensors and plain Python containers.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path}; check MODEL.WEIGHTS")
-    try:
-        if Path(path).suffix == ".safetensors":
-            return load_file(path)
-        check_records(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        raise ValueError(f"{path} was refused, since it holds more than weights: {e}") from e
-    except DAMAGED as e:
-        raise DamagedCheckpointError(f"{path} is not a readable checkpoint (damaged, or another format): {e}") from e
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return content
-
-
-def export_weights(path: str | Path, state: dict[str, Tensor], config: str, **about: str) -> None:
-    """Write weights for sharing as safetensors, with the config (YAML) and ``about`` in the metadata."""
-    metadata = {"format": "pt", "prompt_das.config": config, **about}
-    with whole_file(path) as part:
-        save_file({name: value.contiguous() for name, value in state.items()}, part, metadata)
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a safetensors file, ``"prompt_das.config"`` among them; {} for other files."""
-    if Path(path).suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, framework="pt") as f:
-            return f.metadata() or {}
-    except DAMAGED as e:
-        raise ValueError(f"{path} is not a readable safetensors file: {e}") from e
 
 
 class PromptDASCheckpointer(Checkpointer):
@@ -132,6 +52,7 @@ class PromptDASCheckpointer(Checkpointer):
         self.weights_from = weights_from
         self.wants_weights_only = False
         self.newest = ""  # the last one that this run wrote, or that it was resumed from
+        self.loading = ""  # for messages
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth; a crash leaves the file of before. The best checkpoint is not one to resume from.
@@ -212,11 +133,21 @@ class PromptDASCheckpointer(Checkpointer):
         )
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load everything (resume) or, with ``checkpointables=[]``, only the weights (``MODEL.WEIGHTS``)."""
+        """Load everything (resume) or, with ``checkpointables=[]``, only the weights (``MODEL.WEIGHTS``).
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DamagedCheckpointError: the file is damaged.
+            ValueError: it holds no weights, others than the network's, or not the state of a run that is resumed.
+        """
         self.wants_weights_only = checkpointables is not None
+        self.loading = path
         if path and not Path(path).is_file():
             raise FileNotFoundError(f"no weights at {path}; check MODEL.WEIGHTS")
-        return super().load(path, checkpointables)
+        try:
+            return super().load(path, checkpointables)
+        except (RuntimeError, TypeError, LookupError, AttributeError) as e:  # of those that take back their state
+            raise ValueError(f"{path} does not hold the state of such a run: {type(e).__name__}: {e}") from e
 
     def _load_file(self, f: str) -> dict[str, Any]:
         content = read_checkpoint(f)
@@ -225,18 +156,32 @@ class PromptDASCheckpointer(Checkpointer):
         if self.wants_weights_only and self.weights_from in content:
             self.logger.info("Taking the weights of the %s", "teacher" if self.weights_from == "teacher" else "student")
             content["model"] = content[self.weights_from]
+        content["model"] = check_weights(content["model"], f)
+        missing = [] if self.wants_weights_only else [name for name in self.checkpointables if name not in content]
+        if missing:
+            raise ValueError(
+                f"{f} has no {' and no '.join(missing)}: it is no run to resume. Begin with its weights instead: "
+                "MODEL.WEIGHTS without --resume"
+            )
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        own = self.model.state_dict()
+        types = [
+            f"{name} ({value.dtype}, {own[name].dtype})"
+            for name, value in checkpoint["model"].items()
+            if name in own and value.is_floating_point() != own[name].is_floating_point()
+        ]
         incompatible = super()._load_model(checkpoint)
         problems = {
             "missing": incompatible.missing_keys,
             "unexpected": incompatible.unexpected_keys,
             "of another shape (file, model)": incompatible.incorrect_shapes,
+            "of another type (file, model)": types,
         }
         if any(problems.values()):
             listed = "; ".join(f"{what}: {names}" for what, names in problems.items() if names)
-            raise ValueError(f"the weights do not fit the network of this config. {listed}")
+            raise ValueError(f"{self.loading}: the weights do not fit the network of this config. {listed}")
         return incompatible
 
 

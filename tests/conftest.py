@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,3 +180,38 @@ def quiet_logging() -> Iterator[None]:
             handler.close()
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+def _cut(content: bytearray, rng: random.Random) -> None:
+    del content[rng.choice([rng.randrange(len(content)), -rng.randrange(1, 9)]) :]
+
+
+def _flip(content: bytearray, rng: random.Random) -> None:
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+
+
+def _flip_in_header(content: bytearray, rng: random.Random) -> None:
+    content[rng.randrange(min(len(content), 512))] ^= 1 << rng.randrange(8)
+
+
+def _overwrite(content: bytearray, rng: random.Random) -> None:
+    start = rng.randrange(len(content))
+    stop = min(len(content), start + rng.randrange(1, 64))
+    content[start:stop] = rng.choice([rng.randbytes, bytes])(stop - start)
+
+
+def _insert(content: bytearray, rng: random.Random) -> None:
+    start = rng.randrange(len(content))
+    content[start:start] = rng.randbytes(rng.randrange(1, 9))
+
+
+@pytest.fixture(scope="session")
+def damages() -> dict[str, Callable[[bytearray, random.Random], None]]:
+    """What happens to files: each changes a content in place, somewhere."""
+    return {
+        "cut": _cut,
+        "flip": _flip,
+        "flip_in_header": _flip_in_header,
+        "overwrite": _overwrite,
+        "insert": _insert,
+    }

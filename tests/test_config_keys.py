@@ -217,7 +217,7 @@ def test_no_two_leaves_write_into_the_same_folder() -> None:
         (["MODEL.PRECISION", "float16"], "MODEL.PRECISION is 'float16'; use float32 or bfloat16"),
         (["SOLVER.AMP.ENABLED", "True"], "use MODEL.PRECISION bfloat16 instead"),
         (["INPUT.CROP_SIZE", "100"], "INPUT.CROP_SIZE is 100; make it a multiple of MODEL.VIT.PATCH_SIZE 8"),
-        (["DATALOADER.MAX_CORRUPT_SLICES", "-1"], "MAX_CORRUPT_SLICES is -1; use 0 to stop at the first"),
+        (["DATALOADER.MAX_CORRUPT_SLICES", "-1"], "MAX_CORRUPT_SLICES is -1; use 0 to"),
         (["DOMAIN_ADAPT.ENABLED", "True"], "needs DATASETS.TARGET"),
         (
             ["DOMAIN_ADAPT.ENABLED", "True", "DATASETS.TARGET", "('x',)", "DOMAIN_ADAPT.BURN_IN_ITERS", "16001"],
@@ -234,7 +234,7 @@ def test_a_key_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"SOLVER\.BASE_LEARNING_RATE"):
         get_prompt_das_cfg(None, ["SOLVER.BASE_LEARNING_RATE", "1"])
     (tmp_path / "mine.yaml").write_text("VERSION: 2\nSOLVER: {BASE_LEARNING_RATE: 1}\n")
-    with pytest.raises(KeyError, match=r"SOLVER\.BASE_LEARNING_RATE"):
+    with pytest.raises(ValueError, match=r"SOLVER\.BASE_LEARNING_RATE"):
         get_prompt_das_cfg(str(tmp_path / "mine.yaml"))
 
 
@@ -244,3 +244,29 @@ def test_a_config_file_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="could not determine a constructor"):
         get_prompt_das_cfg(str(tmp_path / "mine.yaml"))
     assert not victim.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("INPUT: {CROP_SIZE: }", "INPUT.CROP_SIZE has no value; was the config cut off"),
+        ("INPUT:", "key: INPUT"),
+        ("SOLVER: {BASE_LR: .nan}", "SOLVER.BASE_LR is nan; use a finite number"),
+        ("MODEL: {VIT: {PATCH_SIZE: 0}}", "MODEL.VIT.PATCH_SIZE is 0; use 1 to 128"),
+        ("MODEL: {VIT: {NUM_HEADS: 7}}", "make it a multiple of MODEL.VIT.NUM_HEADS 7"),
+        ("MODEL: {PIXEL_STD: [0.0, 1.0, 1.0]}", "MODEL.PIXEL_STD is .* three positive numbers"),
+        ("DATASETS: {TRAIN: [3]}", "DATASETS.TRAIN is .* list of names"),
+        ("VERSION: 1", "VERSION is 1; this release reads 2"),
+        ("3: 4", "a config holds lines"),
+    ],
+)
+def test_values_of_no_use_name_the_file_and_the_key(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"mine\.yaml: .*{message}"):
+        get_prompt_das_cfg(tmp_path / "mine.yaml")
+
+
+def test_a_config_never_fetches_its_base(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("_BASE_: https://127.0.0.1:9/base.yaml\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: _BASE_ .* is not the path of a file on this machine"):
+        get_prompt_das_cfg(tmp_path / "mine.yaml")

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         names = names_of(args)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
     if not names:
         parser.error("nothing to check: give --config-file, --dataset or --volume")

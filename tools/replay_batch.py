@@ -24,8 +24,11 @@ def main(args: Sequence[str] | None = None) -> None:
     parsed = parser.parse_args(args)
     config = parsed.config_file or parsed.batch.resolve().parents[1] / "config.yaml"
     own = ["MODEL.VIT.WEIGHTS", "", "MODEL.WEIGHTS", "", "DATASETS.VOLUMES", "()"]  # the weights are in the file
-    cfg = get_prompt_das_cfg(str(config), [*own, *parsed.opts])
-    names, losses, bad = replay(PromptDAS(cfg).to(cfg.MODEL.DEVICE), parsed.batch)
+    try:
+        cfg = get_prompt_das_cfg(str(config), [*own, *parsed.opts])
+        names, losses, bad = replay(PromptDAS(cfg).to(cfg.MODEL.DEVICE), parsed.batch)
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        raise SystemExit(f"{parser.prog}: {error}") from error
     print("\n".join(names))
     print("\n".join(f"{name:20} {value:.6g}" for name, value in losses.items()))
     print(f"gradients that are not finite: {', '.join(bad) or 'none'}")

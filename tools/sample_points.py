@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_points(args.output, points, dataset=name, ratio=args.ratio, seed=args.seed)
         else:
             raise ValueError(f"{name} has no labels to draw points from; convert points set by hand with --from FILE")
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"sample_points.py: {error}") from error
     count = sum(map(len, points.values()))
     print(f"{args.output}: {count} points on {sum(len(p) > 0 for p in points.values())} of {len(entries)} slices")

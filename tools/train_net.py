@@ -8,6 +8,8 @@ tools/train_net.py --config-file configs/rat2human_wda.yaml --eval-only MODEL.WE
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import prompt_das  # noqa: F401  (fills the registries; must come before Detectron2)
@@ -18,16 +20,25 @@ from detectron2.engine import default_argument_parser
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
+    try:
+        run = prepare(args)
+    except (ValueError, OSError) as error:  # of a config, of weights, of data
+        raise SystemExit(f"error: {error}") from error
+    return run()
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
+    """What is to be done, with everything read that it begins with."""
     cfg = setup(args)
     if args.eval_only:
         if not cfg.MODEL.WEIGHTS:
-            raise SystemExit("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
+            raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
         model = PromptDASTrainer.build_model(cfg)
         load_weights(cfg, model, cfg.MODEL.WEIGHTS)
-        return PromptDASTrainer.test(cfg, model)
+        return partial(PromptDASTrainer.test, cfg, model)
     trainer = PromptDASTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    return trainer.train
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def check_dataset(
         ensure_registered(name)
         entries = DatasetCatalog.get(name)
         volume = open_image_volume(entries[0]) if entries else None
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         report.problems.append(Problem(ERROR, str(error)))
         return report
     if volume is None:
@@ -162,7 +162,7 @@ def _read_points(
     """Points by slice, without those that lie outside, which are problems."""
     try:
         points = read_points(file, volume.slice_names)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         problems.append(Problem(ERROR, str(error)))
         return {}
     depth, height, width = volume.shape

@@ -9,6 +9,7 @@ data set is used; datasets/README.md says what goes where.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..yaml_files import read_yaml
 from .slices import HELP, VolumeSpec, data_root, load_slices, open_image_volume, read_image, read_labels
 
 __all__ = [
@@ -37,6 +38,9 @@ _YAML_KEYS = (
     "name", "images", "labels", "points", "voxel_size", "splits",
     "images_dataset", "labels_dataset", "intensity_range", "label_type",
 )  # fmt: skip
+
+_TEXT_KEYS = ("images", "labels", "points", "images_dataset", "labels_dataset", "label_type")
+_NAME = re.compile(r"[^\W_][^/\\[\]\0\n]*")
 
 _specs: dict[str, VolumeSpec] = {}
 
@@ -70,15 +74,21 @@ def register_em_volume(
     """
     if label_type not in ("instance", "semantic"):
         raise ValueError(f"{name}: label_type must be 'instance' or 'semantic', not {label_type!r}")
+    size = _numbers(name, "voxel_size", voxel_size, 3)
+    if size is not None and min(size) <= 0:
+        raise ValueError(f"{name}: voxel_size must be positive, not {size}")
+    grey = _numbers(name, "intensity_range", intensity_range, 2)
+    if grey is not None and not grey[0] < grey[1]:
+        raise ValueError(f"{name}: intensity_range must be (lo, hi) with lo < hi, not {grey}")
     spec = VolumeSpec(
         images=_absolute(images),
         labels=_absolute(labels) if labels is not None else None,
         points=_absolute(points) if points is not None else None,
-        voxel_size=_numbers(name, "voxel_size", voxel_size, 3),
+        voxel_size=size,
         slices=_slice_range(name, slices),
         images_dataset=images_dataset,
         labels_dataset=labels_dataset,
-        intensity_range=_numbers(name, "intensity_range", intensity_range, 2),
+        intensity_range=grey,
         label_type=label_type,
     )
     _register(name, spec)
@@ -94,30 +104,36 @@ def register_volumes_from_yaml(path: str | Path) -> list[str]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {HELP}")
-    try:
-        entry = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    entry = read_yaml(path)
     if not isinstance(entry, dict):
         raise ValueError(f"{path} must hold `key: value` lines. {HELP}")
     unknown = sorted(map(str, set(entry) - set(_YAML_KEYS)))
     if unknown:
         raise ValueError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(_YAML_KEYS)}")
-    missing = [key for key in ("name", "images") if key not in entry]
+    missing = [key for key in ("name", "images") if entry.get(key) is None]
     if missing:
         raise ValueError(f"{path}: `{missing[0]}` is missing. {HELP}")
     name, splits = str(entry.pop("name")), entry.pop("splits", None)
+    for key in _TEXT_KEYS:
+        value = entry.get(key)
+        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+            raise ValueError(f"{path}: {key} must be text, not {value!r:.100}")
     for key in ("images", "labels", "points"):
         if entry.get(key) is not None:
-            entry[key] = path.resolve().parent / Path(entry[key]).expanduser()
+            entry[key] = path.resolve().parent / os.path.expanduser(entry[key])  # of nobody: not found
     if splits is None:
-        register_em_volume(name, **entry)
-        return [name]
-    if not isinstance(splits, dict) or not splits:
-        raise ValueError(f"{path}: splits must be like {{train: [0, 80], val: [80, 100]}}, not {splits!r}")
-    for split, slices in splits.items():
-        register_em_volume(f"{name}_{split}", slices=slices, **entry)
-    return [f"{name}_{split}" for split in splits]
+        splits = {"": None}
+    elif not isinstance(splits, dict) or not splits:
+        raise ValueError(f"{path}: splits must be like {{train: [0, 80], val: [80, 100]}}, not {splits!r:.100}")
+    names = {f"{name}_{split}" if split else name: slices for split, slices in splits.items()}
+    for full_name, slices in names.items():
+        if not _NAME.fullmatch(full_name):  # it becomes the name of folders
+            raise ValueError(f"{path}: a name begins with a letter or digit and has no / or [, not {full_name!r:.100}")
+        try:
+            register_em_volume(full_name, slices=slices, **entry)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return list(names)
 
 
 def ensure_registered(names: str | Iterable[str]) -> list[str]:
@@ -229,10 +245,10 @@ def _numbers(name: str, key: str, values: Iterable[float] | None, count: int) ->
         return None
     try:
         numbers = tuple(float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = ()
-    if len(numbers) != count:
-        raise ValueError(f"{name}: {key} must be {count} numbers, not {values!r}")
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{name}: {key} must be {count} numbers, not {values!r:.100}")
     return numbers
 
 

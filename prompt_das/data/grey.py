@@ -34,6 +34,8 @@ def normalize(array: np.ndarray, intensity_range: tuple[float, float] | None = N
 
 def intensity_range_of(values: np.ndarray) -> tuple[float, float]:
     """(lo, hi): the 0.1 and 99.9 percentiles of finite values."""
+    if values.dtype == bool:  # a mask for an image: NumPy has no percentiles of it
+        values = values.astype(np.uint8)
     lo, hi = np.percentile(values, (0.1, 99.9))
     return float(lo), float(max(hi, lo + 1e-6))
 

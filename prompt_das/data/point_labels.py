@@ -20,6 +20,8 @@ import csv
 import io
 import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -36,6 +38,9 @@ SlicePoints = dict[int, np.ndarray]
 FORMAT = "prompt_das/points"
 VERSION = 1
 _COORDINATES = "(x, y) in pixels; the centre of the first pixel is (0.5, 0.5); keys are slice indices"
+_MAX_DIGITS = 18
+_MAX_SLICE = 2**31  # no volume has more
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _CSV_COLUMNS = (("axis-0", "axis-1", "axis-2"), ("z", "y", "x"))
 
 
@@ -119,12 +124,12 @@ def read_points(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"points file {path} not found; tools/sample_points.py makes one from labels")
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8 ({error}); is it a file of points, or another one?") from error
     if text.lstrip()[:1] in ("{", "["):
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not valid JSON ({error}); was the file cut off?") from error
+        content = _parse_json(path, text)
         if isinstance(content, dict):
             points = _from_own_json(path, content)
         elif all(_is_triple(entry) for entry in content):
@@ -139,12 +144,39 @@ def read_points(
     return points
 
 
+def _parse_json(path: Path, text: str) -> Any:
+    try:
+        # Python takes minutes for an integer of a million digits, or refuses it; as a float it is infinite.
+        return json.loads(
+            text,
+            object_pairs_hook=_without_duplicates,
+            parse_int=lambda digits: int(digits) if len(digits) <= _MAX_DIGITS else float(digits),
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); was the file cut off?") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: not a file of points, its brackets are nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python would keep the last one of keys that come twice, and lose the points of the others."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r:.100} comes twice; which of them holds?")
+    return content
+
+
 def _from_own_json(path: Path, content: dict[str, Any]) -> SlicePoints:
     if content.get("format") != FORMAT or not isinstance(content.get("slices"), dict):
-        raise ValueError(f'{path}: "format" is {content.get("format")!r}, expected {FORMAT!r} with a table "slices"')
+        raise ValueError(
+            f'{path}: "format" is {content.get("format")!r:.100}, expected {FORMAT!r} with a table "slices"'
+        )
     if content.get("version") != VERSION:
-        raise ValueError(f"{path}: version {content.get('version')!r}, this release reads version {VERSION}")
-    return {_slice_index(path, z): _array(path, z, points) for z, points in content["slices"].items()}
+        raise ValueError(f"{path}: version {content.get('version')!r:.100}, this release reads version {VERSION}")
+    return _slices(path, content["slices"])
 
 
 def _is_triple(entry: object) -> bool:
@@ -155,13 +187,11 @@ def _is_triple(entry: object) -> bool:
 
 def _from_triples(path: Path, content: list[Any]) -> SlicePoints:
     rows = [[entry[axis] for axis in "zyx"] if isinstance(entry, dict) else entry for entry in content]
-    try:
-        array = np.array(rows, dtype=np.float64).reshape(-1, 3)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: a list of [z, y, x] that holds something else than numbers") from error
-    if not np.isfinite(array).all():
-        raise ValueError(f"{path}: {array[~np.isfinite(array).all(axis=1)][0]} is not a [z, y, x] of finite numbers")
-    slices = np.rint(array[:, 0]).astype(np.int64)
+    odd = next((row for row in rows if not all(map(_is_number, row))), None)
+    if odd is not None:
+        raise ValueError(f"{path}: {odd!r:.100} is not a [z, y, x] of finite numbers")
+    array = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    slices = np.rint(array[:, 0].clip(-_MAX_SLICE, _MAX_SLICE)).astype(np.int64)
     points = (array[:, :0:-1] + 0.5).astype(np.float32)
     return {int(z): points[slices == z] for z in np.unique(slices)}
 
@@ -170,13 +200,19 @@ def _from_wdanet(path: Path, content: list[Any], slice_names: Sequence[str] | No
     try:
         # The first element holds width and height, swapped in the published files: not used.
         _, entries = content
-        named = [(name, points) for entry in entries for name, points in entry.items()]
+        named: list[tuple[str, object]] = [(name, points) for entry in entries for name, points in entry.items()]
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: a JSON list that is not WDA-Net's [[size], [{{name: [[row, column]]}}]]") from error
     if slice_names is None:
         raise ValueError(f"{path}: its points belong to file names, but this volume has none (it is not a folder)")
     index = {PurePath(name).stem: z for z, name in enumerate(slice_names)}
-    found = {index[stem]: (name, points) for name, points in named if (stem := PurePath(name).stem) in index}
+    found: dict[int, tuple[str, object]] = {}
+    for name, points in named:
+        z = index.get(PurePath(name).stem)
+        if z in found:
+            raise ValueError(f"{path}: points of {found[z][0]} and of {name}, which are one slice; which of them hold?")
+        if z is not None:
+            found[z] = (name, points)
     if not found:
         raise ValueError(
             f"{path}: no file name fits the volume (points of {[n for n, _ in named[:3]]} …, slices "
@@ -188,44 +224,64 @@ def _from_wdanet(path: Path, content: list[Any], slice_names: Sequence[str] | No
 
 def _from_csv(path: Path, text: str) -> SlicePoints:
     reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    header = [name.strip().lower() for name in reader.fieldnames or []]
-    reader.fieldnames = header
-    columns = next((c for c in _CSV_COLUMNS if set(c) <= set(header)), None)
-    if columns is None:
-        raise ValueError(f"{path}: columns {header}; expected {' or '.join(', '.join(c) for c in _CSV_COLUMNS)}")
     rows: dict[int, list[list[float]]] = {}
-    for row in reader:
-        try:
-            z, y, x = (float(row[column]) for column in columns)
-            rows.setdefault(int(np.rint(z)), []).append([x + 0.5, y + 0.5])
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {row} holds no slice, row and column") from error
+    try:
+        header = [name.strip().lower() for name in reader.fieldnames or []]
+        reader.fieldnames = header
+        columns = next((c for c in _CSV_COLUMNS if set(c) <= set(header)), None)
+        if columns is None or any(header.count(column) > 1 for column in columns):
+            expected = " or ".join(", ".join(c) for c in _CSV_COLUMNS)
+            raise ValueError(f"{path}: columns {header!r:.200}; expected {expected}, each once")
+        for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: more values than the {len(header)} columns {', '.join(header)}; "
+                    "are there decimal commas?"
+                )
+            try:
+                z, y, x = (float(row[column]) for column in columns)
+                rows.setdefault(int(np.rint(z)), []).append([x + 0.5, y + 0.5])
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {row!r:.200} holds no slice, row and column"
+                ) from error
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error}); is it a file of points?") from error
+    if not text.endswith(("\n", "\r")):
+        logger.warning("%s: its last line has no end. Was the file cut off? Then its last number is wrong.", path)
     return {z: _array(path, z, rows[z]) for z in sorted(rows)}
 
 
-def _slice_index(path: Path, key: str) -> int:
-    try:
-        return int(key)
-    except ValueError as error:
-        raise ValueError(f"{path}: slice {key!r} is not a number; keys are slice indices from 0") from error
+def _slices(path: Path, table: dict[str, Any]) -> SlicePoints:
+    points: SlicePoints = {}
+    for key, value in table.items():
+        if not re.fullmatch(r"-?[0-9]{1,18}", key):
+            raise ValueError(f"{path}: slice {key!r:.100} is not a number; keys are slice indices from 0")
+        if int(key) in points:
+            raise ValueError(f"{path}: slice {int(key)} comes twice; which of them holds?")
+        points[int(key)] = _array(path, key, value)
+    return points
+
+
+def _is_number(value: object) -> bool:
+    """A finite number, also as float32. JSON's true is a number to NumPy, and so is the text "1"."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_FLOAT32
 
 
 def _array(path: Path, name: object, points: object) -> np.ndarray:
-    try:
-        array = np.asarray(points, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}, slice {name}: points are not a list of number pairs") from error
-    if array.size == 0:
-        return np.zeros((0, 2), dtype=np.float32)
-    if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
-        raise ValueError(f"{path}, slice {name}: points are not a list of pairs of finite numbers")
-    return array
+    if not isinstance(points, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in points):
+        raise ValueError(f"{path}, slice {name}: points are not a list of number pairs")
+    odd = next((pair for pair in points if not all(map(_is_number, pair))), None)
+    if odd is not None:
+        raise ValueError(f"{path}, slice {name}: {odd!r:.100} is not a pair of finite numbers")
+    return np.array(points, dtype=np.float32).reshape(-1, 2)
 
 
 def _check(path: Path, slice_points: SlicePoints, num_slices: int | None, size: tuple[int, int] | None) -> None:
     for z, points in slice_points.items():
-        if z < 0 or (num_slices is not None and z >= num_slices):
-            raise ValueError(f"{path}: slice {z}, but the volume has slices 0 to {(num_slices or 0) - 1}")
+        if not 0 <= z < (num_slices or _MAX_SLICE):
+            last = (num_slices or _MAX_SLICE) - 1
+            raise ValueError(f"{path}: slice {f'{z}':.20}, but the volume has slices 0 to {last}")
         if size is None:
             continue
         height, width = size

@@ -4,41 +4,83 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import PromptDASCheckpointer, read_metadata
-from ..config import add_prompt_das_config
 from ..data.datasets import register_volumes_from_yaml
 from ..modeling.meta_arch import PromptDAS
+from ..yaml_files import parse_yaml, read_config_file
+from .config_checks import check, defaults
+
+# What yacs raises for keys and values that it does not take; the last three for text that only looks like a value.
+REFUSED = (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, MemoryError, OverflowError)
 
 
-def get_prompt_das_cfg(config_file: str | None = None, opts: Sequence[str] | None = None, *, text: str = "") -> CfgNode:
+def get_prompt_das_cfg(
+    config_file: str | Path | None = None, opts: Sequence[str] | None = None, *, text: str = "", name: str = "config"
+) -> CfgNode:
     """The frozen config: defaults, then a YAML file or ``text``, then overrides ``["KEY", "VALUE", ...]``.
 
     The volumes of ``DATASETS.VOLUMES`` are registered, and ``MODEL.DEVICE`` becomes "cpu" where there is no GPU.
+
+    Args:
+        name: where ``text`` comes from, for messages.
+
+    Raises:
+        FileNotFoundError: no config file, no base of it, or no volume.
+        ValueError: no plain YAML, a key that does not exist, or a value that makes no sense; names file and key.
     """
-    cfg = get_cfg()
-    add_prompt_das_config(cfg)
+    cfg = defaults()
     if config_file:
-        cfg.merge_from_file(config_file, allow_unsafe=False)
+        merge(cfg, read_config_file(config_file), str(config_file))
     if text:
-        cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
-    cfg.merge_from_list(list(opts or []))
+        merge(cfg, parse_yaml(text, name), name)
+    try:
+        cfg.merge_from_list(list(opts or []))
+    except REFUSED as e:
+        raise ValueError(f"config options {' '.join(map(str, opts or []))}: {reason(e)}") from e
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    check(cfg)
+    try:
+        check(cfg)
+    except ValueError as e:
+        source = str(config_file) if config_file else name if text else ""
+        raise ValueError(f"{source}: {e}" if source else str(e)) from e
     skip_burn_in(cfg)
     for path in cfg.DATASETS.VOLUMES:
-        register_volumes_from_yaml(path)
+        try:
+            register_volumes_from_yaml(path)
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f"DATASETS.VOLUMES{f' of {config_file}' if config_file else ''}: {e}") from e
     cfg.freeze()
     return cfg
+
+
+def merge(cfg: CfgNode, content: object, name: str) -> None:
+    """Override ``cfg`` with what a file holds. Raises ValueError that names the file and the key."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{name}: a config holds lines `KEY: value`, not a {type(content).__name__}")
+    version = content.get("VERSION", cfg.VERSION)
+    if version != cfg.VERSION:
+        raise ValueError(f"{name}: VERSION is {version!r}; this release reads {cfg.VERSION}")
+    try:
+        cfg.merge_from_other_cfg(CfgNode(content))
+    except REFUSED as e:
+        raise ValueError(f"{name}: {reason(e)}") from e
+
+
+def reason(error: Exception) -> str:
+    """What went wrong; a KeyError would put it into quotes, and yacs would quote whole sections."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return re.sub(r" with values \(.{200,}\) for config", " for config", text, flags=re.DOTALL)
 
 
 def skip_burn_in(cfg: CfgNode) -> None:
@@ -48,31 +90,6 @@ def skip_burn_in(cfg: CfgNode) -> None:
     if cfg.DOMAIN_ADAPT.ENABLED and cfg.MODEL.WEIGHTS:
         cfg.SOLVER.MAX_ITER -= cfg.DOMAIN_ADAPT.BURN_IN_ITERS
         cfg.DOMAIN_ADAPT.BURN_IN_ITERS = 0
-
-
-def check(cfg: CfgNode) -> None:
-    """Raise ValueError for settings that contradict each other."""
-    if cfg.SOLVER.AMP.ENABLED:
-        raise ValueError("SOLVER.AMP is Detectron2's float16 training; use MODEL.PRECISION bfloat16 instead")
-    if cfg.MODEL.PRECISION not in ("float32", "bfloat16"):
-        raise ValueError(f"MODEL.PRECISION is {cfg.MODEL.PRECISION!r}; use float32 or bfloat16")
-    if cfg.INPUT.CROP_SIZE % cfg.MODEL.VIT.PATCH_SIZE:
-        raise ValueError(
-            f"INPUT.CROP_SIZE is {cfg.INPUT.CROP_SIZE}; make it a multiple of "
-            f"MODEL.VIT.PATCH_SIZE {cfg.MODEL.VIT.PATCH_SIZE}"
-        )
-    if cfg.DATALOADER.MAX_CORRUPT_SLICES < 0:
-        raise ValueError(
-            f"DATALOADER.MAX_CORRUPT_SLICES is {cfg.DATALOADER.MAX_CORRUPT_SLICES}; use 0 to stop at the first slice "
-            "that cannot be read, or the number of slices that may be left out"
-        )
-    burn_in = cfg.DOMAIN_ADAPT.BURN_IN_ITERS
-    if cfg.DOMAIN_ADAPT.ENABLED and not 0 <= burn_in <= cfg.SOLVER.MAX_ITER:
-        raise ValueError(
-            f"DOMAIN_ADAPT.BURN_IN_ITERS is {burn_in}; it is part of SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}"
-        )
-    if cfg.DOMAIN_ADAPT.ENABLED and not cfg.DATASETS.TARGET:
-        raise ValueError("DOMAIN_ADAPT.ENABLED needs DATASETS.TARGET, the unlabelled volumes to adapt to")
 
 
 def start(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -119,11 +136,50 @@ def load_model(
             raise FileNotFoundError(
                 f"{weights} has no config inside, and there is no {config_file}; name the config it was trained with"
             )
+        check_complete(config_file)
     own = ["MODEL.VIT.WEIGHTS", "", "DATASETS.VOLUMES", "()"]  # the data of the training are not needed
-    cfg = get_prompt_das_cfg(str(config_file) if config_file else None, [*own, *opts], text=text)
-    model = PromptDAS(cfg).to(cfg.MODEL.DEVICE)
+    cfg = get_prompt_das_cfg(config_file, [*own, *opts], text=text, name=f"the config inside of {weights}")
+    model = build_for(cfg, weights)
     load_weights(cfg, model, weights)
     return cfg, model.eval()
+
+
+def build_for(cfg: CfgNode, weights: Path) -> PromptDAS:
+    """The untrained network of a config. Raises ValueError if there is none, or if ``weights`` cannot be of it."""
+    num_values = sum(value.numel() for value in meta_network(cfg).state_dict().values())
+    if num_values > weights.stat().st_size:
+        raise ValueError(
+            f"{weights} has {weights.stat().st_size} bytes, too few for the {num_values} values of the network of "
+            "its config; is the file complete, and is the config its own?"
+        )
+    try:
+        return PromptDAS(cfg).to(cfg.MODEL.DEVICE)
+    except RuntimeError as e:
+        raise ValueError(f"the network cannot be brought to MODEL.DEVICE {cfg.MODEL.DEVICE!r}: {e}") from e
+
+
+def meta_network(cfg: CfgNode) -> PromptDAS:
+    """The network of a config without its values: it takes no memory, whatever the config says.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    try:
+        with torch.device("meta"):
+            return PromptDAS(cfg)
+    except (RuntimeError, KeyError, TypeError, AssertionError, ZeroDivisionError) as e:
+        raise ValueError(f"no network can be built from this config: {reason(e)}") from e
+
+
+def check_complete(config_file: str | Path) -> None:
+    """Raise ValueError for the ``config.yaml`` of a run that was cut off: what it lost would silently be the default.
+
+    Its keys are in the order of the alphabet: VERSION is among the last.
+    """
+    if "VERSION" not in read_config_file(config_file):
+        raise ValueError(
+            f"{config_file} is not the complete config of a run, it has no VERSION; name the config with --config-file"
+        )
 
 
 def load_weights(cfg: CfgNode, model: PromptDAS, weights: str | Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ..checkpoint import read_checkpoint
+from ..weight_files import check_weights, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +23,15 @@ NOT_OURS = ("head.", "fc_norm.", "mask_token")  # heads of the pretraining; ours
 def load_vit_weights(vit: VisionTransformer, weights: str) -> None:
     """Fill ``vit`` from a file (``.pth`` or ``.safetensors``) or, if there is no such file, from a timm model's name.
 
+    A DINO training checkpoint (``teacher`` and ``student`` in one file) gives the teacher.
+
     Raises:
         FileNotFoundError: neither a file nor a timm model.
         ConnectionError: a timm model that could not be downloaded.
         ValueError: weights of another network; the message names what does not fit.
     """
     state = read_checkpoint(weights) if Path(weights).is_file() else download(weights)
-    converted = convert_vit_state_dict(state, vit)
+    converted = convert_vit_state_dict(check_weights(state.get("teacher", state), weights), vit)
     expected = vit.state_dict()
     problems = {
         "missing": [name for name in expected if name not in converted],
@@ -38,6 +41,7 @@ def load_vit_weights(vit: VisionTransformer, weights: str) -> None:
             for name, value in converted.items()
             if name in expected and value.shape != expected[name].shape
         ],
+        "not floating point": [name for name, value in converted.items() if not value.is_floating_point()],
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}: {names}" for what, names in problems.items() if names)
@@ -47,12 +51,7 @@ def load_vit_weights(vit: VisionTransformer, weights: str) -> None:
 
 
 def convert_vit_state_dict(state: Mapping[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
-    """The original DINO layout or timm's -> the names of ``vit``, which has no CLS token, at its patch grid.
-
-    A DINO training checkpoint (``teacher`` and ``student`` in one file) gives the teacher.
-    """
-    if "teacher" in state:
-        state = state["teacher"]  # type: ignore[assignment]
+    """The original DINO layout or timm's -> the names of ``vit``, which has no CLS token, at its patch grid."""
     converted = {}
     for name, value in state.items():
         while name.startswith(PREFIXES):
@@ -62,8 +61,10 @@ def convert_vit_state_dict(state: Mapping[str, Tensor], vit: VisionTransformer) 
     if "pos_embed" in converted:
         grid = list(vit.patch_embed.grid_size)
         num_extra = 1 if "cls_token" in {name.split(".")[-1] for name in state} else 0
-        patches = converted["pos_embed"][:, num_extra:]
-        converted["pos_embed"] = resample_abs_pos_embed(patches, grid, num_prefix_tokens=0)
+        positions = converted["pos_embed"]
+        num_patches = positions.shape[1] - num_extra if positions.ndim == 3 and len(positions) == 1 else 0
+        if num_patches > 0 and math.isqrt(num_patches) ** 2 == num_patches:  # else its shape will not fit
+            converted["pos_embed"] = resample_abs_pos_embed(positions[:, num_extra:], grid, num_prefix_tokens=0)
     return converted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prompt_das.data.grey import check_slice, estimate_intensity_range, grey_values, normalize
+from prompt_das.data.grey import check_slice, estimate_intensity_range, grey_values, intensity_range_of, normalize
 from prompt_das.data.volumes import open_volume
 
 import numpy as np
@@ -115,3 +115,7 @@ def test_an_even_volume_has_a_range_as_well(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "volume.tif", np.full((2, 8, 8), 7, np.uint16))
     volume = open_volume(tmp_path / "volume.tif")
     assert (normalize(volume.read(0), estimate_intensity_range(volume)) == 0).all()
+
+
+def test_a_mask_for_an_image_has_a_range_too() -> None:
+    assert intensity_range_of(np.array([[True, False]])) == pytest.approx((0.001, 0.999))

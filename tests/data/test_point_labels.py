@@ -142,7 +142,7 @@ def test_published_points_lie_on_mitochondria(name: str, real_data: Path) -> Non
         ('{"format": "prompt_das/points", "version": 1, "slices": {"4": [[1, 2], [3]]}}', "number pairs"),
         ('{"format": "prompt_das/points", "version": 1, "slices": {"-1": [[1, 2]]}}', "slice -1"),
         ("[1, 2, 3]", "WDA-Net"),
-        ('[[0, 1, "two"]]', "something else than numbers"),
+        ('[[0, 1, "two"]]', "not a .* of finite numbers"),
         ("[[0, 1, 2], [0, NaN, 2]]", "not a .z, y, x. of finite numbers"),
         (WDANET, "is not a folder"),
         ("x,y\n1,2\n", "axis-0, axis-1, axis-2 or z, y, x"),
@@ -221,3 +221,51 @@ def test_touching_instances_are_one_component() -> None:
 def test_two_volumes_at_once_are_refused() -> None:
     with pytest.raises(ValueError, match="slice 3 comes twice"):
         sample_dataset_points([{"slice": 3, "n": 1}] * 2, 0.15, 0, checkerboard)
+
+
+# ---- what looks like points
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("z,y,x\n0,1,5,2,5\n", r"line 2: more values than the 3 columns z, y, x; are there decimal commas\?"),
+        ("z,y,x,x\n0,1,2,3\n", "expected .* each once"),
+        ('{"format": "prompt_das/points", "version": 1, "slices": {"0": [], "0": []}}', "the key '0' comes twice"),
+        ('{"format": "prompt_das/points", "version": 1, "slices": {"1": [], "01": []}}', "slice 1 comes twice"),
+        ('{"format": "prompt_das/points", "version": 1, "slices": {"0": [["1", 2]]}}', r"slice 0: \['1', 2\] is not a"),
+        ('{"format": "prompt_das/points", "version": 1, "slices": {"0": [[true, 2]]}}', r"slice 0: \[True, 2\] is not"),
+        (
+            '{"format": "prompt_das/points", "version": 1, "slices": {"0": [[1e39, 2]]}}',
+            r"slice 0: \[1e\+39, 2\] is not",
+        ),
+        ("[[0, 1, " + "9" * 10**6 + "]]", "not a .* of finite numbers"),
+        ("[" * 10**5, "nested too deeply"),
+        ("z,y,x\n0,1,\0\n", "line 2: "),
+        ("z,y,x\n0,1," + "1" * 200_000, "not CSV"),
+    ],
+)
+def test_what_looks_like_points_and_is_not(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"points\.txt.*{message}"):
+        read_points(write(tmp_path, text))
+
+
+def test_a_slice_that_comes_under_two_names(tmp_path: Path) -> None:
+    path = write(tmp_path, json.dumps([[], [{"a.png": [[1, 2]]}, {"a.tif": [[3, 4]]}]]))
+    with pytest.raises(ValueError, match=r"points of a\.png and of a\.tif, which are one slice"):
+        read_points(path, ["a.png"])
+
+
+def test_other_encodings_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_bytes("z,y,x\n2,10,20\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"points\.csv: not text in UTF-8"):
+        read_points(path)
+
+
+@pytest.mark.parametrize(("text", "warned"), [("z,y,x\n2,10,20\n", False), ("z,y,x\n2,10,2", True)])
+def test_a_table_that_ends_within_a_line_may_have_been_cut_off(
+    tmp_path: Path, text: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_points(write(tmp_path, text))
+    assert ("points.txt: its last line has no end" in caplog.text) == warned

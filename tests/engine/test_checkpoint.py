@@ -5,15 +5,24 @@ from __future__ import annotations
 import logging
 import pickle
 import resource
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint import BEST, DamagedCheckpointError, PromptDASCheckpointer, read_checkpoint
+from prompt_das.checkpoint import (
+    BEST,
+    DamagedCheckpointError,
+    PromptDASCheckpointer,
+    export_weights,
+    read_checkpoint,
+    read_metadata,
+)
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 
@@ -357,3 +366,105 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     PromptDASCheckpointer(network(0)).save("model")
     assert not list(tmp_path.iterdir())
+
+
+# ---- shared files
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    state = {
+        **network(1).state_dict(),
+        "half": torch.ones(3).bfloat16(),
+        "nothing": torch.zeros(0),
+        "one": torch.tensor(4),
+    }
+    export_weights(tmp_path / "shared.safetensors", state, "INPUT: {CROP_SIZE: 32}\n")
+    return tmp_path / "shared.safetensors"
+
+
+def test_a_shared_file_is_read_as_it_was_written(shared: Path) -> None:
+    state = read_checkpoint(shared)
+    assert {name: (value.tolist(), value.dtype) for name, value in state.items()} == {
+        "weight": ([[1, 1]], torch.float32),
+        "bias": ([1], torch.float32),
+        "half": ([1, 1, 1], torch.bfloat16),
+        "nothing": ([], torch.float32),
+        "one": (4, torch.int64),
+    }
+    assert read_metadata(shared)["prompt_das.config"] == "INPUT: {CROP_SIZE: 32}\n"
+
+
+def test_no_flipped_bit_of_a_shared_file_is_taken_for_the_truth(shared: Path) -> None:
+    """Each of its bits: names, config and values. Safetensors has no checksum of its own."""
+    content, good = shared.read_bytes(), (read_checkpoint(shared), read_metadata(shared))
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        shared.write_bytes(damaged)
+        try:
+            read = read_checkpoint(shared), read_metadata(shared)
+        except ValueError as e:
+            assert shared.name in str(e)  # noqa: PT017
+        else:
+            assert str(read) == str(good)
+
+
+def test_a_config_that_was_changed_by_hand_is_noticed(shared: Path) -> None:
+    shared.write_bytes(shared.read_bytes().replace(b"CROP_SIZE: 32", b"CROP_SIZE: 64"))
+    with pytest.raises(DamagedCheckpointError, match=r"shared\.safetensors .*its checksum is wrong"):
+        read_checkpoint(shared)
+
+
+def test_files_of_others_have_no_checksum_and_load(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    for metadata in (None, {"format": "pt"}, {"format": "pt", "prompt_das.config": "a release without checksums"}):
+        save_file(network(3).state_dict(), path, metadata)
+        assert read_checkpoint(path)["weight"].tolist() == [[3, 3]]
+
+
+# ---- weights that would do harm
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.tensor([float("nan")]), "bias holds values that are NaN or infinite"),
+        (torch.zeros(1).expand(10**13), r"bias claims the shape \(10000000000000,\)"),
+        (torch.zeros(1).to_sparse(), "bias is not an ordinary tensor"),
+        (torch.zeros(1, device="meta"), "bias is not an ordinary tensor"),
+        (
+            torch.zeros(1, dtype=torch.long),
+            r"of another type \(file, model\): \['bias \(torch.int64, torch.float32\)'\]",
+        ),
+        (3.0, "'bias' is a float; weights are tensors"),
+    ],
+)
+def test_weights_that_are_no_ordinary_finite_tensors(tmp_path: Path, value: Any, message: str) -> None:
+    torch.save({**network(0).state_dict(), "bias": value}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=rf"w\.pth: .*{message}"):
+        PromptDASCheckpointer(network(0)).load(str(tmp_path / "w.pth"), checkpointables=[])
+
+
+def test_a_compressed_archive_is_refused_before_it_fills_the_memory(saved: Path) -> None:
+    with zipfile.ZipFile(saved) as whole:
+        records = {record.filename: whole.read(record) for record in whole.infolist()}
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in records.items():
+            packed.writestr(name, content)
+    with pytest.raises(DamagedCheckpointError, match="its records are compressed"):
+        read_checkpoint(saved)
+
+
+def test_plain_weights_are_no_run_to_resume(tmp_path: Path) -> None:
+    torch.save(network(3).state_dict(), tmp_path / "model_0000001.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    run = PromptDASCheckpointer(network(0), str(tmp_path), teacher=network(0), trainer=State())
+    with pytest.raises(ValueError, match=r"0000001\.pth has no teacher and no trainer: it is no run to resume"):
+        run.resume_or_load("", resume=True)
+
+
+def test_the_state_of_another_run_names_the_file(saved: Path) -> None:
+    run = PromptDASCheckpointer(network(0), str(saved.parent), teacher=network(0, size=5))
+    with pytest.raises(ValueError, match=r"0000007\.pth does not hold the state of such a run: RuntimeError: Error"):
+        run.resume_or_load("", resume=True)

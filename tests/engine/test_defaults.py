@@ -69,3 +69,23 @@ def test_what_is_missing_is_named(run: Path, tmp_path: Path) -> None:
 def test_weights_of_another_network_are_refused(run: Path) -> None:
     with pytest.raises(ValueError, match=r"do not fit the network of this config.*prompt_encoder"):
         load_model(run / "model_final.pth", opts=["MODEL.VIT.EMBED_DIM", "64"])
+
+
+def test_a_config_that_was_cut_off_is_not_taken_for_one_with_defaults(run: Path) -> None:
+    """Scale and stride, for example, would silently be others than in the training."""
+    config = run / "config.yaml"
+    config.write_text(config.read_text()[:-1000])
+    with pytest.raises(ValueError, match=r"config\.yaml is not the complete config of a run"):
+        load_model(run / "model_final.pth")
+
+
+def test_a_network_is_only_built_if_the_file_can_hold_it(run: Path) -> None:
+    """Before any memory is taken: 200 GiB here."""
+    huge = ["MODEL.VIT.EMBED_DIM", "8192", "MODEL.VIT.DEPTH", "64"]
+    with pytest.raises(ValueError, match=r"model_final\.pth has \d+ bytes, too few for the \d{11} values"):
+        load_model(run / "model_final.pth", opts=huge)
+
+
+def test_a_config_that_no_network_can_be_built_from(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"no network can be built from this config: .*NoSuchHead"):
+        load_model(run / "model_final.pth", opts=["MODEL.CENTER_HEAD.NAME", "NoSuchHead"])

@@ -148,7 +148,7 @@ def test_a_batch_can_be_replayed(
     assert losses["loss_det_target"] == "nan"
     assert losses["loss_det_source"] != "nan"
     assert "backbone.vit" in told.splitlines()[-1]
-    with pytest.raises(ValueError, match=r"model_final\.pth is no batch of a step that was left out"):
+    with pytest.raises(SystemExit, match=r"model_final\.pth is no batch of a step that was left out"):
         load_tool("replay_batch").main(
             [str(Path(cfg.OUTPUT_DIR) / "model_final.pth"), "--config-file", str(Path(cfg.OUTPUT_DIR) / "config.yaml")]
         )

@@ -385,12 +385,16 @@ def test_pixels_that_are_not_finite(predict: Predict, slices: np.ndarray, tmp_pa
     assert list(predict(tmp_path / "float.tif", tmp_path / "skip.zarr", on_error="skip").skipped) == [2]
 
 
-def test_weights_that_diverged(weights: Path, images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(torch.nan, r"nan\.safetensors: .* NaN or infinite"), (3e38, "probability of slice 0 is not finite")],
+)
+def test_weights_that_diverged(weights: Path, images: Path, tmp_path: Path, value: float, message: str) -> None:
     cfg, model = load_model(weights)
     with torch.no_grad():
-        next(model.parameters()).fill_(torch.nan)
+        next(model.parameters()).fill_(value)
     export_weights(tmp_path / "nan.safetensors", model.state_dict(), cfg.dump())
-    with pytest.raises(ValueError, match=r"probability of slice 0 is not finite"):
+    with pytest.raises(ValueError, match=message):
         predict_volume(tmp_path / "nan.safetensors", images, tmp_path / "out.zarr", progress=False)
 
 
