@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import multiprocessing
 import os
 import random
 import shutil
@@ -118,6 +119,27 @@ def _results_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def results_of() -> Callable[[Path], Any]:
     """``results_of(OUTPUT_DIR)``: everything that a run ends with, but how long it took."""
     return _results_of
+
+
+def _run(environment: dict[str, str], target: Callable, args: tuple) -> None:
+    os.environ.clear()
+    os.environ.update(environment)  # the fork server has that of the first test
+    multiprocessing.set_start_method("fork", force=True)  # as it is where no fork server is
+    target(*args)
+
+
+@pytest.fixture(scope="session")
+def start_process() -> Callable[..., Any]:
+    """``start_process(target, *args)``: runs in a process of its own, with what it imports imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["prompt_das.engine", "prompt_das.inference.volume"])
+
+    def start(target: Callable, *args: Any, daemon: bool = False) -> Any:
+        process = context.Process(target=_run, args=(dict(os.environ), target, args), daemon=daemon)
+        process.start()
+        return process
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ Moments are drawn over the whole run: while it starts, steps, evaluates, makes p
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import signal
 import time
 from collections.abc import Callable
@@ -55,16 +54,12 @@ def train(options: list[str]) -> None:
 
 
 @pytest.fixture
-def start(tiny: list[str], synthetic_data: Path) -> Callable[[Path], Any]:
-    """A process that trains in a folder, from where it stopped; what it imports is there already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+def start(tiny: list[str], synthetic_data: Path, start_process: Callable[..., Any]) -> Callable[[Path], Any]:
+    """A process that trains in a folder, from where it stopped."""
 
     def start(folder: Path) -> Any:
         words = [str(word) for pair in ({**RUN, "OUTPUT_DIR": folder}).items() for word in pair]
-        process = context.Process(target=train, args=([*tiny, *words],))
-        process.start()
-        return process
+        return start_process(train, [*tiny, *words])
 
     return start
 

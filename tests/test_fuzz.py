@@ -669,16 +669,13 @@ def watched(name: str, pipe: Any) -> None:
 class Watch:
     """The parent's side: a process, begun anew when it had to be ended."""
 
-    def __init__(self, name: str, whole: Path) -> None:
-        self.name, self.whole = name, whole
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([__name__])
+    def __init__(self, name: str, whole: Path, start_process: Callable[..., Any]) -> None:
+        self.name, self.whole, self.start_process = name, whole, start_process
         self.start()
 
     def start(self) -> None:
-        self.pipe, theirs = self.context.Pipe()
-        self.process = self.context.Process(target=watched, args=(self.name, theirs), daemon=True)
-        self.process.start()
+        self.pipe, theirs = multiprocessing.Pipe()
+        self.process = self.start_process(watched, self.name, theirs, daemon=True)
         theirs.close()
         assert self.ask(self.whole, "none", 120) == "right"
 
@@ -706,14 +703,19 @@ class Watch:
 @pytest.mark.parametrize("count", [5, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", DOORS)
 def test_damaged_and_hostile_files(
-    name: str, count: int, tmp_path: Path, tiny: list[str], damages: dict[str, Callable]
+    name: str,
+    count: int,
+    tmp_path: Path,
+    tiny: list[str],
+    damages: dict[str, Callable],
+    start_process: Callable[..., Any],
 ) -> None:
     door, rng, canary = DOORS[name], random.Random(f"{SEED} {name}"), tmp_path / "canary"
     whole = tmp_path / "whole"
     whole.mkdir()
     torch.manual_seed(SEED)
     targets = [path.relative_to(whole) for path in door.write(whole, tiny)]
-    watch = Watch(name, whole)
+    watch = Watch(name, whole, start_process)
     verdicts: list[tuple[str, str]] = []
 
     def look(label: str, target: Path, content: bytes, damage: str) -> None:

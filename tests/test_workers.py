@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import runpy
 import signal
@@ -39,27 +38,22 @@ RUN = {
 SUMMARY = "inference/synthetic_target_val/summary.json"
 
 
-def train_net(arguments: list[str], log: Path, data: str) -> None:
+def train_net(arguments: list[str], log: Path) -> None:
     """What a new process does, in a session of its own, so that its workers are known when it is gone."""
     os.setsid()
-    os.environ["DETECTRON2_DATASETS"] = data  # the fork server has the one of the first test
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # as it is where it was not started by a fork server
     sys.argv = ["train_net.py", *arguments]
     runpy.run_path(str(ROOT / "tools" / "train_net.py"), run_name="__main__")
 
 
 class Job:
-    """``tools/train_net.py`` in a process of its own, with what it imports imported already."""
+    """``tools/train_net.py`` in a process of its own."""
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["prompt_das.engine", __name__])
-        self.process = context.Process(target=train_net, args=(arguments, log, os.environ["DETECTRON2_DATASETS"]))
-        self.process.start()
+    def __init__(self, start_process: Callable[..., Any], arguments: list[str], log: Path) -> None:
+        self.process = start_process(train_net, arguments, log)
         self.log = log
 
     @property
@@ -115,12 +109,15 @@ def arguments(tiny: list[str], folder: Path, *flags: str, **options: Any) -> lis
 
 
 @pytest.fixture
-def start(tiny: list[str], synthetic_data: Path, tmp_path: Path) -> Iterator[Callable[..., Job]]:
+def start(
+    tiny: list[str], synthetic_data: Path, tmp_path: Path, start_process: Callable[..., Any]
+) -> Iterator[Callable[..., Job]]:
     """``start(folder, flags, KEY__OF__CONFIG=value)``; whatever is left of a job is killed after the test."""
     jobs: list[Job] = []
 
     def start(folder: Path, *flags: str, **options: Any) -> Job:
-        jobs.append(Job(arguments(tiny, folder, *flags, **options), tmp_path / f"log{len(jobs)}.txt"))
+        log = tmp_path / f"log{len(jobs)}.txt"
+        jobs.append(Job(start_process, arguments(tiny, folder, *flags, **options), log))
         return jobs[-1]
 
     yield start
@@ -129,12 +126,17 @@ def start(tiny: list[str], synthetic_data: Path, tmp_path: Path) -> Iterator[Cal
 
 
 @pytest.fixture(scope="module")
-def alone(tiny: list[str], synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(
+    tiny: list[str],
+    synthetic_root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    start_process: Callable[..., Any],
+) -> Path:
     """The folder of a run without workers."""
     folder = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("DETECTRON2_DATASETS", str(synthetic_root))
-        job = Job(arguments(tiny, folder / "run", DATALOADER__NUM_WORKERS=0), folder / "log.txt")
+        job = Job(start_process, arguments(tiny, folder / "run", DATALOADER__NUM_WORKERS=0), folder / "log.txt")
     try:
         assert job.ends(2 * PROMPTLY) == 0, job.text  # the first one waits for the imports
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -116,17 +115,13 @@ def fail(folder: str) -> None:
 
 
 @pytest.fixture
-def in_process() -> Iterator[Callable[..., Any]]:
+def in_process(start_process: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     """Starts a launcher as a process of its own. All that it starts carries its mark, and is ended with the test."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     jobs = []
 
     def start(target: Callable, *args: Any) -> Any:
-        job = context.Process(target=target, args=args)
-        job.start()
-        jobs.append(job)
-        return job
+        jobs.append(start_process(target, *args))
+        return jobs[-1]
 
     yield start
     for job in jobs:

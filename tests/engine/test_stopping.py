@@ -229,7 +229,9 @@ def train_in_two_processes(options: list[str]) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
-def test_several_processes_stop_together(tiny: list[str], synthetic_data: Path, tmp_path: Path) -> None:
+def test_several_processes_stop_together(
+    tiny: list[str], synthetic_data: Path, tmp_path: Path, start_process: Callable[..., Any]
+) -> None:
     """Only their parent is asked."""
     options = {
         "OUTPUT_DIR": tmp_path,
@@ -238,10 +240,7 @@ def test_several_processes_stop_together(tiny: list[str], synthetic_data: Path, 
         "SOLVER.CHECKPOINT_PERIOD": 100_000,
     }
     words = [*tiny, *(str(word) for pair in options.items() for word in pair)]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    job = context.Process(target=train_in_two_processes, args=(words,))
-    job.start()
+    job = start_process(train_in_two_processes, words)
     metrics = tmp_path / "metrics.json"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:

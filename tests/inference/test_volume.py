@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
 import resource
 import signal
@@ -274,14 +273,6 @@ def _predict_in_process(limit: int | None, *args: Any) -> None:
     predict_volume(*args, progress=False)
 
 
-@pytest.fixture(scope="module")
-def processes() -> multiprocessing.context.BaseContext:
-    """New processes in which the package is imported already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["prompt_das.inference.volume", __name__])
-    return context
-
-
 def lines(path: Path) -> int:
     """Of a file that another process may make or remove at any moment."""
     try:
@@ -291,15 +282,13 @@ def lines(path: Path) -> int:
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_files(
-    predict: Predict, weights: Path, tmp_path: Path, rng: np.random.Generator, processes: Any
+    predict: Predict, weights: Path, tmp_path: Path, rng: np.random.Generator, start_process: Any
 ) -> None:
     images = tmp_path / "long.tif"
     tifffile.imwrite(images, rng.integers(0, 256, (40, 64, 64), dtype=np.uint8))
 
     def start(output: str) -> Any:
-        job = processes.Process(target=_predict_in_process, args=(None, weights, images, tmp_path / output))
-        job.start()
-        return job
+        return start_process(_predict_in_process, None, weights, images, tmp_path / output)
 
     start("whole.h5").join()
     result, kills = tmp_path / "killed.h5", 0
@@ -321,10 +310,9 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_files(
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_no_room_on_the_disk(weights: Path, images: Path, tmp_path: Path, predict: Predict, processes: Any) -> None:
+def test_no_room_on_the_disk(weights: Path, images: Path, tmp_path: Path, predict: Predict, start_process: Any) -> None:
     """The kernel refuses files of more than 1 kB."""
-    job = processes.Process(target=_predict_in_process, args=(1000, weights, images, tmp_path / "out.zarr"))
-    job.start()
+    job = start_process(_predict_in_process, 1000, weights, images, tmp_path / "out.zarr")
     job.join()
     assert job.exitcode == 1
     assert not (tmp_path / "out.zarr").exists()
