@@ -1,6 +1,7 @@
 """Prompt decoder: image features and prompt tokens in, mask token and up-sampled features out (Prompt-DAS, Sec. 2.1).
 
-Shape legend: B images; N prompts and M contrastive tokens, padded, with a validity mask; D channels; h, w patch grid.
+Shape legend: B images; N prompts of each, and M contrastive tokens of the last B' images, both padded, with a validity
+mask; D channels; h, w patch grid.
 """
 
 from __future__ import annotations
@@ -36,24 +37,17 @@ class MLP(nn.Sequential):
 
 class DecoderOutput(NamedTuple):
     mask_token: Tensor  # (B, D)
-    contrastive: Tensor  # (B, M, D) embeddings of the contrastive tokens
+    contrastive: Tensor  # (B', M, D) embeddings of the contrastive tokens; (B, 0, D) without any
     features: Tensor  # (B, D // 8, 4 h, 4 w), shared by both heads
 
 
-def token_attention_masks(prompt_valid: Tensor, contrastive_valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Who may see whom (after DN-DETR): (B, N) and (B, M) bool -> (B, T, T) for tokens, (B, 1, T) for the image.
+def attention_masks(prompt_valid: Tensor, contrastive_valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Who may be seen: (B, N) and (B', M) bool -> mask token and prompts (B, 1, 1 + N), contrastive tokens (B', 1, M).
 
-    Tokens stand in the order mask token, prompts, contrastive tokens: T = 1 + N + M. Nobody sees padding. The mask
-    token, the prompts and the image do not see contrastive tokens, so these cannot change what the heads predict;
-    contrastive tokens see only each other, and of a prompt only what the image has taken from it in an earlier block.
-    (A padded one sees itself: attention to nothing would be NaN.)
+    Nobody sees padding. Where all is padding, it is seen after all, by nobody who counts: attention to nothing is NaN.
     """
-    seen_prompts = F.pad(prompt_valid, (1, 0), value=True)
-    n, m = seen_prompts.shape[1], contrastive_valid.shape[1]
-    for_heads = F.pad(seen_prompts, (0, m), value=False)
-    itself = torch.eye(m, dtype=torch.bool, device=contrastive_valid.device)
-    for_contrastive = F.pad(contrastive_valid[:, None] | itself, (n, 0), value=False)
-    return torch.cat([for_heads[:, None].expand(-1, n, -1), for_contrastive], dim=1), for_heads[:, None]
+    nobody = ~contrastive_valid.any(1, keepdim=True)
+    return F.pad(prompt_valid, (1, 0), value=True)[:, None], (contrastive_valid | nobody)[:, None]
 
 
 class PromptDecoder(nn.Module):
@@ -93,17 +87,21 @@ class PromptDecoder(nn.Module):
         contrastive: Tensor | None = None,
         contrastive_valid: Tensor | None = None,
     ) -> DecoderOutput:
-        """image (B, D, h, w), image_pe (D, h, w), prompts (B, N, D), contrastive (B, M, D), masks (B, N), (B, M) bool.
+        """image (B, D, h, w), image_pe (D, h, w), prompts (B, N, D), contrastive (B', M, D); masks (B, N), (B', M).
 
-        N and M may be 0.
+        N and M may be 0. Contrastive tokens see the image and each other, not the prompts, and of these only what the
+        image has taken from them in an earlier block; nothing sees contrastive tokens (after DN-DETR). So they cannot
+        change what the heads predict.
         """
         b, d, h, w = image.shape
         if contrastive is None or contrastive_valid is None:
             contrastive, contrastive_valid = prompts[:, :0], prompt_valid[:, :0]
-        tokens = torch.cat([self.mask_token.expand(b, 1, d), prompts, contrastive], dim=1)
-        token_mask, image_mask = token_attention_masks(prompt_valid, contrastive_valid)
-        tokens, keys = self.transformer(
-            tokens, image.flatten(2).transpose(1, 2), image_pe.flatten(1).T[None], token_mask, image_mask
+        tokens = torch.cat([self.mask_token.expand(b, 1, d), prompts], dim=1)
+        mask, contrastive_mask = attention_masks(prompt_valid, contrastive_valid)
+        readers = contrastive if contrastive.shape[1] else None
+        tokens, keys, readers = self.transformer(
+            tokens, image.flatten(2).transpose(1, 2), image_pe.flatten(1).T[None], mask, readers, contrastive_mask
         )
         features = self.upsampling(keys.transpose(1, 2).reshape(b, d, h, w))
-        return DecoderOutput(tokens[:, 0], self.contrastive_mlp(tokens[:, 1 + prompts.shape[1] :]), features)
+        embeddings = self.contrastive_mlp(contrastive if readers is None else readers)
+        return DecoderOutput(tokens[:, 0], embeddings, features)

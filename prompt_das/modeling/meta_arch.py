@@ -30,7 +30,7 @@ CONTRASTIVE_KINDS = ("positives", "queries", "negatives")
 class Prediction(NamedTuple):
     logits: Tensor  # (B, H, W) foreground
     density: Tensor  # (B, H, W) of centre points
-    contrastive: Tensor  # (B, M, D) embeddings, M = 0 unless asked for
+    contrastive: Tensor  # (B', M, D) embeddings; (B, 0, D) unless asked for
 
 
 @META_ARCH_REGISTRY.register()
@@ -144,6 +144,7 @@ class PromptDAS(nn.Module):
     ) -> Prediction:
         """Prompts (B, N, 2) with validity (B, N), N may be 0 -> what both heads say at full size.
 
+        ``contrastive_points`` (B', M, 2) belong to the last B' images, ``contrastive_valid`` (B', M) to them.
         A head that nobody reads (``mask``, ``density`` False) is not computed; its field is then (B, 0, 0).
         """
         with self.autocast():
@@ -190,9 +191,8 @@ class PromptDAS(nn.Module):
         if "contrastive" in use:
             contrastive = [x["contrastive"] for x in targets]
             groups = [pack_points(*pad(contrastive, kind, self.device)) for kind in CONTRASTIVE_KINDS]
-            before = (0, 0, 0, 0, num_source, 0)  # the source images have none
-            contrastive_points = F.pad(torch.cat([p for p, _ in groups], dim=1), before)
-            contrastive_valid = F.pad(torch.cat([v for _, v in groups], dim=1), before[2:], value=False)
+            contrastive_points = torch.cat([p for p, _ in groups], dim=1)
+            contrastive_valid = torch.cat([v for _, v in groups], dim=1)
 
         prediction = self.decode(
             self.encode(images),
@@ -223,7 +223,7 @@ class PromptDAS(nn.Module):
             known = ~stack(targets, "density_unsure", self.device) | (rendered[t] > NEAR_A_POINT)
             losses["loss_det_target"] = self.detection_weight * detection_loss(density[t], rendered[t], known)
         if "contrastive" in use:
-            embeddings = prediction.contrastive[t].split([p.shape[1] for p, _ in groups], dim=1)
+            embeddings = prediction.contrastive.split([p.shape[1] for p, _ in groups], dim=1)
             validity = [v for _, v in groups]
             losses["loss_pcl"] = self.contrastive_weight * contrastive_loss(
                 embeddings[0],

@@ -8,6 +8,9 @@ Shape legend, used by every docstring below:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -64,23 +67,28 @@ class TwoWayBlock(nn.Module):
         image: Tensor,
         token_pe: Tensor,
         image_pe: Tensor,
-        token_mask: Tensor | None = None,
-        image_mask: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """tokens and token_pe (B, T, D), image and image_pe (B or 1, K, D) -> the updated tokens and image.
 
-        ``token_mask`` (B, T, T) and ``image_mask`` (B, 1, T) say which tokens may be seen by tokens and by the image.
+        ``mask`` (B, 1, T) bool says which tokens may be seen, by tokens and by the image; None: all.
         """
+        tokens = self.look(tokens, image, token_pe, image_pe, mask)
+        attended = self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens, mask)
+        return tokens, self.norm4(image + attended)
+
+    def look(
+        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """What tokens make of each other and of the image, which does not look back."""
         if self.replace_tokens:
-            tokens = self.self_attn(tokens, tokens, tokens, token_mask)
+            tokens = self.self_attn(tokens, tokens, tokens, mask)
         else:
             q = tokens + token_pe
-            tokens = tokens + self.self_attn(q, q, tokens, token_mask)
+            tokens = tokens + self.self_attn(q, q, tokens, mask)
         tokens = self.norm1(tokens)
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        attended = self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens, image_mask)
-        return tokens, self.norm4(image + attended)
+        return self.norm3(tokens + self.mlp(tokens))
 
 
 class TwoWayTransformer(nn.Module):
@@ -99,12 +107,31 @@ class TwoWayTransformer(nn.Module):
         tokens: Tensor,
         image: Tensor,
         image_pe: Tensor,
-        token_mask: Tensor | None = None,
-        image_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """tokens (B, T, D), image (B, K, D), image_pe (1, K, D), masks as in :class:`TwoWayBlock` -> tokens, image."""
-        token_pe = tokens
-        for layer in self.layers:
-            tokens, image = layer(tokens, image, token_pe, image_pe, token_mask, image_mask)
+        mask: Tensor | None = None,
+        readers: Tensor | None = None,
+        reader_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens and image look at each other; readers look at the image as tokens do, and nobody sees them.
+
+        Args:
+            tokens, image, image_pe: (B, T, D), (B, K, D), (1, K, D).
+            mask: (B, 1, T) bool: the tokens that may be seen; None: all.
+            readers: (B', R, D), tokens that see, beside the image, only each other; of the last B' >= 1 images.
+            reader_mask: (B', 1, R) bool: the readers that readers may see; None: all.
+
+        Returns:
+            tokens, image and readers.
+        """
+        token_pe, reader_pe = tokens, readers
+        for layer in cast(Iterable[TwoWayBlock], self.layers):
+            if readers is not None and reader_pe is not None:
+                readers = layer.look(readers, image[-len(readers) :], reader_pe, image_pe, reader_mask)
+            tokens, image = layer(tokens, image, token_pe, image_pe, mask)
+        if readers is not None and reader_pe is not None:
+            readers = self.look_again(readers, image[-len(readers) :], reader_pe, image_pe)
+        return self.look_again(tokens, image, token_pe, image_pe), image, readers
+
+    def look_again(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> Tensor:
+        """The last attention, to an image that has changed since the last block."""
         attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
-        return self.norm_final_attn(tokens + attended), image
+        return self.norm_final_attn(tokens + attended)

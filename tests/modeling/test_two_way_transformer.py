@@ -65,13 +65,12 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
 
 def test_a_token_that_nobody_may_see_changes_nothing_but_itself(block: TwoWayBlock) -> None:
     tokens, image, image_pe = random_inputs()
-    token_mask, image_mask = torch.ones(2, 4, 4, dtype=torch.bool), torch.ones(2, 1, 4, dtype=torch.bool)
-    token_mask[:, :3, 3] = image_mask[:, :, 3] = False
+    mask = torch.tensor([[[True, True, True, False]]]).expand(2, -1, -1)
     other = tokens.clone()
     other[:, 3] = torch.randn(2, DIM)
     with torch.no_grad():
-        before, image_before = block(tokens, image, tokens, image_pe, token_mask, image_mask)
-        after, image_after = block(other, image, other, image_pe, token_mask, image_mask)
+        before, image_before = block(tokens, image, tokens, image_pe, mask)
+        after, image_after = block(other, image, other, image_pe, mask)
     torch.testing.assert_close(after[:, :3], before[:, :3], rtol=0, atol=0)
     torch.testing.assert_close(image_after, image_before, rtol=0, atol=0)
     assert not torch.allclose(after[:, 3], before[:, 3])
@@ -94,7 +93,7 @@ def test_the_first_block_forgets_what_the_tokens_were() -> None:
     A token that sees only its neighbour becomes what the neighbour makes of itself, up to the positional part.
     """
     tokens, image, image_pe = random_inputs(tokens=2)
-    sees_the_second = torch.tensor([[[False, True], [False, True]]]).expand(2, -1, -1)
+    sees_the_second = torch.tensor([[[False, True]]]).expand(2, -1, -1)
     no_position = torch.zeros_like(tokens)
     for replaces in (True, False):
         block = TwoWayBlock(DIM, HEADS, 32, replace_tokens=replaces).eval()
@@ -114,8 +113,8 @@ def test_image_positions_are_told_apart_by_their_encoding_alone() -> None:
     tokens, image, image_pe = random_inputs()
     uniform = image[:, :1].expand_as(image)
     with torch.no_grad():
-        _, same = transformer(tokens, uniform, image_pe[:, :1].expand_as(image_pe))
-        _, different = transformer(tokens, uniform, image_pe)
+        _, same, _ = transformer(tokens, uniform, image_pe[:, :1].expand_as(image_pe))
+        _, different, _ = transformer(tokens, uniform, image_pe)
     torch.testing.assert_close(same, same[:, :1].expand_as(same))
     assert (different[:, 1:] - different[:, :1]).abs().amax(-1).min() > 1e-4
 
@@ -148,6 +147,47 @@ def test_tokens_find_each_other_by_their_encoding(block: TwoWayBlock) -> None:
 def test_shapes(positions: tuple[int, int]) -> None:
     transformer = TwoWayTransformer(DIM, depth=2, num_heads=HEADS, mlp_dim=32)
     tokens, image, image_pe = random_inputs(5, *positions)
-    out_tokens, out_image = transformer(tokens, image, image_pe)
+    out_tokens, out_image, readers = transformer(tokens, image, image_pe)
+    assert readers is None
     assert out_tokens.shape == tokens.shape
     assert out_image.shape == image.shape
+
+
+# ---- readers
+
+
+def test_readers_change_nothing_but_themselves() -> None:
+    transformer = TwoWayTransformer(DIM, depth=2, num_heads=HEADS, mlp_dim=32).eval()
+    tokens, image, image_pe = random_inputs()
+    with torch.no_grad():
+        alone, image_alone, _ = transformer(tokens, image, image_pe)
+        beside, image_beside, read = transformer(tokens, image, image_pe, None, torch.randn(1, 3, DIM))
+    assert torch.equal(beside, alone)
+    assert torch.equal(image_beside, image_alone)
+    assert read is not None
+    assert read.shape == (1, 3, DIM)
+
+
+def test_readers_look_at_the_last_images_before_and_after_these_look_at_the_tokens() -> None:
+    """One block by hand, with readers of the second image alone."""
+    transformer = TwoWayTransformer(DIM, depth=1, num_heads=HEADS, mlp_dim=32).eval()
+    (block,) = transformer.layers
+    tokens, image, image_pe = random_inputs()
+    readers = torch.randn(1, 3, DIM)
+    with torch.no_grad():
+        _, after, read = transformer(tokens, image, image_pe, None, readers)
+        expected = block.look(readers, image[1:], readers, image_pe)
+        expected = transformer.look_again(expected, after[1:], readers, image_pe)
+    assert read is not None
+    torch.testing.assert_close(read, expected)
+
+
+def test_readers_do_not_see_those_that_are_padding() -> None:
+    transformer = TwoWayTransformer(DIM, depth=2, num_heads=HEADS, mlp_dim=32).eval()
+    tokens, image, image_pe = random_inputs()
+    readers = torch.randn(2, 3, DIM)
+    mask = torch.tensor([[[True, True, False]]]).expand(2, -1, -1)
+    with torch.no_grad():
+        *_, padded = transformer(tokens, image, image_pe, None, readers, mask)
+        *_, alone = transformer(tokens, image, image_pe, None, readers[:, :2])
+    torch.testing.assert_close(padded[:, :2], alone)
