@@ -29,12 +29,13 @@ def component_roots(mask: Tensor, kernel: int = 3) -> Tensor:
     """
     batch, height, width = mask.shape
     own = torch.arange(height * width, device=mask.device).expand(batch, -1)
+    exact = torch.float32 if height * width <= 1 << 24 else torch.float64  # windows have a maximum of floats only
     inside = mask.flatten(1)
     root = own
     for _ in range(math.ceil(math.log2(max(height, width, 1))) + 4):
-        seen = -root.double().masked_fill(~inside, math.inf).view(batch, height, width)
+        seen = -root.to(exact).masked_fill(~inside, math.inf).view(batch, height, width)
         smallest = -window_max(seen, kernel).flatten(1)
-        smallest = torch.where(inside, smallest, own.double()).long()
+        smallest = torch.where(inside, smallest, own.to(exact)).long()
         # A followed pixel learns what its followers see, so that a whole branch moves at once.
         smallest = torch.scatter_reduce(smallest, 1, root, smallest, "amin")
         for _ in range(2):
