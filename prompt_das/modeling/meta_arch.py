@@ -257,10 +257,10 @@ class PromptDAS(nn.Module):
         image = x["image"].to(self.device, torch.float32)
         height, width = x.get("height", image.shape[-2]), x.get("width", image.shape[-1])
         prompts = x.get("prompts", {"0%": torch.zeros(0, 2)})
-        scale = torch.tensor([image.shape[-1] / width, image.shape[-2] / height], device=self.device)
-        points, valid = pad_points([torch.as_tensor(p) for p in prompts.values()], device=self.device)
+        # The points stay where they are: the windows that each lies in are found on the CPU.
+        points, valid = pad_points([torch.as_tensor(p) for p in prompts.values()])
         predict = self.predict_windows_and_density if x.get("density") else self.predict_windows
-        points = points * scale
+        points = points * points.new_tensor([image.shape[-1] / width, image.shape[-2] / height])
         maps = sliding_window(image, predict, points=points, valid=valid, progress=x.get("progress"), **self.window)
         maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         names = ("sem_seg", "density")[: len(maps) // len(prompts)]

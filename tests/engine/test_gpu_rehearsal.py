@@ -17,6 +17,7 @@ from prompt_das.engine.mean_teacher import make_teacher, update_teacher
 from prompt_das.engine.number_guard import poison
 from prompt_das.engine.pseudo_labels import PseudoLabeler
 from prompt_das.engine.solver import build_optimizer
+from prompt_das.inference import sliding_window
 from prompt_das.modeling import PromptDAS, meta_arch
 
 import pytest
@@ -106,6 +107,30 @@ def test_the_backward_pass_asks_for_no_value(tiny_cfg: CfgNode, samples: Any, mo
         losses = poison(student(source + labelled))
         sum(losses.values()).backward()
         assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+def test_a_prediction_mixes_no_devices(tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which prompts lie in which window depends on values, and is found on the CPU: here each has the same two."""
+    monkeypatch.setattr(
+        sliding_window,
+        "points_of_windows",
+        lambda points, valid, grid: (torch.rand(len(grid.corners), 3, 2, 2), torch.ones(len(grid.corners), 3, 2) > 0),
+    )
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # needs a driver
+    model = PromptDAS(tiny_cfg).eval()
+    x = {
+        "image": torch.rand(1, 70, 90),
+        "height": 140,
+        "width": 180,
+        "prompts": {name: torch.rand(2, 2) for name in ("0%", "15%", "100%")},
+        "density": True,
+    }
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        (out,) = to_fake(model, "cuda")([x])
+    assert out.keys() == {"sem_seg", "density"}
+    for maps in out.values():
+        assert maps.keys() == {"0%", "15%", "100%"}
+        assert {(tuple(one.shape), one.device.type) for one in maps.values()} == {((140, 180), "cuda")}
 
 
 # ---- the rehearsal itself
