@@ -35,15 +35,7 @@ SHORT = {
     "TEST.EVAL_PERIOD": 4,
     "TEST.PROMPT_SHARES": "(0.0, 0.15, 1.0)",
     "VIS_PERIOD": 5,
-}
-ADAPT = {
     "DOMAIN_ADAPT.BURN_IN_ITERS": 6,
-    "DOMAIN_ADAPT.POINTS.THRESHOLD": 0.05,
-    "DOMAIN_ADAPT.POINTS.UDA_THRESHOLD": 0.05,
-    "DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE": 0.5,
-    "DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE": 0.5,
-    "DOMAIN_ADAPT.CONTRASTIVE.FOREGROUND": 0.5,
-    "DOMAIN_ADAPT.CONTRASTIVE.BACKGROUND": 0.5,
 }
 SOURCE_LOSSES = {"loss_seg_source", "loss_det_source"}
 TARGET_LOSSES = {"loss_seg_target", "loss_det_target", "loss_pcl"}
@@ -56,7 +48,7 @@ def arguments(tiny: list[str]) -> Callable[..., Any]:
     """The command line of a run: its mode, its folder, changes of the config, flags."""
 
     def build(mode: str, output: Path, *flags: str, **changes: Any) -> Any:
-        options = {**SHORT, **(ADAPT if mode in ("uda", "wda") else {}), "OUTPUT_DIR": output}
+        options = {**SHORT, "OUTPUT_DIR": output}
         options |= {key.replace("__", "."): value for key, value in changes.items()}
         words = [str(word) for pair in options.items() for word in pair]
         config = ["--config-file", str(CONFIGS / f"synthetic_{mode}.yaml")]
@@ -325,18 +317,25 @@ def test_adaptation_helps(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
+@pytest.mark.parametrize("corrupt", [(), ("source/im/im0001.png", "target/im/im0002.png")])
 def test_two_processes_train_and_evaluate_like_one(
+    corrupt: tuple[str, ...],
     train: Train,
+    spoil: Callable[[str], Path],
     arguments: Callable[..., Any],
     load_tool: Callable[[str], ModuleType],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Unsupervised mode, in which they also share the work of making pseudo points."""
+    spoiled = [str(spoil(name)) for name in corrupt]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    exact = {"MODEL__PRECISION": "float32"}
+    exact = {"MODEL__PRECISION": "float32", "DATALOADER__MAX_CORRUPT_SLICES": len(corrupt)}
     train("uda", tmp_path / "one", **exact)
     launch(load_tool("train_net").main, 2, args=(arguments("uda", tmp_path / "two", **exact),))
+    for run in ("one", "two"):
+        log = "".join(path.read_text() for path in (tmp_path / run).glob("log.txt*"))
+        assert all(path in log for path in spoiled)
     one, two = last_metrics(tmp_path / "one"), last_metrics(tmp_path / "two")
     for name in sorted(SOURCE_LOSSES | TARGET_LOSSES | {"total_loss", "lr"}):
         assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-7), name

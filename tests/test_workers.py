@@ -33,7 +33,6 @@ RUN = {
     "TEST.EVAL_PERIOD": 10,
     "VIS_PERIOD": 0,
     "DOMAIN_ADAPT.BURN_IN_ITERS": 8,
-    "DOMAIN_ADAPT.POINTS.UDA_THRESHOLD": 0.05,
 }
 SUMMARY = "inference/synthetic_target_val/summary.json"
 

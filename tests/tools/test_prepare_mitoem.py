@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -20,15 +19,9 @@ HEIGHT, WIDTH = 33, 47
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def tool(load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The tool, for a MitoEM of 8 slices: 0-3 train, 4-5 val, 6-7 without labels."""
-    path = Path(__file__).parents[2] / "tools" / "prepare_mitoem.py"
-    spec = importlib.util.spec_from_file_location("prepare_mitoem", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "prepare_mitoem", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    module = load_tool("prepare_mitoem")
     monkeypatch.setattr(module, "SLICES", range(8))
     monkeypatch.setattr(module, "SPLITS", {"train": range(4), "val": range(4, 6)})
     return module
