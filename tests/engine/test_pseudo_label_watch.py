@@ -32,9 +32,9 @@ def steps(watch: PseudoLabelWatch, storage: EventStorage, number: int, **changes
 
 
 ANOMALIES = [
-    ({"points": 0.0}, "DOMAIN_ADAPT.POINTS.THRESHOLD (now 0.49)"),
-    ({"foreground": 0.99}, "DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE (0.7)"),
-    ({"confident_pixels": 0.0}, "DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE (now 0.97)"),
+    ({"points": 0.0}, "DOMAIN_ADAPT.POINTS.THRESHOLD (now 0.05)"),
+    ({"foreground": 0.99}, "DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE (0.5)"),
+    ({"confident_pixels": 0.0}, "DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE (now 0.5)"),
 ]
 
 

@@ -319,8 +319,8 @@ def test_settings_come_from_the_config(tiny_cfg: CfgNode) -> None:
     assert labeling.use == {"points", "masks"}
     assert not labeling.use_prompts
     assert labeling.suppression_radius == tiny_cfg.MODEL.CENTER_HEAD.SIGMA
-    assert labeling.peaks == {"threshold": 0.49, "kernel": 5, "top_k": 17}
-    assert (labeling.pixel_confidence, labeling.image_confidence) == (0.8, 0.97)
+    assert labeling.peaks == {"threshold": node.POINTS.THRESHOLD, "kernel": 5, "top_k": 17}
+    assert (labeling.pixel_confidence, labeling.image_confidence) == (0.8, node.MASKS.IMAGE_CONFIDENCE)
     assert labeling.contrastive["max_queries"] == 99
     (labelled,) = run(labeling, sample())
     assert labelled["use"] == {"points", "masks"}
