@@ -16,6 +16,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+ASKING = (signal.SIGTERM, signal.SIGINT)  # to stop
+
 
 class WatchedLoader:
     """The batches of a DataLoader whose processes, if it has any, are looked after.
@@ -38,7 +40,8 @@ class WatchedLoader:
             return
         multiprocessing.util.Finalize(None, kill_workers, exitpriority=1)  # before Python asks and waits
         others, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
-        batches = iter(self.loader)
+        with held_back(ASKING):  # until the new processes ignore them
+            batches = iter(self.loader)
         on_end_of_child(handler)  # not torch's
         workers = [child for child in multiprocessing.active_children() if child not in others]
         while True:
@@ -50,14 +53,25 @@ class WatchedLoader:
             yield batch
 
 
+@contextmanager
+def held_back(signals: Sequence[signal.Signals]) -> Iterator[None]:
+    """Signals that come meanwhile are delivered afterwards; a process forked meanwhile begins with them blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def begin_worker(worker: int) -> None:
     """Not before: a cluster or a terminal signals workers too, and without them a step cannot end in good order.
 
     Not after: if the process that they work for is killed, torch has them end when they next ask for work, but who
     waits for somebody to take what no longer fits into the pipe would never ask.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     threading.Thread(target=leave_after, args=(os.getppid(),), daemon=True).start()
 
 

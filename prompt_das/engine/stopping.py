@@ -18,11 +18,11 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..checkpoint import PromptDASCheckpointer
+from ..data.workers import ASKING
 
 logger = logging.getLogger(__name__)
 
 RESUME_ME = 75  # EX_TEMPFAIL in sysexits.h: not done yet, try again. A job script can put itself into the queue again.
-ASKING = (signal.SIGTERM, signal.SIGINT)
 # What the parent of several processes sends to them. It may come together with what the cluster or the terminal sends
 # to all of them, so other than those it can be repeated without harm.
 PASSED_ON = signal.SIGUSR1

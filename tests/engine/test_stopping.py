@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.checkpoint import read_checkpoint
+from prompt_das.data import workers as workers_module
 from prompt_das.data.build import build_stream_loader, build_test_loader
-from prompt_das.data.workers import raising_for
+from prompt_das.data.workers import begin_worker, raising_for
 from prompt_das.engine import PromptDASTrainer, launch
 from prompt_das.engine.defaults import get_prompt_das_cfg
 from prompt_das.engine.stopping import RESUME_ME
@@ -165,8 +166,11 @@ def test_the_loader_s_processes_outlive_the_signal() -> None:
     assert seen[0] != os.getpid()
 
 
-def test_so_do_those_of_an_evaluation(cfg: CfgNode) -> None:
-    """In the middle of a run it is not given up for a signal."""
+@pytest.mark.parametrize("late", [False, True])
+def test_so_do_those_of_an_evaluation(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    """In the middle of a run it is not given up for a signal, also where a process has hardly begun."""
+    if late:
+        monkeypatch.setattr(workers_module, "begin_worker", lambda worker: (time.sleep(worker), begin_worker(worker)))
     cfg.DATALOADER.NUM_WORKERS = 2
     before = set(multiprocessing.active_children())
     batches = iter(build_test_loader(cfg, "synthetic_target_train"))
