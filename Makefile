@@ -75,15 +75,18 @@ $(BIN)/uv:
 	    { echo "prompt_das needs Python 3.10 or newer, '$(PYTHON)' is not: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || \
 	    { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
-	@sed -n -e '/^uv==/,/[^\]$$/p' -e '/^setuptools==/,/[^\]$$/p' constraints.txt >$(VENV)/first.txt
+	@sed -n -E '/^(uv|setuptools)==/,/[^\]$$/p' constraints.txt >$(VENV)/first.txt
 	$(BIN)/pip install --quiet $(HASHED) $(VENV)/first.txt
 
 # Nothing is installed whose SHA-256 is not the one that was written down when constraints.txt was made. An editable
 # package has none: it comes after all that it needs, and --no-index, so that nothing can come with it.
+# What is there as sources only is built first: setuptools runs plugins of what else is installed, whole or half.
 # The stamp comes last, so that an interrupted installation goes on where it stopped.
 $(STAMP): pyproject.toml setup.py constraints.txt | $(BIN)/uv
 	@echo "Installing into $(VENV): about 3 GB to download the first time"
-	$(INSTALL) $(HASHED) constraints.txt
+	@sed -n -E '/^(antlr4-python3-runtime|fvcore|iopath)==/,/[^\]$$/p' constraints.txt >$(VENV)/sources.txt
+	$(INSTALL) --no-deps $(HASHED) $(VENV)/sources.txt
+	$(INSTALL) --no-build $(HASHED) constraints.txt
 	$(INSTALL) --no-index --editable ".[dev]" || \
 	    { echo "constraints.txt lacks what pyproject.toml asks for: make constraints" >&2; exit 1; }
 	@$(BIN)/python -c 'import detectron2' 2>/dev/null || \
