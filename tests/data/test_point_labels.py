@@ -241,7 +241,7 @@ def test_two_volumes_at_once_are_refused() -> None:
         ),
         ("[[0, 1, " + "9" * 10**6 + "]]", "not a .* of finite numbers"),
         ("[" * 10**5, "nested too deeply"),
-        ("z,y,x\n0,1,\0\n", "line 2: "),
+        ("z,y,x\n0,1,\0\n", "line [12]: "),  # Python 3.10 refuses it before it counts the line
         ("z,y,x\n0,1," + "1" * 200_000, "not CSV"),
     ],
 )
