@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .files import whole_file
@@ -128,7 +128,8 @@ def export_weights(path: str | Path, state: dict[str, Tensor], config: str, **ab
     state = {name: value.contiguous() for name, value in state.items()}
     metadata = {"format": "pt", "prompt_das.config": config, **about, CHECKSUM: "sha256"}
     with whole_file(path) as part:
-        save_file(state, part, {**metadata, DIGEST: digest_of(state, metadata)})
+        # not save_file, whose files nobody else may read
+        part.write_bytes(save(state, {**metadata, DIGEST: digest_of(state, metadata)}))
 
 
 def digest_of(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -395,6 +395,12 @@ def test_a_shared_file_is_read_as_it_was_written(shared: Path) -> None:
     assert read_metadata(shared)["prompt_das.config"] == "INPUT: {CROP_SIZE: 32}\n"
 
 
+def test_a_shared_file_is_as_readable_as_any_other(shared: Path, tmp_path: Path) -> None:
+    """safetensors itself would write it for its owner alone."""
+    (tmp_path / "any").touch()
+    assert shared.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_no_flipped_bit_of_a_shared_file_is_taken_for_the_truth(shared: Path) -> None:
     """Each of its bits: names, config and values. Safetensors has no checksum of its own."""
     content, good = shared.read_bytes(), (read_checkpoint(shared), read_metadata(shared))
