@@ -98,10 +98,11 @@ class PromptDecoder(nn.Module):
             contrastive, contrastive_valid = prompts[:, :0], prompt_valid[:, :0]
         tokens = torch.cat([self.mask_token.expand(b, 1, d), prompts], dim=1)
         mask, contrastive_mask = attention_masks(prompt_valid, contrastive_valid)
-        readers = contrastive if contrastive.shape[1] else None
-        tokens, keys, readers = self.transformer(
-            tokens, image.flatten(2).transpose(1, 2), image_pe.flatten(1).T[None], mask, readers, contrastive_mask
-        )
-        features = self.upsampling(keys.transpose(1, 2).reshape(b, d, h, w))
-        embeddings = self.contrastive_mlp(contrastive if readers is None else readers)
-        return DecoderOutput(tokens[:, 0], embeddings, features)
+        pe = image_pe.flatten(1).T[None]
+        tokens, images = self.transformer(tokens, image.flatten(2).transpose(1, 2), pe, mask)
+        if contrastive.shape[1]:
+            contrastive = self.transformer.read(contrastive, images, pe, contrastive_mask)
+        last = images[-1]
+        del images  # in prediction nobody else keeps them, and the up-sampling needs the memory
+        features = self.upsampling(last.transpose(1, 2).reshape(b, d, h, w))
+        return DecoderOutput(tokens[:, 0], self.contrastive_mlp(contrastive), features)

@@ -103,33 +103,38 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(
-        self,
-        tokens: Tensor,
-        image: Tensor,
-        image_pe: Tensor,
-        mask: Tensor | None = None,
-        readers: Tensor | None = None,
-        reader_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens and image look at each other; readers look at the image as tokens do, and nobody sees them.
+        self, tokens: Tensor, image: Tensor, image_pe: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Tokens and image look at each other.
 
         Args:
             tokens, image, image_pe: (B, T, D), (B, K, D), (1, K, D).
             mask: (B, 1, T) bool: the tokens that may be seen; None: all.
-            readers: (B', R, D), tokens that see, beside the image, only each other; of the last B' >= 1 images.
-            reader_mask: (B', 1, R) bool: the readers that readers may see; None: all.
 
         Returns:
-            tokens, image and readers.
+            The tokens, and the image before each block and after the last one.
         """
-        token_pe, reader_pe = tokens, readers
-        for layer in cast(Iterable[TwoWayBlock], self.layers):
-            if readers is not None and reader_pe is not None:
-                readers = layer.look(readers, image[-len(readers) :], reader_pe, image_pe, reader_mask)
+        token_pe, images = tokens, [image]
+        for layer in self.layers:
             tokens, image = layer(tokens, image, token_pe, image_pe, mask)
-        if readers is not None and reader_pe is not None:
-            readers = self.look_again(readers, image[-len(readers) :], reader_pe, image_pe)
-        return self.look_again(tokens, image, token_pe, image_pe), image, readers
+            images.append(image)
+        return self.look_again(tokens, image, token_pe, image_pe), images
+
+    def read(self, readers: Tensor, images: list[Tensor], image_pe: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What tokens see that nobody sees: they look at the image of each block, which never looks at them.
+
+        Args:
+            readers: (B', R, D), tokens that see, beside the image, only each other; of the last B' >= 1 images.
+            images: what :meth:`forward` returned.
+            mask: (B', 1, R) bool: the readers that readers may see; None: all.
+
+        Returns:
+            (B', R, D).
+        """
+        reader_pe, images = readers, [image[-len(readers) :] for image in images]
+        for layer, image in zip(cast(Iterable[TwoWayBlock], self.layers), images[:-1], strict=True):
+            readers = layer.look(readers, image, reader_pe, image_pe, mask)
+        return self.look_again(readers, images[-1], reader_pe, image_pe)
 
     def look_again(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> Tensor:
         """The last attention, to an image that has changed since the last block."""

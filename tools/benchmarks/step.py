@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -151,7 +152,7 @@ def config(size: str, precision: str | None, opts: list[str]) -> CfgNode:
     return cfg
 
 
-class Side:
+class Side(ABC):
     """One of the two: an untrained network with its teacher, an optimizer and what they look at, all from the seed."""
 
     def __init__(self, cfg: CfgNode, seed: int) -> None:
@@ -211,31 +212,32 @@ class Side:
         results["gradients"] = [p.grad for p in self.network.parameters() if p.grad is not None]
         return {name: [x.detach() for x in tensors] for name, tensors in results.items()}
 
+    @abstractmethod
     def forward(self) -> Results:
         """One window with as many prompts as it has instances -> the logits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self) -> Results:
         """All windows, each with all prompt sets -> the logits of each window and set."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask_teacher(self) -> Results:
         """What the teacher says about the target images: probabilities and densities."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self) -> dict[str, Tensor]:
         """The losses of the training batch."""
-        raise NotImplementedError
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         return build_optimizer(self.cfg, self.network)
 
+    @abstractmethod
     def move_student(self) -> None:
         """Clip the gradient, and take a step of AdamW."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move_teacher(self) -> None:
-        raise NotImplementedError
+        """The teacher's moving average."""
 
 
 class Ours(Side):
