@@ -1,13 +1,8 @@
-"""From what happens in a viewer to questions to the network, and from its answers to layers. Without Qt.
-
-A scene is an image layer with the layers that belong to it: prompts, where the user clicks; instances, the answer; and
-centres that the network suggests. They are ordinary layers: points may be dragged and deleted, instances painted over.
-"""
+"""From what happens in a viewer to questions to the network, and from its answers to layers. Without Qt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +11,15 @@ from prompt_das.engine.project import Project
 
 import numpy as np
 from napari.components import ViewerModel
-from napari.layers import Image, Labels, Layer, Points
+from napari.layers import Image, Labels, Points
 
 from .files import lazy_labels, make_project, save_labels, segment_volume
-from .layers import (
-    LayerVolume,
-    empty_labels,
-    move_positions,
-    sort_positions,
-    to_points,
-    to_positions,
-    voxel_size_of,
-    with_slice,
-)
+from .layers import LayerVolume, move_positions, to_points, to_positions, voxel_size_of, with_slice
+from .scene import Scene, finest, new_scene, place_of, stack_of
 from .session import Answer, Failed, Finished, Message, Opened, Progress, Question, Report, Session
 from .suggestions import new_centers
 
 NO_POINTS = np.zeros((0, 2), np.float32)
-PROMPTS: dict[str, Any] = {"face_color": "#ffd166", "border_color": "black", "symbol": "cross"}
-CENTERS: dict[str, Any] = {
-    "face_color": "transparent",
-    "border_color": "#4cc9f0",
-    "symbol": "ring",
-    "border_width": 0.2,
-}
-POINT_SIZE = 5  # pixels of the slice
-
-
-@dataclass(eq=False)
-class Scene:
-    """Layers that belong together, and what is known of their slices.
-
-    Attributes:
-        answered: the question, without its image, that the instances of a slice answer.
-        suggested: centres of a slice that were put into the layer; those that are gone from it were judged.
-        judged: centres of a slice that shall not be suggested again.
-        outside: how many prompts lie outside the image; the user was told.
-    """
-
-    image: Image
-    volume: LayerVolume
-    prompts: Points
-    instances: Labels
-    centers: Points | None = None
-    answered: dict[int, Any] = field(default_factory=dict)
-    suggested: dict[int, np.ndarray] = field(default_factory=dict)
-    judged: dict[int, np.ndarray] = field(default_factory=dict)
-    outside: int = 0
-
-    def layers(self) -> list[Layer]:
-        return [self.image, self.prompts, self.instances]
 
 
 class Controller:
@@ -177,7 +131,7 @@ class Controller:
         scene = self._chosen("save points of")
         if scene is None:
             return
-        points, _ = self._points(scene)
+        points, _ = scene.points()
         try:
             write_points(path, points, dataset=scene.image.name)
         except OSError as error:
@@ -192,7 +146,7 @@ class Controller:
             return
         active = self.viewer.layers.selection.active
         layer = active if isinstance(active, Labels) else scene.instances
-        labels, voxel_size = _stack(layer), voxel_size_of(layer)
+        labels, voxel_size = stack_of(layer), voxel_size_of(layer)
 
         def work(report: Report) -> Path:
             return save_labels(path, labels, voxel_size, report)
@@ -207,7 +161,7 @@ class Controller:
         if weights is None:
             self._tell_warning("Open weights first")
             return
-        points, _ = self._points(scene)
+        points, _ = scene.points()
         image, volume, voxel_size = scene.image, scene.volume, voxel_size_of(scene.image)
         file = image.source.path
 
@@ -217,7 +171,7 @@ class Controller:
         def show(result: Path) -> None:
             labels = lazy_labels(result)
             labels = labels if image.ndim == 3 else labels[0]
-            self.viewer.add_layer(Labels(labels, name=f"{image.name} volume", opacity=0.5, **self._place(image)))
+            self.viewer.add_layer(Labels(labels, name=f"{image.name} volume", opacity=0.5, **place_of(image)))
             self._tell(f"The whole volume is segmented: {result}")
 
         self._run("Segmenting the volume", work, show)
@@ -228,7 +182,7 @@ class Controller:
         if scene is None or not self._free():
             return
         name = "".join(c if c.isalnum() or c in "_-" else "_" for c in scene.image.name)
-        points, _ = self._points(scene)
+        points, _ = scene.points()
         volume, file, voxel_size = scene.volume, scene.image.source.path, voxel_size_of(scene.image)
 
         def work(report: Report) -> Project:
@@ -286,15 +240,15 @@ class Controller:
         scene, z = self.scene, self.slice_in_view
         if scene is None or self.session.predictor is None:
             return
-        if scene.volume.array is not _finest(scene.image) and not self._renew(scene):
+        if scene.volume.array is not finest(scene.image) and not self._renew(scene):
             return
-        points, outside = self._points(scene)
+        points, outside = scene.points()
         if outside > scene.outside:
             self._tell_warning(
                 f"{outside} of {len(scene.prompts.data)} points lie outside '{scene.image.name}' and are left out"
             )
         scene.outside = outside
-        if _stack(scene.instances).shape != scene.volume.shape:
+        if stack_of(scene.instances).shape != scene.volume.shape:
             self._tell_error(f"'{scene.instances.name}' has another shape now: delete it, and choose the image again")
             z = None
         if z is None or (question := self._question(scene, z, points.get(z, NO_POINTS))) is None:
@@ -310,7 +264,7 @@ class Controller:
         before = scene.answered.get(z)
         if before is not None and before[0] == points.tobytes() and before[1] >= self.suggest:
             return None
-        return Question(scene.volume, z, points, _stack(scene.instances)[z], self.suggest)
+        return Question(scene.volume, z, points, stack_of(scene.instances)[z], self.suggest)
 
     def _on_step(self) -> None:
         self.update_soon()
@@ -366,7 +320,7 @@ class Controller:
         if scene is None or scene.volume is not question.volume:
             return
         z, segmentation = question.z, answer.segmentation
-        _stack(scene.instances)[z] = answer.instances
+        stack_of(scene.instances)[z] = answer.instances
         scene.instances.refresh()
         if answer.whole:
             self.progress = None
@@ -428,28 +382,19 @@ class Controller:
         for scene in self._scenes:
             if scene.image is image:
                 return scene
-        if image.rgb:
-            raise ValueError(
-                f"layer '{image.name}' is in colour. Electron microscopy is grey: right click on it, 'Split RGB'"
-            )
-        volume = LayerVolume(_finest(image), image.name)
-        place = self._place(image)
-        shape = volume.shape[-image.ndim :]
-        instances = Labels(empty_labels(shape), name=f"{image.name} instances", opacity=0.5, **place)
-        prompts = Points(np.zeros((0, image.ndim)), name=f"{image.name} prompts", size=POINT_SIZE, **PROMPTS, **place)
-        self.viewer.add_layer(instances)
-        self.viewer.add_layer(prompts)
-        prompts.mode = "add"
-        self.viewer.layers.selection.active = prompts
+        scene = new_scene(image)
+        self.viewer.add_layer(scene.instances)
+        self.viewer.add_layer(scene.prompts)
+        scene.prompts.mode = "add"
+        self.viewer.layers.selection.active = scene.prompts
         image.events.data.connect(self._on_data)
-        prompts.events.data.connect(self._on_points)
-        scene = Scene(image, volume, prompts, instances)
+        scene.prompts.events.data.connect(self._on_points)
         self._scenes.append(scene)
         return scene
 
     def _renew(self, scene: Scene) -> bool:
         """The image has other data now. False if they are of another size, and so need other layers."""
-        array = _finest(scene.image)
+        array = finest(scene.image)
         if array.shape != scene.volume.array.shape:
             self._forget(scene)
             self.choose(scene.image)
@@ -468,14 +413,7 @@ class Controller:
 
     def _centers_layer(self, scene: Scene) -> Points:
         if scene.centers is None:
-            layer = Points(
-                np.zeros((0, scene.image.ndim)),
-                name=f"{scene.image.name} suggested centres",
-                features={"score": np.zeros(0)},
-                size=POINT_SIZE,
-                **CENTERS,
-                **self._place(scene.image),
-            )
+            layer = scene.new_centers()
             layer.bind_key("y", lambda _: self.accept())
             layer.bind_key("n", lambda _: self.reject())
             active = self.viewer.layers.selection.active
@@ -484,23 +422,3 @@ class Controller:
             self.viewer.layers.selection.active = active
             scene.centers = layer
         return scene.centers
-
-    @staticmethod
-    def _place(image: Image) -> dict[str, Any]:
-        """Where the layer lies in the world. For a multi-scale image, its finest level."""
-        return {name: getattr(image, name) for name in ("affine", "rotate", "scale", "shear", "translate", "units")}
-
-    def _points(self, scene: Scene) -> tuple[dict[int, np.ndarray], int]:
-        """Points (x, y) of the slices that have prompts, and how many prompts lie outside."""
-        prompts, image = scene.prompts, scene.image
-        positions = move_positions(prompts.data, prompts.data_to_world, image.world_to_data, image.ndim)
-        return sort_positions(with_slice(positions), scene.volume.shape)
-
-
-def _finest(image: Image) -> Any:
-    return image.data[0] if image.multiscale else image.data
-
-
-def _stack(labels: Labels) -> Any:
-    """The array (Z, H, W) of a labels layer."""
-    return labels.data if labels.ndim == 3 else labels.data[None]
