@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing.util
 import os
 import sys
 import tempfile
@@ -100,8 +101,17 @@ def _cpu_worker(
         if e.code != RESUME_ME:
             raise
         code = RESUME_ME
+    except Exception:
+        # After torch has written the traceback down: hung up before that, the others would end first, with theirs.
+        multiprocessing.util.Finalize(None, _leave_at_once, args=(1,), exitpriority=0)
+        raise
     comm.synchronize()  # no process may hang up while another still works
     dist.destroy_process_group()
+    _leave_at_once(code)
+
+
+def _leave_at_once(code: int) -> None:
+    """End this process. An interpreter that exits in the usual way is now and then aborted by one of gloo's threads."""
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(code)  # an interpreter that exits in the usual way is now and then aborted by one of gloo's threads
+    os._exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing.util
 import os
 import signal
 import time
@@ -108,10 +109,16 @@ def sleep(folder: str) -> None:
 
 
 def fail(folder: str) -> None:
-    """Rank 0 has a full disk while the other waits for it."""
+    """Rank 0 has a full disk while the other waits for it. It would hang up a while before it is gone."""
     if comm.get_rank() == 0:
+        multiprocessing.util.Finalize(None, hang_up_slowly, exitpriority=0)
         raise OSError("No space left on device")
     dist.all_reduce(torch.ones(1))
+
+
+def hang_up_slowly() -> None:
+    dist.destroy_process_group()
+    time.sleep(5)
 
 
 @pytest.fixture
