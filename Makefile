@@ -44,7 +44,7 @@ test-slow: $(STAMP)
 
 test-faults: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --log-cli-level=INFO \
-	    tests/test_faults.py tests/fuzz tests/engine/test_launch.py
+	    tests/robustness tests/engine/test_launch.py
 
 benchmark: $(STAMP)
 	$(BIN)/python tools/benchmark.py model --threads 1 --size quick --output output/benchmark/model.json

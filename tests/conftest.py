@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import prompt_das
-from prompt_das.checkpoint import read_checkpoint
+from prompt_das.checkpoint.safe_load import read_checkpoint
 from prompt_das.data import datasets
 
 import numpy as np
@@ -83,7 +83,7 @@ def tiny() -> list[str]:
 @pytest.fixture
 def tiny_cfg(tiny: list[str], tmp_path: Path) -> CfgNode:
     """A config of the tiny network that a test may change; its ``OUTPUT_DIR`` is the test's own folder."""
-    from prompt_das.engine.defaults import get_prompt_das_cfg  # here: most tests need no engine
+    from prompt_das.config.load import get_prompt_das_cfg  # here: most tests need no engine
 
     cfg = get_prompt_das_cfg(None, [*tiny, "OUTPUT_DIR", str(tmp_path)])
     cfg.defrost()
@@ -113,7 +113,7 @@ def assert_same() -> Callable[..., None]:
 
 
 def _results_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    from prompt_das.engine.resume_state import TIMINGS
+    from prompt_das.engine.hooks.resume_state import TIMINGS
 
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     return (

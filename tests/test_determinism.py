@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint import read_checkpoint
-from prompt_das.engine import PromptDASTrainer
-from prompt_das.engine.defaults import get_prompt_das_cfg
+from prompt_das.checkpoint.safe_load import read_checkpoint
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.engine.trainer import PromptDASTrainer
 
 import pytest
 import torch

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from prompt_das.checkpoint import read_checkpoint
-from prompt_das.engine import PromptDASTrainer, launch
+from prompt_das.checkpoint.safe_load import read_checkpoint
+from prompt_das.engine.launch import launch
+from prompt_das.engine.trainer import PromptDASTrainer
 
 import cv2
 import pytest
@@ -33,7 +34,7 @@ SHORT = {
     "DATALOADER.TARGET_IMS_PER_BATCH": 2,
     "DATASETS.VAL": "('synthetic_target_train[0:1]',)",
     "TEST.EVAL_PERIOD": 4,
-    "TEST.PROMPT_SHARES": "(0.0, 0.15, 1.0)",
+    "TEST.PROMPT_RATIOS": "(0.0, 0.15, 1.0)",
     "VIS_PERIOD": 5,
     "DOMAIN_ADAPT.BURN_IN_ITERS": 6,
 }

@@ -16,9 +16,9 @@ import os
 from collections.abc import Sequence
 
 import prompt_das  # noqa: F401  (fills the registries; must come before Detectron2)
-from prompt_das.data.check import ERROR, Report, check_dataset, worst
-from prompt_das.data.datasets import register_volumes_from_yaml
-from prompt_das.engine.defaults import get_prompt_das_cfg
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.data.datasets import register_config_volumes, register_volumes_from_yaml
+from prompt_das.data.verify import ERROR, Report, check_dataset, worst
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -63,6 +63,7 @@ def names_of(args: argparse.Namespace) -> dict[str, str | None]:
     names: dict[str, str | None] = {}
     if args.config_file:
         cfg = get_prompt_das_cfg(args.config_file, args.opts)
+        register_config_volumes(cfg)
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST):
             names[name] = None
         for name in cfg.DATASETS.TARGET:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import prompt_das
-from prompt_das.checkpoint import convert_reference_state_dict, export_weights, read_checkpoint
-from prompt_das.engine.defaults import check_complete, get_prompt_das_cfg, meta_network
-from prompt_das.weight_files import check_weights
+from prompt_das.checkpoint.reference_weights import convert_reference_state_dict
+from prompt_das.checkpoint.safe_load import check_weights, export_weights, read_checkpoint
+from prompt_das.config.load import check_complete, get_prompt_das_cfg
+from prompt_das.modeling.load import meta_network
 
 import torch
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import prompt_das  # noqa: F401  (fills the registries)
+from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.build import build_test_loader
-from prompt_das.engine import PromptDASTrainer
-from prompt_das.engine.defaults import get_prompt_das_cfg, start
-from prompt_das.visualization import draw_overlay, save_image, tile
+from prompt_das.engine.setup import setup_run
+from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.utils.visualization import draw_overlay, save_image, tile
 
 import cv2
 import make_synthetic
@@ -37,7 +38,7 @@ def run(name: str, output: Path, overrides: list[str]) -> tuple[CfgNode, nn.Modu
     """Train a config of configs/quick -> config, the trained teacher, its results on the test slices."""
     overrides = [*overrides, "OUTPUT_DIR", str(output / name)]
     cfg = get_prompt_das_cfg(str(CONFIGS / f"synthetic_{name}.yaml"), overrides)
-    start(cfg, argparse.Namespace())
+    setup_run(cfg, argparse.Namespace())
     trainer = PromptDASTrainer(cfg)
     trainer.resume_or_load(resume=False)
     results = trainer.train()

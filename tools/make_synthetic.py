@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from prompt_das.data.synthetic import STYLES, make_synthetic_volume
+from prompt_das.volumes.synthetic import STYLES, make_synthetic_volume
 
 import cv2
 import tifffile

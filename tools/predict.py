@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import prompt_das  # noqa: F401  (fills the registries; must come before Detectron2)
-from prompt_das.inference.executors import Executor, dask_executor, run_here
-from prompt_das.inference.volume import predict_volume
+from prompt_das.inference.volume.executors import Executor, dask_executor, run_here
+from prompt_das.inference.volume.predict_volume import predict_volume
 
 from detectron2.utils.logger import setup_logger
 

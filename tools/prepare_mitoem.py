@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.data.slices import PREPARED_NAME, name_some, slice_number
-from prompt_das.data.volumes import decode_rgb_ids, read_image_file
+from prompt_das.volumes.volume import decode_rgb_ids, read_image_file
 
 import numpy as np
 import tifffile

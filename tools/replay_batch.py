@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import prompt_das  # noqa: F401  (fills the registries; must come before Detectron2)
-from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.engine.number_guard import replay
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.engine.hooks.nonfinite_guard import replay
 from prompt_das.modeling.meta_arch import PromptDAS
 
 

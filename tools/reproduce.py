@@ -89,7 +89,7 @@ class Experiment:
         self.threads = args.threads
         self.folder = CONFIGS / "quick" if args.size == "quick" else CONFIGS
         shares = "(0.0, 0.15, 0.5, 1.0)"
-        self.common = ["TEST.PROMPT_SHARES", shares]
+        self.common = ["TEST.PROMPT_RATIOS", shares]
         if args.size == "paper":  # the paper's test protocol
             self.common += ["TEST.WINDOW.STRIDE", "128", "TEST.WINDOW.ROTATIONS", "4"]
 

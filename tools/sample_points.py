@@ -16,13 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import prompt_das  # noqa: F401  (must come before Detectron2)
-from prompt_das.data.datasets import (
-    ensure_registered,
-    open_image_volume,
-    read_labels,
-    register_volumes_from_yaml,
-)
-from prompt_das.data.point_labels import SlicePoints, read_points, sample_dataset_points, write_points
+from prompt_das.data.datasets import ensure_registered, register_volumes_from_yaml
+from prompt_das.data.slices import open_image_volume, read_labels
+from prompt_das.volumes.point_files import SlicePoints, read_points, sample_dataset_points, write_points
 
 import numpy as np
 from detectron2.data import DatasetCatalog

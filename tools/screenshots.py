@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prompt_das.data.synthetic import make_synthetic_volume
 from prompt_das.napari import samples
 from prompt_das.napari.widget import PromptDASWidget
-from prompt_das.points import instance_centers
+from prompt_das.ops.points import instance_centers
+from prompt_das.volumes.synthetic import make_synthetic_volume
 
 import napari
 import numpy as np

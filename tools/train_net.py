@@ -13,8 +13,10 @@ from functools import partial
 from typing import Any
 
 import prompt_das  # noqa: F401  (fills the registries; must come before Detectron2)
-from prompt_das.engine import PromptDASTrainer, launch
-from prompt_das.engine.defaults import load_weights, setup
+from prompt_das.engine.launch import launch
+from prompt_das.engine.setup import setup_from_args
+from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.modeling.load import load_weights
 
 from detectron2.engine import default_argument_parser
 
@@ -29,7 +31,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
 def prepare(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     """What is to be done, with everything read that it begins with."""
-    cfg = setup(args)
+    cfg = setup_from_args(args)
     if args.eval_only:
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")

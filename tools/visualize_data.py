@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import prompt_das  # noqa: F401  (must come before Detectron2)
+from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.build import SampleStream, get_slices, get_sparse_points
 from prompt_das.data.dataset_mapper import SourceMapper, TargetMapper
-from prompt_das.data.datasets import read_image, read_labels, register_volumes_from_yaml
-from prompt_das.data.point_labels import SlicePoints
-from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.instances import connected_components
-from prompt_das.points import instance_centers, pad_points, render_density
-from prompt_das.visualization import ESTIMATE, PROMPT, TRUTH, draw_density, draw_overlay, save_image, tile
+from prompt_das.data.datasets import register_config_volumes, register_volumes_from_yaml
+from prompt_das.data.slices import read_image, read_labels
+from prompt_das.ops.connected_components import connected_components
+from prompt_das.ops.points import instance_centers, pad_points, render_density
+from prompt_das.utils.visualization import ESTIMATE, PROMPT, TRUTH, draw_density, draw_overlay, save_image, tile
+from prompt_das.volumes.point_files import SlicePoints
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -59,11 +60,12 @@ def get_cfg(args: argparse.Namespace) -> CfgNode:
     if args.points:
         opts += ["DATASETS.SPARSE_POINTS.FILE", args.points]
     if names:
-        get_prompt_das_cfg(args.config_file, opts)  # registers the volumes of the config
+        register_config_volumes(get_prompt_das_cfg(args.config_file, opts))
         source = [n for n in names if has_labels(n) and not args.points]
         target = [n for n in names if n not in source]
         opts += ["DATASETS.TRAIN", str(tuple(source)), "DATASETS.TARGET", str(tuple(target))]
     cfg = get_prompt_das_cfg(args.config_file, opts)
+    register_config_volumes(cfg)
     if not cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
         raise ValueError("nothing to show: give --config-file, --dataset or --volume")
     return cfg
@@ -118,7 +120,7 @@ def target_panels(sample: dict[str, Any]) -> list[np.ndarray]:
     scale = max(1, round(SMALLEST_PANEL / weak.shape[0]))
     return [
         draw_overlay(weak, points=sample["sparse_points"].numpy(), scale=scale),
-        draw_overlay(strong, points=sample["moved_sparse_points"].numpy(), scale=scale),
+        draw_overlay(strong, points=sample["strong_sparse_points"].numpy(), scale=scale),
     ]
 
 

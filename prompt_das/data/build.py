@@ -14,6 +14,14 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from prompt_das.data.corrupt_slices import SKIPPED, CorruptSlices, require_few
+from prompt_das.data.dataset_mapper import SliceMapper, SourceMapper, TargetMapper
+from prompt_das.data.datasets import ensure_registered
+from prompt_das.data.slices import open_image_volume, read_labels
+from prompt_das.data.workers import MonitoredDataLoader
+from prompt_das.volumes.point_files import SlicePoints, read_points, sample_dataset_points, write_points
+from prompt_das.volumes.volume import VolumeError
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -21,14 +29,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import build_detection_test_loader as d2_build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
-
-from .corrupt_slices import LEFT_OUT, CorruptSlices, require_few
-from .dataset_mapper import SliceMapper, SourceMapper, TargetMapper
-from .datasets import ensure_registered
-from .point_labels import SlicePoints, read_points, sample_dataset_points, write_points
-from .slices import open_image_volume, read_labels
-from .volumes import VolumeError
-from .workers import WatchedLoader
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def get_slices(names: tuple[str, ...]) -> list[dict[str, Any]]:
 class SampleStream(Dataset):
     """Endless random samples of some slices: ``stream[n]`` is ``mapper(slice, generator seeded by n)``.
 
-    If the slice cannot be read, another one takes its place, and the sample says so under the key ``LEFT_OUT``. Nothing
+    If the slice cannot be read, another one takes its place, and the sample says so under the key ``SKIPPED``. Nothing
     is remembered from one sample to the next: they may come in any order and in any process.
 
     Raises:
@@ -69,7 +69,7 @@ class SampleStream(Dataset):
                 corrupt[d["image_id"]] = str(error)
                 require_few(corrupt, self.max_corrupt)
             else:
-                return {**sample, LEFT_OUT: corrupt} if corrupt else sample
+                return {**sample, SKIPPED: corrupt} if corrupt else sample
         raise VolumeError(f"not one of {len(self.slices)} slices can be read: {next(iter(corrupt.values()))}")
 
     def candidates(self, n: int) -> Iterator[dict[str, Any]]:
@@ -114,7 +114,7 @@ def build_stream_loader(
     seed: tuple[int, ...],
     workers: int,
     max_corrupt: int = 0,
-) -> WatchedLoader:
+) -> MonitoredDataLoader:
     """A loader of lists of samples, one list per iteration."""
     loader = DataLoader(
         SampleStream(slices, mapper, seed, max_corrupt),
@@ -125,7 +125,7 @@ def build_stream_loader(
         pin_memory=torch.cuda.is_available(),  # from there a GPU copies while it works
         generator=torch.Generator(),  # else each start, and so each resume, would draw from the run's random numbers
     )
-    return WatchedLoader(loader)
+    return MonitoredDataLoader(loader)
 
 
 class SourceTargetLoader:
@@ -225,7 +225,7 @@ def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dic
     return points
 
 
-def build_test_loader(cfg: CfgNode, name: str) -> WatchedLoader:
+def build_test_loader(cfg: CfgNode, name: str) -> MonitoredDataLoader:
     """Whole slices of a labelled dataset, one at a time."""
     slices = get_slices((name,))
     if any(d["label_file_name"] is None for d in slices):
@@ -235,4 +235,4 @@ def build_test_loader(cfg: CfgNode, name: str) -> WatchedLoader:
     loader = d2_build_detection_test_loader(
         dataset=slices, mapper=SliceMapper(cfg), num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(slices))
     )
-    return WatchedLoader(loader)
+    return MonitoredDataLoader(loader)

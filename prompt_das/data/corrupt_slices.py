@@ -10,12 +10,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from .volumes import VolumeError
+from prompt_das.volumes.volume import VolumeError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-LEFT_OUT = "left_out"  # key of a sample that was drawn from another slice: image_id of each unreadable one -> why
+SKIPPED = "skipped"  # key of a sample that was drawn from another slice: image_id of each unreadable one -> why
 MAX_NAMED = 10  # slices in an error message; the log has all
 
 
@@ -58,7 +58,7 @@ class CorruptSlices:
     def take(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The samples without their notes, which are remembered. Raises VolumeError, see :meth:`note`."""
         for sample in samples:
-            self.note(sample.pop(LEFT_OUT, {}))
+            self.note(sample.pop(SKIPPED, {}))
         return samples
 
     def read(

@@ -8,18 +8,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from prompt_das.data.augmentation import StrongAugmentation
+from prompt_das.data.pixel_maps import forward_pixel_map, inverse_pixel_map
+from prompt_das.data.slices import read_image, read_labels
+from prompt_das.ops.connected_components import connected_components
+from prompt_das.ops.points import instance_centers, sample_sparse_points
+from prompt_das.volumes.point_files import SlicePoints
+from prompt_das.volumes.volume import VolumeError
+
 import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-
-from ..instances import connected_components
-from ..points import instance_centers, sample_sparse_points
-from .augmentation import StrongAugmentation
-from .pixel_maps import pixel_sources, pixel_targets
-from .point_labels import SlicePoints
-from .slices import read_image, read_labels
-from .volumes import VolumeError
 
 MAX_CROP_TRIES = 10
 NO_POINTS = np.zeros((0, 2), np.float32)
@@ -136,7 +136,7 @@ class TargetMapper:
 
     Pixel maps come along, so that the teacher's answer can be moved into the student's view where it lies, and all the
     random numbers that are drawn once the answer is known: ``noise``, an integer for each pixel of the student's view,
-    and ``prompt_share``, from 0 to 1.
+    and ``prompt_ratio``, from 0 to 1.
     """
 
     @configurable
@@ -175,11 +175,11 @@ class TargetMapper:
             "weak_image": torch.from_numpy(np.ascontiguousarray(weak, np.float32))[None],
             "image": torch.from_numpy(np.ascontiguousarray(strong, np.float32))[None],
             "sparse_points": torch.from_numpy(sparse),
-            "moved_sparse_points": torch.from_numpy(geometric.apply_coords(sparse).astype(np.float32)),
-            "pixel_sources": torch.from_numpy(pixel_sources(geometric, *weak.shape)),
-            "pixel_targets": torch.from_numpy(pixel_targets(geometric, *weak.shape)),
+            "strong_sparse_points": torch.from_numpy(geometric.apply_coords(sparse).astype(np.float32)),
+            "inverse_pixel_map": torch.from_numpy(inverse_pixel_map(geometric, *weak.shape)),
+            "forward_pixel_map": torch.from_numpy(forward_pixel_map(geometric, *weak.shape)),
             "noise": torch.from_numpy(rng.integers(2**31, size=strong.shape, dtype=np.int32)),
-            "prompt_share": torch.tensor(rng.random(), dtype=torch.float32),
+            "prompt_ratio": torch.tensor(rng.random(), dtype=torch.float32),
         }
 
 
@@ -190,16 +190,16 @@ class SliceMapper:
     """
 
     @configurable
-    def __init__(self, *, scale: float, prompt_shares: tuple[float, ...], prompt_seed: int) -> None:
+    def __init__(self, *, scale: float, prompt_ratios: tuple[float, ...], prompt_seed: int) -> None:
         self.scale = scale
-        self.prompt_shares = prompt_shares
+        self.prompt_ratios = prompt_ratios
         self.prompt_seed = prompt_seed
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         return {
             "scale": cfg.INPUT.SCALE,
-            "prompt_shares": tuple(cfg.TEST.PROMPT_SHARES),
+            "prompt_ratios": tuple(cfg.TEST.PROMPT_RATIOS),
             "prompt_seed": cfg.TEST.PROMPT_SEED,
         }
 
@@ -224,6 +224,6 @@ class SliceMapper:
                 f"{share:.0%}": sample_sparse_points(
                     points, share, np.random.default_rng([self.prompt_seed, d["slice"]])
                 )
-                for share in self.prompt_shares
+                for share in self.prompt_ratios
             },
         }

@@ -17,21 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prompt_das.config.yaml_loader import read_yaml
+from prompt_das.data.slices import HELP, VolumeSpec, load_slices
+
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from ..yaml_files import read_yaml
-from .slices import HELP, VolumeSpec, data_root, load_slices, open_image_volume, read_image, read_labels
-
-__all__ = [
-    "data_root",
-    "ensure_registered",
-    "find_volume",
-    "open_image_volume",
-    "read_image",
-    "read_labels",
-    "register_em_volume",
-    "register_volumes_from_yaml",
-]
 
 EVALUATOR_TYPE = "em"
 _YAML_KEYS = (
@@ -63,7 +53,7 @@ def register_em_volume(
     Args:
         images, labels: anything `open_volume` reads. Without labels the volume can only be predicted, or be a
             training target.
-        points: a point file (see `prompt_das.data.point_labels`).
+        points: a point file (see `prompt_das.volumes.point_files`).
         voxel_size: (z, y, x) in nm.
         slices: (start, stop) of the image volume, all by default.
         images_dataset, labels_dataset: array inside an HDF5 or Zarr file.
@@ -134,6 +124,18 @@ def register_volumes_from_yaml(path: str | Path) -> list[str]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return list(names)
+
+
+def register_config_volumes(cfg: CfgNode, config_file: str | Path | None = None) -> None:
+    """Register the volumes of ``DATASETS.VOLUMES``. Raises as :func:`register_volumes_from_yaml`.
+
+    ``config_file``: where ``cfg`` comes from, for messages.
+    """
+    for path in cfg.DATASETS.VOLUMES:
+        try:
+            register_volumes_from_yaml(path)
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f"DATASETS.VOLUMES{f' of {config_file}' if config_file else ''}: {e}") from e
 
 
 def ensure_registered(names: str | Iterable[str]) -> list[str]:

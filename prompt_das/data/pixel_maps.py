@@ -11,14 +11,14 @@ from fvcore.transforms.transform import Transform
 STEP = 4  # pixels between the points that are moved by the transform itself
 
 
-def pixel_sources(transform: Transform, height: int, width: int) -> np.ndarray:
+def inverse_pixel_map(transform: Transform, height: int, width: int) -> np.ndarray:
     """(H', W') int32: index of the pixel that each pixel of the moved image shows."""
     return np.ascontiguousarray(
         transform.apply_segmentation(np.arange(height * width, dtype=np.int32).reshape(height, width))
     )
 
 
-def pixel_targets(transform: Transform, height: int, width: int) -> np.ndarray:
+def forward_pixel_map(transform: Transform, height: int, width: int) -> np.ndarray:
     """(H, W, 2) float32: the (x, y) where the transform takes the centre of each pixel.
 
     Every fourth point is moved, and what is between them interpolated: exact for flips and right angles, off by less

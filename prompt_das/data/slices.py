@@ -22,18 +22,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from prompt_das.ops.connected_components import connected_components
+from prompt_das.volumes.intensity import estimate_intensity_range, read_normalized
+from prompt_das.volumes.volume import Box, Volume, VolumeError, decode_rgb_ids, open_volume, volume_errors
 
-from ..instances import connected_components
-from .grey import estimate_intensity_range, read_grey
-from .volumes import (
-    Box,
-    Volume,
-    VolumeError,
-    decode_rgb_ids,
-    open_volume,
-    volume_errors,
-)
+import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +67,7 @@ def read_image(entry: dict[str, Any], box: Box | None = None) -> np.ndarray:
 
     Raises VolumeError for a slice that cannot be read or has pixels that are not finite.
     """
-    return read_grey(open_image_volume(entry), entry["slice"], box, entry["intensity_range"])
+    return read_normalized(open_image_volume(entry), entry["slice"], box, entry["intensity_range"])
 
 
 def read_labels(entry: dict[str, Any], box: Box | None = None) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 ASKING = (signal.SIGTERM, signal.SIGINT)  # to stop
 
 
-class WatchedLoader:
+class MonitoredDataLoader:
     """The batches of a DataLoader whose processes, if it has any, are looked after.
 
     Raises:
@@ -29,7 +29,7 @@ class WatchedLoader:
 
     def __init__(self, loader: DataLoader) -> None:
         self.loader = loader
-        loader.worker_init_fn = begin_worker
+        loader.worker_init_fn = init_worker
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -40,7 +40,7 @@ class WatchedLoader:
             return
         multiprocessing.util.Finalize(None, kill_workers, exitpriority=1)  # before Python asks and waits
         others, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
-        with held_back(ASKING):  # until the new processes ignore them
+        with block_signals(ASKING):  # until the new processes ignore them
             batches = iter(self.loader)
         on_end_of_child(handler)  # not torch's
         workers = [child for child in multiprocessing.active_children() if child not in others]
@@ -54,7 +54,7 @@ class WatchedLoader:
 
 
 @contextmanager
-def held_back(signals: Sequence[signal.Signals]) -> Iterator[None]:
+def block_signals(signals: Sequence[signal.Signals]) -> Iterator[None]:
     """Signals that come meanwhile are delivered afterwards; a process forked meanwhile begins with them blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
@@ -63,7 +63,7 @@ def held_back(signals: Sequence[signal.Signals]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def begin_worker(worker: int) -> None:
+def init_worker(worker: int) -> None:
     """Not before: a cluster or a terminal signals workers too, and without them a step cannot end in good order.
 
     Not after: if the process that they work for is killed, torch has them end when they next ask for work, but who
@@ -72,10 +72,10 @@ def begin_worker(worker: int) -> None:
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
-    threading.Thread(target=leave_after, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def leave_after(parent: int, period: float = 1.0) -> None:
+def exit_with_parent(parent: int, period: float = 1.0) -> None:
     """End this process, without ado, when its parent is gone."""
     while os.getppid() == parent:
         time.sleep(period)

@@ -1,7 +1,1 @@
-"""Training: mean teacher, pseudo-labels, solver, trainer."""
-
-from .launch import launch
-from .mean_teacher import MeanTeacher
-from .trainer import PromptDASTrainer, evaluate
-
-__all__ = ["MeanTeacher", "PromptDASTrainer", "evaluate", "launch"]
+"""Training: the trainer, its solver and hooks, launching of processes."""

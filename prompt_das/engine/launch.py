@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from prompt_das.engine.hooks.stopping import EXIT_RESUMABLE, forward_signals
+
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.engine import launch as d2_launch
 from detectron2.utils import comm
-
-from .stopping import RESUME_ME, signals_passed_on
 
 
 def launch(
@@ -31,7 +31,7 @@ def launch(
 ) -> Any:
     """Run ``main(*args)`` in ``num_processes`` processes on each of ``num_machines`` machines: one a GPU, or on CPU.
 
-    SIGTERM and SIGINT reach all of them, see :mod:`prompt_das.engine.stopping`. They end together: when one dies or
+    SIGTERM and SIGINT reach all of them, see :mod:`prompt_das.engine.hooks.stopping`. They end together: if one dies or
     fails, the others are asked to end, and killed half a minute later; when this process dies, they are asked as by
     SIGINT (torch sees to both).
 
@@ -46,9 +46,9 @@ def launch(
         raise ValueError("--dist-url auto works on one machine only; give tcp://HOST:PORT of the first machine")
     if torch.cuda.is_available():
         together = functools.partial(_leave_together, main)
-        with failures_explained(), signals_passed_on():
+        with explain_failures(), forward_signals():
             return d2_launch(together, num_processes, num_machines, machine_rank, dist_url, args)
-    with tempfile.TemporaryDirectory() as folder, failures_explained(), signals_passed_on():
+    with tempfile.TemporaryDirectory() as folder, explain_failures(), forward_signals():
         if dist_url == "auto":
             dist_url = f"file://{folder}/rendezvous"  # a port could be taken by another run meanwhile
         mp.spawn(
@@ -58,7 +58,7 @@ def launch(
 
 
 @contextmanager
-def failures_explained() -> Iterator[None]:
+def explain_failures() -> Iterator[None]:
     """Says of several processes which one failed, that the others were ended, and how to go on."""
     resume = "The other processes were ended. A training continues from its last checkpoint: same command, --resume."
     try:
@@ -76,7 +76,7 @@ def _leave_together(main: Callable, *args: Any) -> Any:
     try:
         return main(*args)
     except SystemExit as e:
-        if e.code == RESUME_ME:
+        if e.code == EXIT_RESUMABLE:
             comm.synchronize()
         raise
 
@@ -98,9 +98,9 @@ def _cpu_worker(
     try:
         main(*args)
     except SystemExit as e:
-        if e.code != RESUME_ME:
+        if e.code != EXIT_RESUMABLE:
             raise
-        code = RESUME_ME
+        code = EXIT_RESUMABLE
     except Exception:
         # After torch has written the traceback down: hung up before that, the others would end first, with theirs.
         multiprocessing.util.Finalize(None, _leave_at_once, args=(1,), exitpriority=0)

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.datasets import ensure_registered, register_volumes_from_yaml
-from prompt_das.data.point_labels import read_points
-from prompt_das.data.volumes import open_volume
-from prompt_das.files import whole_file
+from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.volumes.point_files import read_points
+from prompt_das.volumes.volume import open_volume
 
 import yaml
-
-from .defaults import get_prompt_das_cfg
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def create_project(
         raise ValueError(f"{base} does not adapt to anything; take one that does, as those that end in _wda.yaml")
     names = names or list(cfg.DATASETS.TRAIN)
 
-    with whole_file(description) as part:
+    with atomic_write(description) as part:
         part.write_text(yaml.safe_dump(entry, sort_keys=False, allow_unicode=True))
     text = _CONFIG.format(
         name=name,
@@ -124,7 +123,7 @@ def create_project(
         model=f"MODEL: {{WEIGHTS: {start!r}}}\n" if start else "",
         output=str(folder / "output"),
     )
-    with whole_file(config) as part:
+    with atomic_write(config) as part:
         part.write_text(text)
     return Project(description, config, folder / "output" / "model_final.pth", num_points)
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 class ClippedAdamW(torch.optim.AdamW):
     """AdamW that clips the norm of the whole gradient first, and leaves out a step whose gradient is not finite.
 
-    Detectron2's own clipping works parameter by parameter. ``left_out`` says whether the last step was: 1 or 0, on the
+    Detectron2's own clipping works parameter by parameter. ``skipped`` says whether the last step was: 1 or 0, on the
     device of the parameters. With ``fused``, torch's kernels read it there, so that a GPU need not wait for the host.
     """
 
-    left_out: Tensor
+    skipped: Tensor
 
     def __init__(self, params: Any, *, max_norm: float | None = None, **kwargs: Any) -> None:
         super().__init__(params, **kwargs)
@@ -28,10 +28,10 @@ class ClippedAdamW(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         parameters = [p for group in self.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, torch.inf if self.max_norm is None else self.max_norm)
-        self.left_out = (~torch.isfinite(norm)).float()
+        self.skipped = (~torch.isfinite(norm)).float()
         if self.param_groups[0]["fused"]:
-            self.found_inf = self.left_out  # how torch's own gradient scaler tells a fused optimizer
-        elif self.left_out:
+            self.found_inf = self.skipped  # how torch's own gradient scaler tells a fused optimizer
+        elif self.skipped:
             return None
         return super().step(closure)
 

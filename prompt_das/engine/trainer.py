@@ -8,6 +8,22 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, cast
 
+from prompt_das.adaptation.mean_teacher import MeanTeacher, make_teacher
+from prompt_das.adaptation.monitor import PseudoLabelMonitor
+from prompt_das.adaptation.pseudo_labels import PseudoLabeler, PseudoLabelLoader
+from prompt_das.adaptation.pseudo_points import PseudoSparsePoints
+from prompt_das.checkpoint.checkpointer import BEST, PromptDASCheckpointer
+from prompt_das.data.build import SourceTargetLoader, build_test_loader, get_sparse_points
+from prompt_das.data.corrupt_slices import CorruptSlices
+from prompt_das.engine.hooks.metric_buffer import MetricBuffer, StepRunner
+from prompt_das.engine.hooks.nonfinite_guard import NonFiniteGuard
+from prompt_das.engine.hooks.resume_state import MetricsState, RandomState
+from prompt_das.engine.hooks.stopping import StopOnSignal
+from prompt_das.engine.solver import ClippedAdamW, build_lr_scheduler, build_optimizer
+from prompt_das.engine.writers import build_writers
+from prompt_das.evaluation.evaluator import EMEvaluator
+from prompt_das.modeling.meta_arch import PromptDAS
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, hooks
@@ -16,22 +32,6 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
-
-from ..checkpoint import BEST, PromptDASCheckpointer
-from ..data.build import SourceTargetLoader, build_test_loader, get_sparse_points
-from ..data.corrupt_slices import CorruptSlices
-from ..evaluation.em_evaluator import EMEvaluator
-from ..modeling.meta_arch import PromptDAS
-from .mean_teacher import MeanTeacher, make_teacher
-from .metric_buffer import MetricBuffer, StepRunner
-from .number_guard import NumberGuard
-from .pseudo_label_watch import PseudoLabelWatch
-from .pseudo_labels import PseudoLabeler, PseudoLabelLoader
-from .pseudo_points import PseudoSparsePoints
-from .resume_state import MetricsState, RandomState
-from .solver import ClippedAdamW, build_lr_scheduler, build_optimizer
-from .stopping import StopOnSignal
-from .writers import build_writers
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class PromptDASTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
             teacher=self.teacher,
         )
-        self.number_guard = NumberGuard(cfg, model, cast(ClippedAdamW, optimizer))
+        self.nonfinite_guard = NonFiniteGuard(cfg, model, cast(ClippedAdamW, optimizer))
         self.last_results: dict[str, Any] = {}
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -142,10 +142,10 @@ class PromptDASTrainer(DefaultTrainer):
             MetricsState(Path(cfg.OUTPUT_DIR) / "metrics.json", writers),
             hooks.IterationTimer(),
             self.metrics,
-            self.number_guard,
+            self.nonfinite_guard,
             MeanTeacher(self.teacher, student, cfg.DOMAIN_ADAPT.TEACHER.EMA_DECAY),
             self.pseudo_points if self.unsupervised else None,
-            PseudoLabelWatch(cfg) if cfg.DOMAIN_ADAPT.ENABLED else None,
+            PseudoLabelMonitor(cfg) if cfg.DOMAIN_ADAPT.ENABLED else None,
             hooks.LRScheduler(),
         ]
         if cfg.DATASETS.VAL:
@@ -173,7 +173,7 @@ class PromptDASTrainer(DefaultTrainer):
         """Run training -> the results on ``DATASETS.TEST``; {} without test datasets, and on ranks other than 0.
 
         Raises:
-            SystemExit: it was asked to stop, see :class:`~prompt_das.engine.stopping.StopOnSignal`.
+            SystemExit: it was asked to stop, see :class:`~prompt_das.engine.hooks.stopping.StopOnSignal`.
         """
         self.last_results = {}
         TrainerBase.train(self, self.start_iter, self.max_iter)

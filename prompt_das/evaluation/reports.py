@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prompt_das.evaluation import metrics
+from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.utils.visualization import TRUTH, draw_overlay, tile
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from tabulate import tabulate
-
-from ..files import whole_file
-from ..visualization import TRUTH, draw_overlay, tile
-from . import metrics
 
 PICTURE_SIDE = 768  # px; the longer side of one panel, slices are shrunk to it, small ones drawn up to twice as large
 
@@ -61,7 +61,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is complete or not there."""
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(content)
 
 

@@ -1,10 +1,10 @@
 """The network. Importing this package fills the Detectron2 registries."""
 
-from .backbone import ViTBackbone, build_vit_backbone
-from .decoder import PromptDecoder
-from .heads import CENTER_HEAD_REGISTRY, CenterPointHead, PointPromptSegHead
-from .meta_arch import PromptDAS
-from .prompt_encoder import PROMPT_ENCODER_REGISTRY, PointPromptEncoder
+from prompt_das.modeling.backbone import ViTBackbone, build_vit_backbone
+from prompt_das.modeling.decoder import PromptDecoder
+from prompt_das.modeling.heads import CENTER_HEAD_REGISTRY, CenterPointHead, PointPromptSegHead
+from prompt_das.modeling.meta_arch import PromptDAS
+from prompt_das.modeling.prompt_encoder import PROMPT_ENCODER_REGISTRY, PointPromptEncoder
 
 __all__ = [
     "CENTER_HEAD_REGISTRY",

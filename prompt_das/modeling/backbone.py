@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from prompt_das.modeling.vit_weights import load_vit_weights
+
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-
-from .vit_weights import load_vit_weights
 
 
 def conv_stem(in_channels: int, embed_dim: int, patch_size: int) -> nn.Sequential:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import NamedTuple
 
+from prompt_das.modeling.two_way_transformer import TwoWayTransformer
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
-
-from .two_way_transformer import TwoWayTransformer
 
 
 class ChannelLayerNorm(nn.LayerNorm):

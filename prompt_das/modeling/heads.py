@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from prompt_das.modeling.decoder import MLP
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
-
-from .decoder import MLP
 
 CENTER_HEAD_REGISTRY = Registry("CENTER_HEAD")
 CENTER_HEAD_REGISTRY.__doc__ = """

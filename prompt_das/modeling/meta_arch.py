@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from prompt_das.modeling.decoder import PromptDecoder
+from prompt_das.modeling.heads import build_center_head, build_segmentation_head
+from prompt_das.modeling.losses import contrastive_loss, detection_loss, segmentation_loss
+from prompt_das.modeling.prompt_encoder import PointPromptEncoder, build_prompt_encoder
+from prompt_das.ops.batching import pad, stack, valid_points
+from prompt_das.ops.points import pack_points, pad_points, render_density
+from prompt_das.ops.sliding_window import sliding_window
+from prompt_das.utils.visualization import draw_density, draw_overlay, tile
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-
-from ..inference.sliding_window import sliding_window
-from ..inputs import pad, stack, valid_points
-from ..points import pack_points, pad_points, render_density
-from ..visualization import draw_density, draw_overlay, tile
-from .decoder import PromptDecoder
-from .heads import build_center_head, build_segmentation_head
-from .losses import contrastive_loss, detection_loss, segmentation_loss
-from .prompt_encoder import PointPromptEncoder, build_prompt_encoder
 
 NEAR_A_POINT = 0.05  # rendered density: closer than 2.4 sigma
 CONTRASTIVE_KINDS = ("positives", "queries", "negatives")
@@ -63,7 +63,7 @@ class PromptDAS(nn.Module):
             density_sigma: of the Gaussian at a centre point, in pixels of the network's input.
             detection_weight, contrastive_weight: lambda_det and lambda_pcl of the total loss.
             autocast_dtype: of matrix products, or None for full float32.
-            window: keyword arguments of :func:`prompt_das.inference.sliding_window.sliding_window`.
+            window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
             compile_backend: of ``torch.compile``, or "" to run the network as it is written.
             vis_period: every so many training iterations a picture goes to the event storage; 0 = never.
         """
@@ -176,7 +176,7 @@ class PromptDAS(nn.Module):
 
         Each input has ``image`` (1, H, W), ``prompts`` (N, 2), ``points`` (N, 2) to render the density from, ``mask``
         (H, W) and ``domain``. Inputs of domain ``"target"`` come last; their mask is a pseudo-label with
-        ``pixel_valid`` (H, W) bool and ``image_weight``; ``density_unsure`` (H, W) bool says where the density counts
+        ``pixel_valid`` (H, W) bool and ``image_weight``; ``density_ignore`` (H, W) bool says where the density counts
         only near a point; ``use`` names the losses to compute; ``contrastive`` is a dict of (N, 2) points by kind, if
         it is used. Points may be padding where a ``..._valid`` (N,) bool beside them says so. Where the inputs lie on a
         GPU already, or in pinned memory, nothing here waits for it.
@@ -220,7 +220,7 @@ class PromptDAS(nn.Module):
                 stack(targets, "image_weight", self.device),
             )
         if "points" in use:
-            known = ~stack(targets, "density_unsure", self.device) | (rendered[t] > NEAR_A_POINT)
+            known = ~stack(targets, "density_ignore", self.device) | (rendered[t] > NEAR_A_POINT)
             losses["loss_det_target"] = self.detection_weight * detection_loss(density[t], rendered[t], known)
         if "contrastive" in use:
             embeddings = prediction.contrastive.split([p.shape[1] for p, _ in groups], dim=1)

@@ -47,11 +47,11 @@ class TwoWayBlock(nn.Module):
     """Self-attention of tokens, tokens to image, MLP, image to tokens; each with a residual and a LayerNorm."""
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_dim: int, downsample_rate: int = 2, *, replace_tokens: bool = False
+        self, dim: int, num_heads: int, mlp_dim: int, downsample_rate: int = 2, *, skip_first_layer_pe: bool = False
     ) -> None:
-        """``replace_tokens``: the first block, whose self-attention replaces the tokens and uses no positional part."""
+        """``skip_first_layer_pe``: in the first block self-attention replaces the tokens, without positional part."""
         super().__init__()
-        self.replace_tokens = replace_tokens
+        self.skip_first_layer_pe = skip_first_layer_pe
         self.self_attn = Attention(dim, num_heads, downsample_rate)
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn_token_to_image = Attention(dim, num_heads, downsample_rate)
@@ -81,7 +81,7 @@ class TwoWayBlock(nn.Module):
         self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """What tokens make of each other and of the image, which does not look back."""
-        if self.replace_tokens:
+        if self.skip_first_layer_pe:
             tokens = self.self_attn(tokens, tokens, tokens, mask)
         else:
             q = tokens + token_pe
@@ -97,7 +97,7 @@ class TwoWayTransformer(nn.Module):
     def __init__(self, dim: int, depth: int, num_heads: int, mlp_dim: int, downsample_rate: int = 2) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            TwoWayBlock(dim, num_heads, mlp_dim, downsample_rate, replace_tokens=i == 0) for i in range(depth)
+            TwoWayBlock(dim, num_heads, mlp_dim, downsample_rate, skip_first_layer_pe=i == 0) for i in range(depth)
         )
         self.final_attn_token_to_image = Attention(dim, num_heads, downsample_rate)
         self.norm_final_attn = nn.LayerNorm(dim)
@@ -118,7 +118,7 @@ class TwoWayTransformer(nn.Module):
         for layer in self.layers:
             tokens, image = layer(tokens, image, token_pe, image_pe, mask)
             images.append(image)
-        return self.look_again(tokens, image, token_pe, image_pe), images
+        return self.final_attention(tokens, image, token_pe, image_pe), images
 
     def read(self, readers: Tensor, images: list[Tensor], image_pe: Tensor, mask: Tensor | None = None) -> Tensor:
         """What tokens see that nobody sees: they look at the image of each block, which never looks at them.
@@ -134,9 +134,9 @@ class TwoWayTransformer(nn.Module):
         reader_pe, images = readers, [image[-len(readers) :] for image in images]
         for layer, image in zip(cast(Iterable[TwoWayBlock], self.layers), images[:-1], strict=True):
             readers = layer.look(readers, image, reader_pe, image_pe, mask)
-        return self.look_again(readers, images[-1], reader_pe, image_pe)
+        return self.final_attention(readers, images[-1], reader_pe, image_pe)
 
-    def look_again(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> Tensor:
+    def final_attention(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> Tensor:
         """The last attention, to an image that has changed since the last block."""
         attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
         return self.norm_final_attn(tokens + attended)

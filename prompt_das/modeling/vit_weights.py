@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from prompt_das.checkpoint.safe_load import check_weights, read_checkpoint
+
 import timm
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-
-from ..weight_files import check_weights, read_checkpoint
 
 logger = logging.getLogger(__name__)
 

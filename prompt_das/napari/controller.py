@@ -6,18 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_das.data.point_labels import read_points, write_points
 from prompt_das.engine.project import Project
+from prompt_das.napari.files import lazy_labels, make_project, save_labels, segment_volume
+from prompt_das.napari.layers import LayerVolume, move_positions, to_points, to_positions, voxel_size_of, with_slice
+from prompt_das.napari.scene import Scene, finest, new_scene, place_of, stack_of
+from prompt_das.napari.session import Answer, Failed, Finished, Message, Opened, Progress, Question, Report, Session
+from prompt_das.napari.suggestions import new_centers
+from prompt_das.volumes.point_files import read_points, write_points
 
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Points
-
-from .files import lazy_labels, make_project, save_labels, segment_volume
-from .layers import LayerVolume, move_positions, to_points, to_positions, voxel_size_of, with_slice
-from .scene import Scene, finest, new_scene, place_of, stack_of
-from .session import Answer, Failed, Finished, Message, Opened, Progress, Question, Report, Session
-from .suggestions import new_centers
 
 NO_POINTS = np.zeros((0, 2), np.float32)
 

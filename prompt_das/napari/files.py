@@ -12,18 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prompt_das.data.point_labels import write_points
-from prompt_das.data.volumes import HDF5_SUFFIXES, TIFF_SUFFIXES, Volume, open_volume
-from prompt_das.data.writers import INSTANCES, VoxelSize, add_instances, create_ome_zarr, write_tiff
 from prompt_das.engine.project import Project, create_project
-from prompt_das.files import whole_file
-from prompt_das.inference.volume import predict_volume
+from prompt_das.inference.volume.predict_volume import predict_volume
+from prompt_das.napari.layers import LayerVolume
+from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.volumes.point_files import write_points
+from prompt_das.volumes.volume import HDF5_SUFFIXES, TIFF_SUFFIXES, Volume, open_volume
+from prompt_das.volumes.writers import INSTANCES, VoxelSize, add_instances, create_ome_zarr, write_tiff
 
 import dask.array
 import numpy as np
 from dask import delayed
-
-from .layers import LayerVolume
 
 Report = Callable[[int, int], None]
 
@@ -55,7 +54,7 @@ def save_labels(path: str | Path, labels: Any, voxel_size: VoxelSize | None, rep
     dtype = np.promote_types(np.uint16, np.min_scalar_type(count))
     small = dask.array.from_array(labels, chunks=(1, *shape[1:])).astype(dtype)
     counter = _Counter(report, len(labels))
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         write_tiff(part, small, voxel_size, counter)
     return path
 
@@ -189,7 +188,7 @@ def copy_volume(volume: Volume, beside: Path, voxel_size: VoxelSize | None, repo
 
 
 def _run_and_report(report: Report, work: Callable[..., Iterator], slices: Sequence) -> Iterator:
-    """An executor (prompt_das.inference.executors) in this thread; progress counts hundredths of a slice."""
+    """An executor (prompt_das.inference.volume.executors) in this thread; progress counts hundredths of a slice."""
     done = 0
 
     def within(windows: int, total: int) -> None:

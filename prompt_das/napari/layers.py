@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from prompt_das.data.grey import estimate_intensity_range
-from prompt_das.data.volumes import Box, Volume
+from prompt_das.volumes.intensity import estimate_intensity_range
+from prompt_das.volumes.volume import Box, Volume
 
 import numpy as np
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prompt_das.data.synthetic import make_synthetic_volume
+from prompt_das.volumes.synthetic import make_synthetic_volume
 
 SHAPE = (24, 256, 256)
 VOXEL_SIZE = (30, 8, 8)  # nm, as in MitoEM

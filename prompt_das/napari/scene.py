@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from prompt_das.napari.layers import LayerVolume, empty_labels, move_positions, sort_positions, with_slice
+
 import numpy as np
 from napari.layers import Image, Labels, Layer, Points
-
-from .layers import LayerVolume, empty_labels, move_positions, sort_positions, with_slice
 
 PROMPTS: dict[str, Any] = {"face_color": "#ffd166", "border_color": "black", "symbol": "cross"}
 CENTERS: dict[str, Any] = {

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prompt_das.inference.predictor import Predictor, Segmentation, Superseded
+from prompt_das.inference.interactive.predictor import Predictor, Segmentation, Superseded
+from prompt_das.napari.ids import keep_ids
+from prompt_das.napari.layers import LayerVolume
 
 import numpy as np
-
-from .ids import keep_ids
-from .layers import LayerVolume
 
 THREADS = 4  # a click may be answered while the windows of the question before are being encoded
 
@@ -36,7 +35,7 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """To a question, so far or whole, see :class:`prompt_das.inference.predictor.Segmentation`.
+    """To a question, so far or whole, see :class:`prompt_das.inference.interactive.predictor.Segmentation`.
 
     ``instances`` are those of the segmentation, with the ids, and so the colours, of those that were shown before.
     """

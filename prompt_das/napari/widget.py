@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import prompt_das
+from prompt_das.napari.controller import Controller
+from prompt_das.napari.session import Session
 
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
@@ -23,9 +25,6 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-
-from .controller import Controller
-from .session import Session
 
 NO_WEIGHTS = "No weights yet. To try it: <code>make demo</code> leaves some in output/demo/wda/model_final.pth"
 WEIGHTS = "Weights (*.pth *.safetensors)"

@@ -21,11 +21,11 @@ from prompt_das.data.build import (
     get_slices,
     get_sparse_points,
 )
-from prompt_das.data.corrupt_slices import LEFT_OUT
+from prompt_das.data.corrupt_slices import SKIPPED
 from prompt_das.data.datasets import register_em_volume
-from prompt_das.data.point_labels import write_points
-from prompt_das.data.volumes import VolumeError
-from prompt_das.instances import connected_components
+from prompt_das.ops.connected_components import connected_components
+from prompt_das.volumes.point_files import write_points
+from prompt_das.volumes.volume import VolumeError
 
 import numpy as np
 import pytest
@@ -140,7 +140,7 @@ def test_another_slice_takes_the_place_of_one_that_cannot_be_read() -> None:
     assert {samples[n]["slice"] for n in replaced} == {0, 1, 3, 4}
     for n, sample in enumerate(samples):
         if n in replaced:
-            assert sample.pop(LEFT_OUT) == {"a/2": "file 2 is cut off."}
+            assert sample.pop(SKIPPED) == {"a/2": "file 2 is cut off."}
             assert sample["random"] == whole[n]["random"]  # each try starts with the sample's own random numbers
         else:
             assert sample == whole[n]

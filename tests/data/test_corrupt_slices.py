@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from prompt_das.data.corrupt_slices import LEFT_OUT, CorruptSlices, require_few
-from prompt_das.data.volumes import VolumeError
+from prompt_das.data.corrupt_slices import SKIPPED, CorruptSlices, require_few
+from prompt_das.volumes.volume import VolumeError
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_each_slice_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> No
 
 def test_notes_are_taken_off_the_samples() -> None:
     corrupt = CorruptSlices(1)
-    assert corrupt.take([{"image": 1}, {"image": 2, LEFT_OUT: {"a/1": "bad."}}]) == [{"image": 1}, {"image": 2}]
+    assert corrupt.take([{"image": 1}, {"image": 2, SKIPPED: {"a/1": "bad."}}]) == [{"image": 1}, {"image": 2}]
     assert corrupt.found == {"a/1": "bad."}
 
 

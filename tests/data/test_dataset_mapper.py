@@ -10,8 +10,8 @@ from prompt_das.data import dataset_mapper
 from prompt_das.data.augmentation import StrongAugmentation
 from prompt_das.data.dataset_mapper import CropReader, SliceMapper, SourceMapper, TargetMapper, random_subset, resize
 from prompt_das.data.slices import VolumeSpec, load_slices
-from prompt_das.instances import connected_components
-from prompt_das.points import instance_centers
+from prompt_das.ops.connected_components import connected_components
+from prompt_das.ops.points import instance_centers
 
 import cv2
 import numpy as np
@@ -242,10 +242,10 @@ def test_the_student_s_view_is_the_teacher_s_moved_by_the_geometric_transforms(i
         sample = target_mapper(points)(item, np.random.default_rng(n))
         weak, strong = sample["weak_image"][0].numpy(), sample["image"][0].numpy()
         assert weak.shape == strong.shape == (32, 32)
-        np.testing.assert_array_equal(strong, weak.ravel()[sample["pixel_sources"]])
+        np.testing.assert_array_equal(strong, weak.ravel()[sample["inverse_pixel_map"]])
         y0, x0, y1, x1 = sample["box"]
         np.testing.assert_array_equal(weak, tifffile.imread(item["file_name"]).reshape(96, 128)[y0:y1, x0:x1])
-        moved = sample["moved_sparse_points"]
+        moved = sample["strong_sparse_points"]
         assert at(weak, sample["sparse_points"]) == [MITOCHONDRION] * len(moved)
         assert at(strong, moved) == [MITOCHONDRION] * len(moved)
         assert (sample["domain"], sample["image_id"]) == ("target", "demo/0000")
@@ -333,7 +333,7 @@ def test_a_sample_depends_on_nothing_but_its_generator(item: dict[str, Any], mak
 
 
 def test_a_whole_slice_with_a_prompt_set_for_each_share(item: dict[str, Any]) -> None:
-    sample = SliceMapper(scale=1.0, prompt_shares=(0.0, 0.15, 0.5, 1.0), prompt_seed=0)(item)
+    sample = SliceMapper(scale=1.0, prompt_ratios=(0.0, 0.15, 0.5, 1.0), prompt_seed=0)(item)
     points = centres(item)
     assert len(points) == 20
     assert {share: len(p) for share, p in sample["prompts"].items()} == {"0%": 0, "15%": 3, "50%": 10, "100%": 20}
@@ -347,7 +347,7 @@ def test_a_whole_slice_with_a_prompt_set_for_each_share(item: dict[str, Any]) ->
 
 def test_at_half_resolution_only_the_image_is_smaller(item: dict[str, Any]) -> None:
     """Labels and prompts stay in pixels of the slice, which the metrics are measured in."""
-    whole, half = (SliceMapper(scale=scale, prompt_shares=(0.5,), prompt_seed=0)(item) for scale in (1.0, 0.5))
+    whole, half = (SliceMapper(scale=scale, prompt_ratios=(0.5,), prompt_seed=0)(item) for scale in (1.0, 0.5))
     assert half["image"].shape == (1, 48, 64)
     assert half["instances"].shape == (half["height"], half["width"]) == (96, 128)
     assert half["prompts"]["50%"].tolist() == whole["prompts"]["50%"].tolist()
@@ -358,7 +358,7 @@ def test_prompts_are_seeded_slice_by_slice(tmp_path: Path) -> None:
     slices = write_volume(tmp_path, np.repeat(squares(), 2, axis=0))
 
     def prompts(z: int, seed: int) -> list[list[float]]:
-        return SliceMapper(scale=1.0, prompt_shares=(0.5,), prompt_seed=seed)(slices[z])["prompts"]["50%"].tolist()
+        return SliceMapper(scale=1.0, prompt_ratios=(0.5,), prompt_seed=seed)(slices[z])["prompts"]["50%"].tolist()
 
     assert prompts(0, 0) == prompts(0, 0)
     assert prompts(0, 0) != prompts(0, 1)
@@ -382,4 +382,4 @@ def test_the_keys_of_the_config_reach_the_mappers(tiny_cfg: CfgNode) -> None:
         assert not mapper.augmentation.right_angles
         assert mapper.augmentation.noise_prob == 0.9
         assert mapper.augmentation.intensity_range == (0.5, 2.0)
-    assert SliceMapper(tiny_cfg).prompt_shares == (0.0, 0.15, 0.5, 1.0)
+    assert SliceMapper(tiny_cfg).prompt_ratios == (0.0, 0.15, 0.5, 1.0)

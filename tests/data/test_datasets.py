@@ -5,15 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from prompt_das.data.datasets import (
-    ensure_registered,
-    open_image_volume,
-    read_image,
-    read_labels,
-    register_em_volume,
-    register_volumes_from_yaml,
-)
-from prompt_das.data.volumes import VolumeError
+from prompt_das.data.datasets import ensure_registered, register_em_volume, register_volumes_from_yaml
+from prompt_das.data.slices import open_image_volume, read_image, read_labels
+from prompt_das.volumes.volume import VolumeError
 
 import cv2
 import numpy as np

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prompt_das.data.augmentation import Elastic, RightAngle
-from prompt_das.data.pixel_maps import pixel_sources, pixel_targets
+from prompt_das.data.pixel_maps import forward_pixel_map, inverse_pixel_map
 
 import numpy as np
 import pytest
@@ -23,9 +23,9 @@ def elastic(height: int, width: int, seed: int = 0) -> Elastic:
 @pytest.mark.parametrize("transform", [NoOpTransform(), *RIGHT_ANGLES])
 def test_right_angles_are_exact(transform: Transform) -> None:
     image = np.random.default_rng(0).random(SIZE)
-    np.testing.assert_array_equal(image.ravel()[pixel_sources(transform, *SIZE)], transform.apply_image(image))
+    np.testing.assert_array_equal(image.ravel()[inverse_pixel_map(transform, *SIZE)], transform.apply_image(image))
     expected = transform.apply_coords(CENTERS.reshape(-1, 2)).reshape(*SIZE, 2)
-    np.testing.assert_array_equal(pixel_targets(transform, *SIZE), expected)
+    np.testing.assert_array_equal(forward_pixel_map(transform, *SIZE), expected)
 
 
 @pytest.mark.parametrize("side", [8, 96])
@@ -36,7 +36,7 @@ def test_elastic_displacements_nearly_so(side: int) -> None:
     move = TransformList([RightAngle(1, True, side, side), Elastic(control, 64.0, side, side)])
     centers = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2) + 0.5
     expected = move.apply_coords(centers).reshape(side, side, 2)
-    targets = pixel_targets(move, side, side)
+    targets = forward_pixel_map(move, side, side)
     assert np.abs(targets - expected).max() < 0.1
     assert np.abs(targets - centers.reshape(side, side, 2)).max() > 1
 
@@ -44,7 +44,7 @@ def test_elastic_displacements_nearly_so(side: int) -> None:
 def test_both_maps_belong_together() -> None:
     """Where a pixel goes, it is seen: to within the rounding to whole pixels."""
     move = TransformList([RightAngle(3, False, 96, 96), elastic(96, 96)])
-    sources, targets = pixel_sources(move, 96, 96), pixel_targets(move, 96, 96)
+    sources, targets = inverse_pixel_map(move, 96, 96), forward_pixel_map(move, 96, 96)
     rows, columns = np.mgrid[24:72, 24:72]
     x, y = targets[rows, columns].astype(int).reshape(-1, 2).T
     seen = np.stack(np.unravel_index(sources[y, x], (96, 96)))

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prompt_das.adaptation.mean_teacher import make_teacher, update_teacher
+from prompt_das.adaptation.pseudo_labels import PseudoLabeler
 from prompt_das.data.build import SampleStream, get_slices
 from prompt_das.data.dataset_mapper import SourceMapper, TargetMapper
-from prompt_das.data.point_labels import sample_dataset_points
 from prompt_das.data.slices import read_labels
-from prompt_das.engine.mean_teacher import make_teacher, update_teacher
-from prompt_das.engine.number_guard import poison
-from prompt_das.engine.pseudo_labels import PseudoLabeler
+from prompt_das.engine.hooks.nonfinite_guard import propagate_nonfinite
 from prompt_das.engine.solver import build_optimizer
-from prompt_das.inference import sliding_window
 from prompt_das.modeling import PromptDAS, meta_arch
+from prompt_das.ops import sliding_window
+from prompt_das.volumes.point_files import sample_dataset_points
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_a_training_step_waits_for_nothing(tiny_cfg: CfgNode, samples: Any) -> N
         optimizer = build_optimizer(tiny_cfg, student)
         student.train()
         with NoWaiting():
-            losses = poison(student(source + labeler(target)))
+            losses = propagate_nonfinite(student(source + labeler(target)))
             assert losses.keys() == {
                 "loss_seg_source",
                 "loss_det_source",
@@ -92,7 +92,7 @@ def test_a_training_step_waits_for_nothing(tiny_cfg: CfgNode, samples: Any) -> N
                 parameter.grad = torch.empty_like(parameter)
             optimizer.step()
             update_teacher(teacher, student, 0.99)
-        values = [*losses.values(), *reported.values(), optimizer.left_out]
+        values = [*losses.values(), *reported.values(), optimizer.skipped]
         assert {value.device.type for value in values} == {"cuda"}
 
 
@@ -104,7 +104,7 @@ def test_the_backward_pass_asks_for_no_value(tiny_cfg: CfgNode, samples: Any, mo
     monkeypatch.setattr(meta_arch, "pack_points", lambda points, valid: (points, valid))
     with FakeTensorMode(allow_non_fake_inputs=True):
         to_fake(student, "cpu").train()
-        losses = poison(student(source + labelled))
+        losses = propagate_nonfinite(student(source + labelled))
         sum(losses.values()).backward()
         assert all(parameter.grad is not None for parameter in student.parameters())
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint import read_checkpoint
-from prompt_das.engine import PromptDASTrainer
-from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.engine.launch import failures_explained, launch
+from prompt_das.checkpoint.safe_load import read_checkpoint
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.engine.launch import explain_failures, launch
+from prompt_das.engine.trainer import PromptDASTrainer
 
 import pytest
 import torch
@@ -228,7 +228,7 @@ def test_what_is_said_of_a_killed_process() -> None:
     killed = torch.multiprocessing.ProcessExitedException("", 1, 4711, -signal.SIGKILL, "SIGKILL")
     with (
         pytest.raises(SystemExit, match=r"Process 1 was killed by SIGKILL.*memory.*--resume") as stop,
-        failures_explained(),
+        explain_failures(),
     ):
         raise killed
     assert isinstance(stop.value.code, str)  # that is exit code 1, and the text on stderr

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from prompt_das.data.point_labels import write_points
-from prompt_das.engine.defaults import get_prompt_das_cfg
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.data.datasets import register_config_volumes
 from prompt_das.engine.project import Project, create_project
+from prompt_das.volumes.point_files import write_points
 
 import numpy as np
 import pytest
@@ -52,6 +53,7 @@ def test_a_project_is_a_leaf_on_a_config(create: Callable[..., Project], tmp_pat
         "intensity_range": [100, 5000],
     }
     cfg, base = get_prompt_das_cfg(str(project.config)), get_prompt_das_cfg(str(WDA))
+    register_config_volumes(cfg)
     assert cfg.DATASETS.TARGET == ("liver",)
     assert cfg.DATASETS.TRAIN == base.DATASETS.TRAIN
     assert cfg.DATASETS.VAL == cfg.DATASETS.TEST == ()

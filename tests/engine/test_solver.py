@@ -147,21 +147,23 @@ def test_clipping_can_be_switched_off(tiny_cfg: CfgNode) -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("max_norm", [1.0, None])
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_moves_nothing(poison: float, max_norm: float | None, fused: bool) -> None:
+@pytest.mark.parametrize("propagate_nonfinite", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_moves_nothing(
+    propagate_nonfinite: float, max_norm: float | None, fused: bool
+) -> None:
     """Neither the parameters, weight decay included, nor the moments; the next step is as if it had not been.
 
     A GPU uses the fused kernels, to which the host need not listen."""
     a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     optimizer = ClippedAdamW([a, b], lr=0.1, weight_decay=0.5, max_norm=max_norm, fused=fused)
-    a.grad, b.grad = torch.tensor([poison]), torch.tensor([1.0])
+    a.grad, b.grad = torch.tensor([propagate_nonfinite]), torch.tensor([1.0])
     optimizer.step()
-    assert optimizer.left_out.item() == 1
+    assert optimizer.skipped.item() == 1
     assert (a.item(), b.item()) == (1, 1)
     assert not any(value.any() for state in optimizer.state.values() for value in state.values())
     a.grad, b.grad = torch.tensor([0.1]), torch.tensor([0.1])
     optimizer.step()
-    assert optimizer.left_out.item() == 0
+    assert optimizer.skipped.item() == 0
     assert optimizer.state[a]["step"].item() == 1
     assert optimizer.state[a]["exp_avg"].item() == pytest.approx(0.01)
     assert a.item() < 1

@@ -7,14 +7,16 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint import PromptDASCheckpointer, read_checkpoint
-from prompt_das.engine import PromptDASTrainer, trainer
-from prompt_das.engine.defaults import start
-from prompt_das.engine.mean_teacher import MeanTeacher
-from prompt_das.engine.metric_buffer import MetricBuffer
-from prompt_das.engine.number_guard import NumberGuard
-from prompt_das.engine.resume_state import MetricsState, RandomState
-from prompt_das.engine.stopping import StopOnSignal
+from prompt_das.adaptation.mean_teacher import MeanTeacher
+from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
+from prompt_das.checkpoint.safe_load import read_checkpoint
+from prompt_das.engine import trainer
+from prompt_das.engine.hooks.metric_buffer import MetricBuffer
+from prompt_das.engine.hooks.nonfinite_guard import NonFiniteGuard
+from prompt_das.engine.hooks.resume_state import MetricsState, RandomState
+from prompt_das.engine.hooks.stopping import StopOnSignal
+from prompt_das.engine.setup import setup_run
+from prompt_das.engine.trainer import PromptDASTrainer
 
 import pytest
 import torch
@@ -109,7 +111,7 @@ def test_evaluation_comes_after_the_teacher_and_before_the_checkpoint(cfg: CfgNo
         RandomState,
         MetricsState,
         MetricBuffer,
-        NumberGuard,
+        NonFiniteGuard,
         MeanTeacher,
         hooks.LRScheduler,
         trainer.EvalHook,  # validation
@@ -167,9 +169,9 @@ def test_all_processes_start_from_the_same_random_numbers(
 ) -> None:
     """The Fourier frequencies are drawn by each of them. Without a seed, they take the one of the first process."""
     monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
-    monkeypatch.setattr("prompt_das.engine.defaults.comm.shared_random_seed", lambda: 123)
+    monkeypatch.setattr("prompt_das.engine.setup.comm.shared_random_seed", lambda: 123)
     cfg.SEED = seed
-    start(cfg, argparse.Namespace())
+    setup_run(cfg, argparse.Namespace())
     assert torch.initial_seed() == expected
 
 

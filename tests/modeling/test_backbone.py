@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_das.config import add_prompt_das_config
+from prompt_das.config.defaults import add_prompt_das_config
 from prompt_das.modeling.backbone import ViTBackbone
 
 import pytest

@@ -6,7 +6,7 @@ from typing import Any
 
 from prompt_das.modeling import PromptDAS
 from prompt_das.modeling.losses import detection_loss, segmentation_loss
-from prompt_das.points import pad_points, render_density
+from prompt_das.ops.points import pad_points, render_density
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def target(
         "use": use,
         "pixel_valid": pixel_valid,
         "image_weight": 0.25,
-        "density_unsure": torch.zeros(SIZE, SIZE, dtype=torch.bool),
+        "density_ignore": torch.zeros(SIZE, SIZE, dtype=torch.bool),
         "contrastive": {"positives": positives, "queries": queries, "negatives": negatives},
     }
 
@@ -137,7 +137,7 @@ def test_the_losses_are_what_their_formulas_say(model: PromptDAS) -> None:
 def test_where_the_teacher_is_unsure_the_density_counts_only_near_a_point(model: PromptDAS) -> None:
     """Without the far, unsure pixels the loss is the mean over the others: here those that hold more than 0.05."""
     sure, unsure = target(0), target(0)
-    unsure["density_unsure"] = ~unsure["density_unsure"]
+    unsure["density_ignore"] = ~unsure["density_ignore"]
     with torch.no_grad():
         prompts, valid = pad_points([torch.from_numpy(sure["prompts"])])
         density = model.decode(model.encode(sure["image"][None]), prompts, valid, (SIZE, SIZE)).density

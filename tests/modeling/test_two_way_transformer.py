@@ -96,7 +96,7 @@ def test_the_first_block_forgets_what_the_tokens_were() -> None:
     sees_the_second = torch.tensor([[[False, True]]]).expand(2, -1, -1)
     no_position = torch.zeros_like(tokens)
     for replaces in (True, False):
-        block = TwoWayBlock(DIM, HEADS, 32, replace_tokens=replaces).eval()
+        block = TwoWayBlock(DIM, HEADS, 32, skip_first_layer_pe=replaces).eval()
         with torch.no_grad():
             out, _ = block(tokens, image, no_position, image_pe, sees_the_second)
         assert torch.allclose(out[:, 0], out[:, 1], atol=1e-6) is replaces
@@ -104,7 +104,7 @@ def test_the_first_block_forgets_what_the_tokens_were() -> None:
 
 def test_only_the_first_block_replaces() -> None:
     transformer = TwoWayTransformer(DIM, depth=3, num_heads=HEADS, mlp_dim=32)
-    assert [layer.replace_tokens for layer in transformer.layers] == [True, False, False]
+    assert [layer.skip_first_layer_pe for layer in transformer.layers] == [True, False, False]
 
 
 def test_image_positions_are_told_apart_by_their_encoding_alone() -> None:
@@ -164,7 +164,7 @@ def test_readers_look_at_the_last_images_before_and_after_these_look_at_the_toke
     with torch.no_grad():
         _, images = transformer(tokens, image, image_pe)
         expected = block.look(readers, image[1:], readers, image_pe)
-        expected = transformer.look_again(expected, images[-1][1:], readers, image_pe)
+        expected = transformer.final_attention(expected, images[-1][1:], readers, image_pe)
         torch.testing.assert_close(transformer.read(readers, images, image_pe), expected)
 
 

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from prompt_das.checkpoint import export_weights
-from prompt_das.engine.defaults import get_prompt_das_cfg, load_model
-from prompt_das.inference import Predictor
+from prompt_das.checkpoint.safe_load import export_weights
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.modeling import PromptDAS
+from prompt_das.modeling.load import load_model
 
 import numpy as np
 import pytest

@@ -9,11 +9,11 @@ from pathlib import Path
 from queue import Queue
 from types import ModuleType
 
-from prompt_das.data.point_labels import read_points, write_points
-from prompt_das.data.volumes import open_volume
-from prompt_das.inference import Predictor
-from prompt_das.inference.volume import predict_volume
+from prompt_das.inference.interactive.predictor import Predictor
+from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.napari.session import Message, Session
+from prompt_das.volumes.point_files import read_points, write_points
+from prompt_das.volumes.volume import open_volume
 
 import numpy as np
 import pytest

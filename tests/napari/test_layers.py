@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from prompt_das.data.volumes import VolumeError
 from prompt_das.napari.layers import (
     LayerVolume,
     affine_of,
@@ -16,6 +15,7 @@ from prompt_das.napari.layers import (
     to_positions,
     with_slice,
 )
+from prompt_das.volumes.volume import VolumeError
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import prompt_das
-from prompt_das.inference import Predictor
+from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.napari import samples
 
 import numpy as np

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.files import whole_file
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.utils.atomic_write import atomic_write
 
 import torch
 from detectron2.config import CfgNode
@@ -170,7 +170,7 @@ def conclude(args: argparse.Namespace, machine: dict[str, Any], results: list[di
     """
     if args.document and args.device == "cuda":
         text = replace_between_marks(args.document.read_text(), f"{describe(machine)}\n\n{report(results)}")
-        with whole_file(args.document) as part:
+        with atomic_write(args.document) as part:
             part.write_text(text)
     problems = [f"{r['what']} failed: {r['failed']}" for r in results if "failed" in r]
     problems += ["the device and the processor disagree" for r in results if r.get("agrees") is False]

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.build import SampleStream
 from prompt_das.data.dataset_mapper import CropReader, SourceMapper
 from prompt_das.data.slices import VolumeSpec, close_volumes, load_slices, read_image, read_labels
-from prompt_das.data.synthetic import make_synthetic_volume
-from prompt_das.engine.defaults import get_prompt_das_cfg
+from prompt_das.volumes.synthetic import make_synthetic_volume
 
 import cv2
 import numpy as np

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.engine.mean_teacher import make_teacher, update_teacher
+from prompt_das.adaptation.mean_teacher import make_teacher, update_teacher
+from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.solver import build_optimizer
 from prompt_das.modeling import PromptDAS
 
@@ -90,7 +90,7 @@ def training_batch(cfg: Any) -> list[dict[str, Any]]:
             **crop("target"),
             "use": frozenset(("points", "masks", "contrastive")),
             "pixel_valid": torch.ones(side, side, dtype=torch.bool),
-            "density_unsure": torch.zeros(side, side, dtype=torch.bool),
+            "density_ignore": torch.zeros(side, side, dtype=torch.bool),
             "image_weight": 0.9,
             "contrastive": {
                 "positives": points(1),

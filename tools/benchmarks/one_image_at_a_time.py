@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from prompt_das.modeling import PromptDAS
 from prompt_das.modeling.meta_arch import NEAR_A_POINT
-from prompt_das.points import find_peaks
+from prompt_das.ops.points import find_peaks
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ class OneImageAtATime:
         image, image_pe = embedding.flatten(1).T, self.encode_grid(h, w)
         token_pe = tokens
         for layer in decoder.transformer.layers:
-            if layer.replace_tokens:  # the first
+            if layer.skip_first_layer_pe:  # the first
                 tokens = attend(layer.self_attn, tokens, tokens, tokens, among_tokens)
             else:
                 q = tokens + token_pe
@@ -135,7 +135,7 @@ class OneImageAtATime:
                 segmentation, detection = entropy.mean(), error.mean()
             else:
                 sure = x["pixel_valid"].to(device)
-                known = ~x["density_unsure"].to(device) | (target > NEAR_A_POINT)
+                known = ~x["density_ignore"].to(device) | (target > NEAR_A_POINT)
                 segmentation = x["image_weight"] * mean_where(entropy, sure)
                 detection = mean_where(error, known)
                 groups = answer.contrastive.split([len(points) for points in x["contrastive"].values()])
@@ -148,7 +148,7 @@ class OneImageAtATime:
         return {name: torch.stack(of_images).mean() for name, of_images in terms.items()}
 
     @torch.no_grad()
-    def ask_teacher(
+    def predict_teacher(
         self, images: Tensor, sparse: list[Tensor], radius: float, **peaks: Any
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Target images (B, 1, H, W) and their sparse points (N, 2) -> probabilities and densities, each (H, W).

@@ -1,6 +1,6 @@
 """Interactive use: the first answer on a slice, a click, undoing it, and stepping back to the slice before.
 
-`prompt_das.inference.Predictor` with random weights on random pixels. On a slice as large as one window the first
+`Predictor` with random weights on random pixels. On a slice as large as one window the first
 answer is encode + decode, and a click is decode. A large slice, of which a viewer shows a part, tells what a user waits
 for: looking up the slice, blending and copying are in it.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.inference import Predictor
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.modeling import PromptDAS
 
 import numpy as np

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.engine.mean_teacher import make_teacher, update_teacher
-from prompt_das.engine.pseudo_labels import PseudoLabeler
+from prompt_das.adaptation.mean_teacher import make_teacher, update_teacher
+from prompt_das.adaptation.pseudo_labels import PseudoLabeler
+from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.solver import build_optimizer
 from prompt_das.modeling import PromptDAS
-from prompt_das.points import find_peaks, pad_points
+from prompt_das.ops.points import find_peaks, pad_points
 
 import torch
 from detectron2.config import CfgNode
@@ -34,7 +34,7 @@ from .one_image_at_a_time import OneImageAtATime
 
 OURS, PEER = "prompt_das", "one image at a time"
 WINDOWS = 4
-PROMPT_SHARES = (0.0, 0.15, 0.5, 1.0)  # what an evaluation gives as prompts
+PROMPT_RATIOS = (0.0, 0.15, 0.5, 1.0)  # what an evaluation gives as prompts
 PARTS = ("teacher", "forward", "backward", "optimizer", "EMA")
 EMA_DECAY = 0.99
 TOLERANCE = 1e-3  # of a relative difference in float32
@@ -161,7 +161,7 @@ class Side(ABC):
         self.cfg, self.device, side = cfg, self.network.device, cfg.INPUT.CROP_SIZE
         self.size = (side, side)
         self.windows = 255 * torch.rand(WINDOWS, 1, side, side, device=self.device)
-        counts = [math.ceil(share * POINTS_PER_IMAGE) for share in PROMPT_SHARES]
+        counts = [math.ceil(share * POINTS_PER_IMAGE) for share in PROMPT_RATIOS]
         self.prompt_sets = [[torch.rand(n, 2) * side for n in counts] for _ in range(WINDOWS)]
         self.batch = training_batch(cfg)
         self.targets = 255 * torch.rand(cfg.DATALOADER.TARGET_IMS_PER_BATCH, 1, side, side, device=self.device)
@@ -191,7 +191,7 @@ class Side(ABC):
         results: Results = {}
 
         def teacher() -> None:
-            results.update(self.ask_teacher())
+            results.update(self.predict_teacher())
 
         def forward() -> None:
             results["losses"] = [loss for _, loss in sorted(self.losses().items())]
@@ -221,7 +221,7 @@ class Side(ABC):
         """All windows, each with all prompt sets -> the logits of each window and set."""
 
     @abstractmethod
-    def ask_teacher(self) -> Results:
+    def predict_teacher(self) -> Results:
         """What the teacher says about the target images: probabilities and densities."""
 
     @abstractmethod
@@ -257,8 +257,8 @@ class Ours(Side):
         points, valid = (x.unflatten(0, (len(windows), -1)) for x in (points, valid))
         return {"logits": list(self.network.decode_windows(windows, points, valid, density=False).logits)}
 
-    def ask_teacher(self) -> Results:
-        probability, density, *_ = self.labeler.ask_teacher(self.targets, *pad_points(self.sparse, self.device))
+    def predict_teacher(self) -> Results:
+        probability, density, *_ = self.labeler.predict_teacher(self.targets, *pad_points(self.sparse, self.device))
         return {"probability": list(probability), "density": list(density)}
 
     def losses(self) -> dict[str, Tensor]:
@@ -286,9 +286,11 @@ class Peer(Side):
         of_sets = [self.plain.predict(self.windows, list(points)) for points in zip(*self.prompt_sets, strict=True)]
         return {"logits": [answer.logits for of_window in zip(*of_sets, strict=True) for answer in of_window]}
 
-    def ask_teacher(self) -> Results:
+    def predict_teacher(self) -> Results:
         radius = self.cfg.MODEL.CENTER_HEAD.SIGMA
-        probability, density = self.plain_teacher.ask_teacher(self.targets, self.sparse, radius, **self.peak_options)
+        probability, density = self.plain_teacher.predict_teacher(
+            self.targets, self.sparse, radius, **self.peak_options
+        )
         return {"probability": probability, "density": density}
 
     def losses(self) -> dict[str, Tensor]:
@@ -312,6 +314,6 @@ class Peer(Side):
 SIDES: dict[str, type[Side]] = {OURS: Ours, PEER: Peer}
 WHAT: dict[str, Callable[[Side], Results]] = {
     "forward, 1 window": lambda side: side.forward(),
-    f"forward, {WINDOWS} windows × {len(PROMPT_SHARES)} prompt sets": lambda side: side.evaluate(),
+    f"forward, {WINDOWS} windows × {len(PROMPT_RATIOS)} prompt sets": lambda side: side.evaluate(),
     "training step": lambda side: side.step(),
 }

@@ -17,10 +17,10 @@ from typing import Any
 from unittest import mock
 
 import prompt_das
-from prompt_das.data.synthetic import STYLES
-from prompt_das.engine import PromptDASTrainer
-from prompt_das.engine.pseudo_labels import PseudoLabelLoader
+from prompt_das.adaptation.pseudo_labels import PseudoLabelLoader
+from prompt_das.engine.trainer import PromptDASTrainer
 from prompt_das.modeling import PromptDAS, meta_arch
+from prompt_das.volumes.synthetic import STYLES
 
 import detectron2
 import torch

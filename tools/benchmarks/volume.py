@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint import export_weights
-from prompt_das.data.synthetic import make_synthetic_volume
-from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.inference.executors import dask_executor
-from prompt_das.inference.volume import predict_volume
+from prompt_das.checkpoint.safe_load import export_weights
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.inference.volume.executors import dask_executor
+from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.modeling import PromptDAS
+from prompt_das.volumes.synthetic import make_synthetic_volume
 
 import numpy as np
 import torch

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 from prompt_das.evaluation.metrics import evaluate_slice
-from prompt_das.inference.sliding_window import PROTOCOLS, WindowGrid
-from prompt_das.instances import connected_components, semantic_to_instances
 from prompt_das.modeling import PromptDAS
+from prompt_das.ops.connected_components import connected_components, semantic_to_instances
+from prompt_das.ops.sliding_window import PROTOCOLS, WindowGrid
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Sliding window over a slice: prompt_das.inference.sliding_window against monai.inferers.sliding_window_inference.
+"""Sliding window over a slice: prompt_das.ops.sliding_window against monai.inferers.sliding_window_inference.
 
 Both get the same network, image, windows and batches. "copy" has no network: what is left is the cost of cutting the
 slice up and stitching it together.
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from prompt_das.engine.defaults import get_prompt_das_cfg
-from prompt_das.inference.sliding_window import sliding_window
+from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.modeling import PromptDAS
+from prompt_das.ops.sliding_window import sliding_window
 
 import torch
 from detectron2.config import CfgNode

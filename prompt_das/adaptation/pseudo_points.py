@@ -1,0 +1,94 @@
+"""Unsupervised mode: the source model makes the sparse points itself when burn-in ends (Prompt-DAS, Sec. 2.2)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from prompt_das.data.build import get_slices
+from prompt_das.data.corrupt_slices import CorruptSlices
+from prompt_das.data.dataset_mapper import resize_image
+from prompt_das.data.slices import read_image
+from prompt_das.modeling.meta_arch import PromptDAS
+from prompt_das.ops.points import find_peaks
+from prompt_das.ops.sliding_window import sliding_window
+from prompt_das.volumes.point_files import SlicePoints, read_points, write_points
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def predict_points(model: PromptDAS, image: np.ndarray, scale: float, peaks: dict[str, Any]) -> np.ndarray:
+    """The centre points (N, 2) that ``model`` finds on a slice (H, W), grey 0-255, by itself; in slice pixels.
+
+    ``scale``: network pixels per slice pixel; ``peaks``: keyword arguments of :func:`prompt_das.ops.points.find_peaks`.
+    """
+
+    def density_of(windows: torch.Tensor, points: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        size = (windows.shape[-2], windows.shape[-1])
+        no_points, none_valid = windows.new_zeros(len(windows), 0, 2), valid.new_zeros(len(windows), 0)
+        density = model.decode(model.encode(windows), no_points, none_valid, size, mask=False).density
+        return density[:, None]
+
+    resized = torch.from_numpy(np.ascontiguousarray(resize_image(image, scale), np.float32))[None]
+    density = sliding_window(resized.to(model.device), density_of, points=None, valid=None, **model.window)
+    points, valid, _ = find_peaks(density, **peaks)
+    return points[valid].cpu().numpy() / scale
+
+
+class PseudoSparsePoints(HookBase):
+    """Before the first adaptation step, writes the teacher's points of every target slice to ``OUTPUT_DIR``.
+
+    A run that is resumed later finds the files and leaves them alone. Slices that cannot be read get no points, as far
+    as ``DATALOADER.MAX_CORRUPT_SLICES`` allows for them.
+    """
+
+    def __init__(self, cfg: CfgNode, teacher: PromptDAS, corrupt: CorruptSlices | None = None) -> None:
+        node = cfg.DOMAIN_ADAPT
+        self.teacher = teacher
+        self.names = cfg.DATASETS.TARGET
+        self.output_dir = Path(cfg.OUTPUT_DIR)
+        self.adapt_from = node.BURN_IN_ITERS
+        self.scale = cfg.INPUT.SCALE
+        self.corrupt = corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
+        # A whole slice may hold far more instances than a crop, so there is no top-K here beyond memory's sake.
+        self.peaks = {"threshold": node.POINTS.UDA_THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": 4096}
+
+    def path(self, name: str) -> Path:
+        return self.output_dir / f"pseudo_points_{name}.json"
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.adapt_from:
+            for name in self.names:
+                self.write(name)
+
+    def write(self, name: str) -> None:
+        slices = get_slices((name,))
+        mine = {
+            d["slice"]: predict_points(self.teacher, image, self.scale, self.peaks)
+            for d, image in self.corrupt.read(slices[comm.get_rank() :: comm.get_world_size()], read_image)
+        }
+        gathered: SlicePoints = {}
+        for part in comm.all_gather(mine):
+            gathered.update(part)
+        if comm.is_main_process():
+            write_points(self.path(name), gathered, dataset=name)
+            number = sum(map(len, gathered.values()))
+            logger.info("%s: the source model made %d points on %d slices", name, number, len(slices))
+            if not number:
+                logger.warning(
+                    "The source model found no centre point on %s: adaptation starts without any. Longer burn-in, or a "
+                    "lower DOMAIN_ADAPT.POINTS.UDA_THRESHOLD, may help.",
+                    name,
+                )
+        comm.synchronize()
+
+    def read(self) -> dict[str, SlicePoints]:
+        return {name: read_points(self.path(name)) for name in self.names}

@@ -1,0 +1,1 @@
+"""Weights on disk: the checkpointer, safe loading, the authors' published checkpoints."""

@@ -1,0 +1,164 @@
+"""Every key that prompt_das adds to Detectron2's config: its default (the paper's setting) and why."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+
+def add_prompt_das_config(cfg: CN) -> None:
+    """Add the keys below to ``cfg`` (from ``detectron2.config.get_cfg()``) and set the paper's defaults."""
+    _c = cfg
+
+    # ------------------------------------------------------------------------------------------------- network
+    _c.MODEL.META_ARCHITECTURE = "PromptDAS"
+    _c.MODEL.BACKBONE.NAME = "build_vit_backbone"
+    _c.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]  # ImageNet's: the encoder may start from DINO weights
+    _c.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    # Matrix products in "float32" or "bfloat16"; losses, EMA and weights stay float32.
+    _c.MODEL.PRECISION = "float32"
+
+    # Backend of torch.compile, "inductor" for example; "" runs the network as it is written. Worth it for long runs on
+    # a GPU: the first batches take minutes.
+    _c.MODEL.COMPILE = ""
+
+    _c.MODEL.VIT = CN()  # ViT-S/8
+    _c.MODEL.VIT.PATCH_SIZE = 8
+    _c.MODEL.VIT.EMBED_DIM = 384
+    _c.MODEL.VIT.DEPTH = 12
+    _c.MODEL.VIT.NUM_HEADS = 6
+    _c.MODEL.VIT.MLP_RATIO = 4.0
+    # Pretrained encoder: a DINO or timm file, or the name of a timm model, which is downloaded; "" starts from noise.
+    _c.MODEL.VIT.WEIGHTS = ""
+    _c.MODEL.VIT.STEM = "linear"  # or "conv": for small networks that start from noise
+
+    _c.MODEL.PROMPT_ENCODER = CN()
+    _c.MODEL.PROMPT_ENCODER.NAME = "PointPromptEncoder"
+    _c.MODEL.PROMPT_ENCODER.SCALE = 1.0  # standard deviation of the Fourier frequencies
+
+    _c.MODEL.DECODER = CN()
+    _c.MODEL.DECODER.DEPTH = 2
+    _c.MODEL.DECODER.NUM_HEADS = 8
+    _c.MODEL.DECODER.MLP_DIM = 2048
+    _c.MODEL.DECODER.ATTENTION_DOWNSAMPLE_RATE = 2  # all attentions work at half width
+
+    _c.MODEL.SEM_SEG_HEAD.NAME = "PointPromptSegHead"
+    _c.MODEL.CENTER_HEAD = CN()
+    _c.MODEL.CENTER_HEAD.NAME = "CenterPointHead"
+    _c.MODEL.CENTER_HEAD.CHANNELS = 256
+    _c.MODEL.CENTER_HEAD.SIGMA = 9.5  # of the Gaussian at a centre point, in pixels of the network's input
+
+    _c.MODEL.LOSS = CN()
+    _c.MODEL.LOSS.DETECTION_WEIGHT = 10.0  # lambda_det, for densities in [0, 1]
+    _c.MODEL.LOSS.CONTRASTIVE_WEIGHT = 0.1  # lambda_pcl
+    _c.MODEL.LOSS.CONTRASTIVE_TEMPERATURE = 0.5
+
+    # ---------------------------------------------------------------------------------------------------- data
+    _c.DATASETS.TARGET = ()  # unlabelled target volumes; DATASETS.TRAIN are the labelled source volumes
+    _c.DATASETS.VAL = ()  # evaluated during training, chooses model_best.pth; DATASETS.TEST only at the end
+    _c.DATASETS.VOLUMES = ()  # YAML descriptions of a user's own volumes, registered before anything is looked up
+
+    _c.INPUT.CROP_SIZE = 384  # of training crops and of inference windows, in pixels of the network's input
+    _c.INPUT.SCALE = 1.0  # network pixels per image pixel; 0.5 trains and predicts at half resolution
+    _c.INPUT.FOREGROUND_PROBABILITY = 0.7  # share of training crops that are made to contain an instance
+
+    _c.INPUT.AUGMENTATION = CN()  # the student's strong view
+    _c.INPUT.AUGMENTATION.RIGHT_ANGLES = True  # flips and 90 degree rotations
+    _c.INPUT.AUGMENTATION.NOISE_PROBABILITY = 0.3
+    _c.INPUT.AUGMENTATION.NOISE_STD = 15.0  # largest standard deviation of the noise, in grey values
+    _c.INPUT.AUGMENTATION.CONTRAST_PROBABILITY = 0.5
+    _c.INPUT.AUGMENTATION.CONTRAST_RANGE = (0.7, 1.3)  # of brightness and of contrast
+    _c.INPUT.AUGMENTATION.BLUR_PROBABILITY = 0.0
+    _c.INPUT.AUGMENTATION.BLUR_SIGMA = 2.0  # largest, in pixels
+    _c.INPUT.AUGMENTATION.ELASTIC_PROBABILITY = 0.0
+    _c.INPUT.AUGMENTATION.ELASTIC_AMPLITUDE = 6.0  # largest displacement, in pixels
+    _c.INPUT.AUGMENTATION.ELASTIC_SPACING = 64.0  # between control points, in pixels
+
+    # Sparse centre points of the target. FILE: points made by hand or by tools/sample_points.py; with no FILE, RATIO of
+    # the instances of each labelled target slice are drawn, seeded, and written to OUTPUT_DIR. RATIO 0 is the
+    # unsupervised mode: the source model makes the points at the end of burn-in.
+    _c.DATASETS.SPARSE_POINTS = CN()
+    _c.DATASETS.SPARSE_POINTS.FILE = ""
+    _c.DATASETS.SPARSE_POINTS.RATIO = 0.15
+    _c.DATASETS.SPARSE_POINTS.SEED = 0
+
+    _c.DATALOADER.NUM_WORKERS = 4
+    _c.DATALOADER.TARGET_IMS_PER_BATCH = 2  # beside SOLVER.IMS_PER_BATCH source images
+    # A slice that cannot be read is left out of the training, and crops are drawn from others instead; the run stops at
+    # one more than so many. 0: nobody wants to train on less than they think, unless they say so.
+    _c.DATALOADER.MAX_CORRUPT_SLICES = 0
+
+    # ---------------------------------------------------------------------------------------- domain adaptation
+    _c.DOMAIN_ADAPT = CN()
+    _c.DOMAIN_ADAPT.ENABLED = False
+    # Iterations on source images alone, part of SOLVER.MAX_ITER; left out where MODEL.WEIGHTS names a source model.
+    _c.DOMAIN_ADAPT.BURN_IN_ITERS = 0
+
+    _c.DOMAIN_ADAPT.TEACHER = CN()
+    _c.DOMAIN_ADAPT.TEACHER.EMA_DECAY = 0.99
+    _c.DOMAIN_ADAPT.TEACHER.EVALUATE = True  # evaluate, and start from, the teacher of a checkpoint, not the student
+
+    # The components of the paper's ablation (Table 2), each with its own switch.
+    _c.DOMAIN_ADAPT.USE_POINT_PSEUDO_LABELS = True  # L_det on the target
+    _c.DOMAIN_ADAPT.USE_MASK_PSEUDO_LABELS = True  # L_seg on the target
+    _c.DOMAIN_ADAPT.USE_PROMPTS = True  # prompts on the target, for teacher and student
+    _c.DOMAIN_ADAPT.USE_CONTRASTIVE = True  # L_pcl
+
+    _c.DOMAIN_ADAPT.POINTS = CN()  # pseudo-label NMS on the teacher's density
+    _c.DOMAIN_ADAPT.POINTS.THRESHOLD = 0.49
+    _c.DOMAIN_ADAPT.POINTS.KERNEL = 5
+    _c.DOMAIN_ADAPT.POINTS.TOP_K = 100
+    # Density above this without a point near is left out of L_det. 1 keeps the paper's loss, in which a missed instance
+    # teaches "nothing here"; a source model that misses most of them would unlearn the rest.
+    _c.DOMAIN_ADAPT.POINTS.IGNORE_THRESHOLD = 1.0
+    _c.DOMAIN_ADAPT.POINTS.UDA_THRESHOLD = 0.49  # of the pseudo sparse points that take the place of true ones
+
+    _c.DOMAIN_ADAPT.MASKS = CN()
+    _c.DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE = 0.7  # pixels below are ignored
+    _c.DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE = 0.97  # the share of pixels above is the weight of the image
+
+    _c.DOMAIN_ADAPT.CONTRASTIVE = CN()
+    _c.DOMAIN_ADAPT.CONTRASTIVE.QUERIES_PER_INSTANCE = 3
+    _c.DOMAIN_ADAPT.CONTRASTIVE.MAX_QUERIES = 256
+    _c.DOMAIN_ADAPT.CONTRASTIVE.NUM_NEGATIVES = 512
+    _c.DOMAIN_ADAPT.CONTRASTIVE.FOREGROUND = 0.9  # queries lie where the teacher's probability is above
+    _c.DOMAIN_ADAPT.CONTRASTIVE.BACKGROUND = 0.1  # negatives where it is below
+
+    # ------------------------------------------------------------------------------------------------- schedule
+    _c.SOLVER.IMS_PER_BATCH = 2
+    _c.SOLVER.MAX_ITER = 16000
+    _c.SOLVER.BASE_LR = 1e-4
+    _c.SOLVER.WEIGHT_DECAY = 0.01
+    _c.SOLVER.LR_SCHEDULER_NAME = "PolynomialWithFloor"  # restarts when adaptation begins
+    _c.SOLVER.POLY_POWER = 0.9
+    _c.SOLVER.MIN_LR = 1e-6
+    _c.SOLVER.WARMUP_ITERS = 0
+    _c.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    _c.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    _c.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
+    # A step whose loss or gradient is not finite is left out; after so many in a row the run stops. A bad crop or an
+    # unlucky step comes alone; ten different batches in a row mean bad weights, and those do not heal: nothing moves.
+    _c.SOLVER.MAX_NONFINITE_STEPS = 10
+    _c.SOLVER.CHECKPOINT_PERIOD = 1000
+
+    # ----------------------------------------------------------------------------------------------- evaluation
+    _c.TEST.EVAL_PERIOD = 1000
+    _c.TEST.BEST_METRIC = "paper/0%/Dice"  # of DATASETS.VAL, chooses model_best.pth
+    _c.TEST.PROTOCOLS = ("paper", "instance")
+    _c.TEST.PROMPT_RATIOS = (0.0, 0.15, 0.5, 1.0)  # of the true centres, given as prompts
+    _c.TEST.PROMPT_SEED = 0
+    _c.TEST.MIN_INSTANCE_SIZE = 15  # predicted components of at most so many pixels are removed
+    _c.TEST.SAVE_RLE = False  # COCO run-length JSON of every predicted instance
+    _c.TEST.NUM_PICTURES = 3  # overlays, evenly from the best to the worst slice: 3 = best, median, worst
+    _c.TEST.WINDOW = CN()  # defaults: protocol "fast"; the paper's: STRIDE 128, ROTATIONS 4
+    _c.TEST.WINDOW.STRIDE = 256
+    _c.TEST.WINDOW.ROTATIONS = 1
+    _c.TEST.WINDOW.BLEND = "uniform"  # or "gaussian"
+    _c.TEST.WINDOW.BATCH_SIZE = 4
+
+
+def defaults() -> CN:
+    """All keys with their defaults."""
+    cfg = get_cfg()
+    add_prompt_das_config(cfg)
+    return cfg

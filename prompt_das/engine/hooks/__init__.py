@@ -1,0 +1,1 @@
+"""Hooks of the trainer that any training needs: metrics, non-finite steps, stopping, resuming."""

@@ -1,0 +1,122 @@
+"""A run that is asked to stop ends its step, writes a checkpoint, and says by its exit code that it can go on."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
+from prompt_das.data.workers import ASKING
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
+
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL in sysexits.h: not done yet, try again. A job script can requeue itself.
+# What the parent of several processes sends to them. It may come together with what the cluster or the terminal sends
+# to all of them, so other than those it can be repeated without harm.
+PASSED_ON = signal.SIGUSR1
+
+
+class StopOnSignal(HookBase):
+    """On SIGTERM or SIGINT finish the iteration, write a checkpoint, and exit with ``EXIT_RESUMABLE``.
+
+    The last of all hooks. Several processes stop after the same iteration, whichever of them was asked. A second
+    signal ends the process at once, as it would without this hook; so it does, with ``EXIT_RESUMABLE``, when all
+    iterations are done and saved and only the final evaluation is left.
+    """
+
+    def __init__(self, checkpointer: PromptDASCheckpointer) -> None:
+        self.checkpointer = checkpointer
+        self.asked = False
+        self.all_saved = False
+        self.group: Any = None
+        self.handlers_before: dict[signal.Signals, Any] = {}
+
+    def before_train(self) -> None:
+        self.asked = False
+        self.all_saved = self.trainer.start_iter >= self.trainer.max_iter
+        if comm.get_world_size() > 1:
+            self.group = dist.new_group(backend="gloo")  # on the CPU: a GPU does not have to wait
+        if threading.current_thread() is threading.main_thread():  # Python hears signals nowhere else
+            self.handlers_before = {number: signal.signal(number, self.ask) for number in (*ASKING, PASSED_ON)}
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler. It does not log: it may have interrupted the logging of something else."""
+        if number != PASSED_ON:
+            for asking in ASKING:
+                self.restore(asking)
+        if not self.all_saved:
+            self.asked = True
+        elif self.group is None:
+            self.after_train()
+            raise SystemExit(EXIT_RESUMABLE)
+        else:
+            os._exit(EXIT_RESUMABLE)  # the others may wait for this process in any collective operation
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1 >= self.trainer.max_iter
+        if self.anybody_asked():
+            name = f"model_{self.trainer.iter:07d}"
+            if not done and self.checkpointer.newest != f"{name}.pth":
+                self.checkpointer.save(name, iteration=self.trainer.iter)
+            logger.warning(
+                "Asked to stop: iteration %d is saved, exit code %d. The same command with --resume continues.",
+                self.trainer.iter,
+                EXIT_RESUMABLE,
+            )
+            comm.synchronize()  # not before the checkpoint is written: when one process ends, the others are ended too
+            raise SystemExit(EXIT_RESUMABLE)
+        self.all_saved = done
+
+    def anybody_asked(self) -> bool:
+        if self.group is None:
+            return self.asked
+        asked = torch.tensor(int(self.asked))
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.group)
+        return bool(asked)
+
+    def after_train(self) -> None:
+        for number in list(self.handlers_before):
+            self.restore(number)
+
+    def restore(self, number: signal.Signals) -> None:
+        if number in self.handlers_before:
+            signal.signal(number, self.handlers_before.pop(number))
+
+
+@contextmanager
+def forward_signals() -> Iterator[None]:
+    """What the parent of several training processes does: SIGTERM and SIGINT are for them, and a second one kills.
+
+    Raises:
+        SystemExit: ``EXIT_RESUMABLE``, if it was asked to stop or if its processes ended with this code.
+    """
+    asked: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                os.kill(child.pid, PASSED_ON if len(asked) == 1 else signal.SIGKILL)
+
+    before = {number: signal.signal(number, pass_on) for number in ASKING}
+    try:
+        yield
+    except torch.multiprocessing.ProcessExitedException as e:
+        if asked or e.exit_code == EXIT_RESUMABLE:
+            raise SystemExit(EXIT_RESUMABLE) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

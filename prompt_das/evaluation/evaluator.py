@@ -1,0 +1,243 @@
+"""Detectron2 evaluator of mitochondria segmentation: both instance protocols, every share of test prompts.
+
+Shapes: H x W pixels of a slice, N prompts. A prompt is (x, y) in pixels of the slice, the centre of the first pixel
+is (0.5, 0.5). A share is the name of a set of prompts, such as "0%", "15%" or "100%".
+
+Protocols (which instances are compared with the predicted ones):
+    paper     8-connected components of the true binary mask (Prompt-DAS, Sec. 3.1)
+    instance  the data set's own instance ids
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import tempfile
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from prompt_das.evaluation import metrics, reports
+from prompt_das.ops.connected_components import connected_components, semantic_to_instances
+
+import numpy as np
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+BASELINE = "0%"  # the share without prompts, which the prompt response is measured against
+PROTOCOLS = ("paper", "instance")
+TOLERANCE = 1e-3  # of a probability at 0 and 1: averages over windows are rounded
+MAX_PENDING = 2  # slices that wait for the metrics thread; bounds the memory
+
+
+class EMEvaluator(DatasetEvaluator):
+    """Dice, AJI, PQ and prompt response, per slice, as the mean over slices, and pooled over all slices.
+
+    The metrics of a slice are computed in a thread while the network works on the next one. Only small sums are
+    kept of each slice; they are gathered once, by :meth:`evaluate`.
+
+    Args:
+        dataset_name: written into the results.
+        protocols: any of "paper" and "instance".
+        min_size: predicted components of at most so many pixels are removed.
+        threshold: a pixel is foreground if its probability is above.
+        output_dir: where per-slice CSV, summary JSON, pictures and RLE files are written; None writes nothing.
+        save_rle: also write the predicted instances of every share as COCO RLE JSON.
+        num_pictures: overlays kept, evenly spaced from the best to the worst slice by Dice: 3 are best, median, worst.
+        distributed: gather from all ranks; otherwise every rank evaluates alone what it was given.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        protocols: Sequence[str] = PROTOCOLS,
+        min_size: int = 15,
+        threshold: float = 0.5,
+        output_dir: str | Path | None = None,
+        save_rle: bool = False,
+        num_pictures: int = 3,
+        distributed: bool = True,
+    ) -> None:
+        unknown = [name for name in protocols if name not in PROTOCOLS]
+        if unknown or not protocols:
+            raise ValueError(f"unknown evaluation protocols {unknown}; use one or more of {list(PROTOCOLS)}")
+        if save_rle and output_dir is None:
+            raise ValueError("save_rle needs an output_dir to write to")
+        self.dataset_name = dataset_name
+        self.protocols = tuple(protocols)
+        self.min_size = min_size
+        self.threshold = threshold
+        self.output_dir = Path(output_dir) if output_dir is not None else None
+        self.save_rle = save_rle
+        self.num_pictures = num_pictures if output_dir is not None else 0
+        self.distributed = distributed
+        self._thread = ThreadPoolExecutor(1, "em-evaluator")
+        self._pending: deque[Future[dict[str, Any]]] = deque()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all slices."""
+        for slice_in_work in self._pending:
+            slice_in_work.cancel()
+        wait(self._pending)
+        self._pending.clear()
+        self._records: list[dict[str, Any]] = []
+        # Which slices are best, median and worst is known only at the end: pictures wait on disk, not in memory.
+        self._spool = tempfile.TemporaryDirectory(prefix="em-evaluator-") if self.num_pictures else None
+        self._picture_numbers = itertools.count()
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Take a batch of slices.
+
+        Args:
+            inputs: for each slice ``image_id``; ``instances``, integer (H, W) true ids; ``prompts``, a dict from
+                share to (N, 2) points, where a share may be left out; ``image`` (1, H', W') of grey values 0..255,
+                any size, for the pictures.
+            outputs: for each slice ``sem_seg``, a dict from share to the (H, W) foreground probability, on any device.
+
+        Raises:
+            ValueError: shapes differ, a probability is NaN or not within 0..1, a prompt lies outside. Names the slice.
+                Raised by a later call of ``process`` or by ``evaluate``: slices are measured in the background.
+        """
+        for one_input, output in zip(inputs, outputs, strict=True):
+            missing = {"image_id", "instances"} - one_input.keys()
+            if missing:
+                raise ValueError(
+                    f"{self.dataset_name}, slice {one_input.get('image_id')}: no {sorted(missing)} in the input; "
+                    "evaluation needs a data set with labels"
+                )
+            self._pending.append(self._thread.submit(self._measure, one_input, output["sem_seg"]))
+            while len(self._pending) > MAX_PENDING:
+                self._records.append(self._pending.popleft().result())
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]]:
+        """Gather the slices of all ranks and report.
+
+        Returns:
+            In percent, on rank 0 (empty on the others): ``"{protocol}/{share}"`` with Dice, AJI, PQ, SQ, RQ (means
+            over slices) and "pooled Dice" ... "pooled RQ"; ``"prompt response/{share}"`` with, for each protocol,
+            the share found of the true instances that are missed without prompts and hold one (nan if there are
+            none), and how many there are ("{protocol} missed") and how many appear ("{protocol} found").
+        """
+        while self._pending:
+            self._records.append(self._pending.popleft().result())
+        gathered = comm.all_gather(self._records) if self.distributed else [self._records]
+        # A sampler may give a slice to two ranks; sorted, so that sums do not depend on the number of ranks.
+        records = list({r["image_id"]: r for r in itertools.chain(*gathered)}.values())
+        records.sort(key=lambda record: reports.natural_key(record["image_id"]))
+        pictures = self._gather_pictures(records)
+        if self.distributed and not comm.is_main_process():
+            return OrderedDict()
+        if not records:
+            logger.warning("%s: no slices to evaluate", self.dataset_name)
+            return OrderedDict()
+
+        results = summarize(records)
+        logger.info("%s, %d slices, in %%:\n%s", self.dataset_name, len(records), reports.table(results))
+        if self.output_dir is not None:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            reports.write_per_slice(self.output_dir / "per_slice.csv", records)
+            summary = {"dataset": self.dataset_name, "min_size": self.min_size, "threshold": self.threshold}
+            summary |= {"slices": len(records), "results": results}
+            reports.write_json(self.output_dir / "summary.json", summary)
+            for name, png in pictures.items():
+                reports.write_bytes(self.output_dir / "pictures" / f"{name}.png", png)
+            if self.save_rle:
+                for share in records[0]["rle"]:
+                    path = self.output_dir / f"instances_{share.rstrip('%')}.json"
+                    reports.write_json(path, [one for record in records for one in record["rle"][share]])
+        return results
+
+    def _measure(self, one_input: Mapping[str, Any], probabilities: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Record of one slice: counts of every protocol and share, prompt response, RLE. Runs in the thread."""
+        image_id, instances = str(one_input["image_id"]), np.asarray(one_input["instances"])
+        prompts = one_input.get("prompts") or {}
+        truth = {"instance": instances}
+        if "paper" in self.protocols:
+            truth["paper"] = connected_components(instances > 0)
+        counts: dict[tuple[str, str], dict[str, float]] = {}
+        found: dict[tuple[str, str], tuple[NDArray, NDArray[np.bool_]]] = {}
+        record: dict[str, Any] = {"image_id": image_id, "counts": counts, "response": {}, "rle": {}}
+        predicted = {}
+        for share, probability in probabilities.items():
+            where = f"{self.dataset_name}, slice {image_id}, {share} of the prompts"
+            if tuple(probability.shape) != instances.shape:
+                shapes = f"probability is {tuple(probability.shape)}, labels are {instances.shape}"
+                raise ValueError(f"{where}: {shapes}; predict at the size of the slice")
+            low, high = (float(value) for value in torch.aminmax(probability))
+            if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also where they are NaN
+                raise ValueError(f"{where}: values from {low:g} to {high:g} are no probabilities (NaN: it diverged)")
+            mask = (probability > self.threshold).cpu().numpy()
+            predicted[share] = semantic_to_instances(mask, self.min_size)
+            for protocol in self.protocols:
+                table = metrics.contingency_table(truth[protocol], predicted[share])
+                counts[protocol, share] = metrics.count(table)
+                found[protocol, share] = table.true_ids, metrics.found_instances(table)
+            if self.save_rle:
+                scores = probability.float().cpu().numpy()
+                record["rle"][share] = reports.coco_instances(predicted[share], scores, image_id)
+        for protocol, share in counts:
+            if share != BASELINE and BASELINE in probabilities and share in prompts:
+                ids, before = found[protocol, BASELINE]
+                after = found[protocol, share][1]
+                asked = ~before & np.isin(ids, _labels_at(truth[protocol], prompts[share], f"{image_id}, {share}"))
+                record["response"][protocol, share] = int(asked.sum()), int((asked & after).sum())
+        if self._spool is not None and "image" in one_input:
+            record["rank"], record["picture"] = comm.get_rank(), f"{next(self._picture_numbers)}.png"
+            image = torch.as_tensor(one_input["image"])[0].cpu().numpy()
+            png = reports.picture(image, instances, predicted, prompts)
+            Path(self._spool.name, record["picture"]).write_bytes(png)
+        return record
+
+    def _gather_pictures(self, records: list[dict[str, Any]]) -> dict[str, bytes]:
+        """PNG files of the chosen slices by name, on rank 0. Every rank chooses alike and sends those it has."""
+        mine = {}
+        drawn = [record for record in records if "picture" in record]
+        if drawn and self.num_pictures:
+            key = next(iter(drawn[0]["counts"]))
+            drawn.sort(key=lambda record: -metrics.scores(record["counts"][key])["Dice"])
+            chosen = np.unique(np.linspace(0, len(drawn) - 1, min(self.num_pictures, len(drawn))).astype(int))
+            for position in chosen.tolist():
+                record = drawn[position]
+                if record["rank"] == comm.get_rank() and self._spool is not None:
+                    names = {(len(drawn) - 1) // 2: "median", len(drawn) - 1: "worst", 0: "best"}
+                    name = f"{position + 1:04d}_{names.get(position, 'slice')}_{reports.file_stem(record['image_id'])}"
+                    mine[name] = Path(self._spool.name, record["picture"]).read_bytes()
+        gathered = comm.gather(mine) if self.distributed else [mine]
+        return {name: png for one in gathered for name, png in one.items()}
+
+
+def summarize(records: Sequence[Mapping[str, Any]]) -> OrderedDict[str, dict[str, float]]:
+    """Mean and pooled results in percent from the records of all slices; see :meth:`EMEvaluator.evaluate`."""
+    results: OrderedDict[str, dict[str, float]] = OrderedDict()
+    for protocol, share in sorted(records[0]["counts"], key=lambda key: PROTOCOLS.index(key[0])):
+        counts = [record["counts"][protocol, share] for record in records]
+        means = np.mean([[metrics.scores(one)[name] for name in metrics.SCORES] for one in counts], axis=0)
+        pooled = metrics.scores(metrics.pool(counts))
+        results[f"{protocol}/{share}"] = {
+            **{name: 100 * float(mean) for name, mean in zip(metrics.SCORES, means, strict=True)},
+            **{f"pooled {name}": 100 * pooled[name] for name in metrics.SCORES},
+        }
+    for protocol, share in dict.fromkeys(key for record in records for key in record["response"]):
+        missed, found = np.sum([r["response"].get((protocol, share), (0, 0)) for r in records], axis=0).tolist()
+        entry = results.setdefault(f"prompt response/{share}", {})
+        entry[protocol] = 100 * found / missed if missed else float("nan")
+        entry[f"{protocol} missed"], entry[f"{protocol} found"] = missed, found
+    return results
+
+
+def _labels_at(labels: NDArray, points: NDArray, where: str) -> NDArray:
+    """(N,) labels of the pixels that hold the points (N, 2)."""
+    columns, rows = np.floor(np.asarray(points).reshape(-1, 2)).astype(np.int64).T
+    height, width = labels.shape
+    outside = (columns < 0) | (rows < 0) | (columns >= width) | (rows >= height)
+    if outside.any():
+        raise ValueError(f"slice {where}: prompt {points[outside][0]} lies outside the {width} x {height} px slice")
+    return labels[rows, columns]

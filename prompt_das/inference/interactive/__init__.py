@@ -1,0 +1,5 @@
+"""Interactive segmentation of a slice: the predictor, and what it keeps between clicks."""
+
+from prompt_das.inference.interactive.predictor import Centers, Predictor, Segmentation, Superseded
+
+__all__ = ["Centers", "Predictor", "Segmentation", "Superseded"]

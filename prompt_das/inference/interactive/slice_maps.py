@@ -1,0 +1,121 @@
+"""One slice as the network sees it, with what was predicted of it so far.
+
+Shapes: H, W height and width of the slice; h, w' those of the image that the network sees; w side of a window.
+A point is (x, y) in pixels, the centre of the first pixel is (0.5, 0.5). A box is (y0, x0, y1, x1) in pixels of the
+slice, half open.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from prompt_das.inference.interactive.blend import WindowBlend
+from prompt_das.inference.interactive.resize import BilinearResize, Box
+from prompt_das.ops.sliding_window import WindowGrid, pad_by_reflection, points_of_windows
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MASK, CENTERS = "mask", "centers"  # what is predicted of a window
+
+
+class SliceMaps:
+    """The pixels, windows and blended maps of a slice; everything that is between slice and network pixels.
+
+    Attributes:
+        key: the same for equal slices, and only for them.
+        size: (H, W).
+        probability: (H, W) float32 of the mask, NaN where unknown; read-only, replaced by :meth:`update`.
+    """
+
+    def __init__(
+        self, key: bytes, size: tuple[int, int], image: np.ndarray, window: dict[str, Any], device: torch.device
+    ) -> None:
+        """
+        Args:
+            image: (h, w') float32 grey values, as the network shall see them.
+            window: "window", "stride" and "blend" of the sliding window.
+        """
+        height, width = image.shape
+        grid = WindowGrid((height, width), window=window["window"], stride=window["stride"], blend=window["blend"])
+        self.key = key
+        self.size = size
+        self.probability = np.full(size, math.nan, np.float32)
+        self.probability.flags.writeable = False
+        self._grid = grid
+        self._blends: dict[str, WindowBlend] = {}
+        self._device = device
+        self._image = pad_by_reflection(torch.from_numpy(np.ascontiguousarray(image))[None], grid.window).to(device)
+        self._resize = BilinearResize((height, width), size, device)
+        self._scale = torch.tensor([width / size[1], height / size[0]])  # network pixels per slice pixel, as (x, y)
+        self._last_point = torch.nextafter(torch.tensor([width, height], dtype=torch.float32), torch.zeros(2))
+
+    def blend(self, kind: str) -> WindowBlend:
+        """The predictions of the windows, ``MASK`` or ``CENTERS``, at the network's resolution."""
+        if kind not in self._blends:
+            self._blends[kind] = WindowBlend(self._grid, self._device)
+        return self._blends[kind]
+
+    def window(self, index: int) -> Tensor:
+        """(1, w, w) grey values."""
+        (y, x), side = self._grid.corners[index], self._grid.window
+        return self._image[:, y : y + side, x : x + side]
+
+    def points_per_window(self, points: np.ndarray) -> list[np.ndarray]:
+        """(N, 2) points of the slice -> for each window the (N', 2) in it, in its pixels, in one order for each set."""
+        points = points[np.lexsort(points.T)]
+        # Rounding may take a point at the last hair of the slice out of the image.
+        scaled = torch.minimum(torch.from_numpy(points) * self._scale, self._last_point)
+        local, inside = points_of_windows(scaled[None], None, self._grid)
+        return [p[i] for p, i in zip(local[:, 0].numpy(), inside[:, 0].numpy(), strict=True)]
+
+    def windows_of(self, region: Box) -> list[int]:
+        """The windows that a box of the slice needs, from its middle outwards; none for a box outside."""
+        y0, x0, y1, x1 = region
+        height, width = self.size
+        y0, x0, y1, x1 = max(y0, 0), max(x0, 0), min(y1, height), min(x1, width)
+        if y0 >= y1 or x0 >= x1:
+            return []
+        y0, x0, y1, x1 = self._resize.needed((y0, x0, y1, x1))
+
+        def distance(index: int) -> float:
+            y, x = self._grid.corners[index]
+            half = self._grid.window / 2
+            return math.hypot(y + half - (y0 + y1) / 2, x + half - (x0 + x1) / 2)
+
+        return sorted(self.blend(MASK).touching((y0, x0, y1, x1)), key=distance)
+
+    def update(self) -> Box | None:
+        """Bring ``probability`` up to date with its blend; a box that holds all that changed, None if nothing."""
+        boxes = [self._resize.affected(box) for box in self.blend(MASK).refresh()]
+        boxes = [(y0, x0, y1, x1) for y0, x0, y1, x1 in boxes if y0 < y1 and x0 < x1]
+        if not boxes:
+            return None
+        probability = self.probability.copy()
+        for box in boxes:
+            y0, x0, y1, x1 = box
+            probability[y0:y1, x0:x1] = self._resize(self.blend(MASK).map, box).cpu().numpy()
+        probability.flags.writeable = False
+        self.probability = probability
+        starts, stops = np.array(boxes)[:, :2].min(0).tolist(), np.array(boxes)[:, 2:].max(0).tolist()
+        return starts[0], starts[1], stops[0], stops[1]
+
+    def density(self, margin: int) -> tuple[Tensor, Tensor]:
+        """A copy of the centres' map where it is known, and ``margin`` pixels around, and the (x, y) where it begins.
+
+        NaN is unknown.
+        """
+        blend = self.blend(CENTERS)
+        blend.refresh()
+        known = ~blend.map.isnan()
+        y, x = (
+            slice(max(int(at.min()) - margin, 0), int(at.max()) + 1 + margin) if len(at) else slice(0, 1)
+            for at in (known.any(1).nonzero(), known.any(0).nonzero())
+        )
+        return blend.map[y, x].clone(), torch.tensor([x.start, y.start], device=blend.map.device)
+
+    def to_slice(self, points: Tensor) -> Tensor:
+        """(N, 2) in pixels of the network -> of the slice."""
+        return points / self._scale.to(points.device)

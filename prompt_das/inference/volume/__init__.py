@@ -1,0 +1,1 @@
+"""Prediction of whole volumes, out of core: slices, instances, linking, export."""

@@ -1,0 +1,130 @@
+"""The network over the slices of a volume: read, predict, write, in this process or in a worker of a cluster.
+
+Maps are stored as uint8, 255 is 1: a pixel of probability 0.5 is stored as 128, so the default threshold loses nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from prompt_das.data.dataset_mapper import resize_image
+from prompt_das.data.slices import read_image
+from prompt_das.inference.volume.executors import device_of_worker
+from prompt_das.modeling.load import load_model
+from prompt_das.modeling.meta_arch import PromptDAS
+from prompt_das.volumes.volume import VolumeError
+
+import numpy as np
+import torch
+import zarr
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network predicts, and where: a worker in another process loads it from this.
+
+    ``digest`` is of the files: a worker that lives on must not take a network of before for one of the same name.
+    """
+
+    weights: str
+    config_file: str | None
+    opts: tuple[str, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class SliceTask:
+    """One slice to predict: its index in the output, its dict (prompt_das.data.slices), its prompts (N, 2)."""
+
+    z: int
+    entry: Mapping[str, Any]
+    points: np.ndarray
+
+
+def predict_slices(
+    network: Network,
+    store: str,
+    density: bool,
+    tasks: Sequence[SliceTask],
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, str | None]]:
+    """Predict slices into the arrays of ``store``, and yield (z, None) for each that is on the disk.
+
+    The next slice is read and the last one is written while the network works. A slice that cannot be read gives (z,
+    what is wrong with it).
+    """
+    cfg, model = load_network(network)
+    group: Any = zarr.open_group(store, mode="r+")
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        ahead = reader.submit(_try_to_read, tasks[0]) if tasks else None
+        writing: tuple[int, Future[None]] | None = None
+        for task, following in itertools.zip_longest(tasks, tasks[1:]):
+            image: Any = ahead.result() if ahead is not None else None
+            ahead = reader.submit(_try_to_read, following) if following is not None else None
+            maps = None
+            if not isinstance(image, VolumeError):
+                maps = _predict_slice(model, resize_image(image, cfg.INPUT.SCALE), task, density, progress)
+            if writing is not None:
+                yield _written(*writing)
+                writing = None
+            if maps is not None:
+                writing = task.z, writer.submit(_write, group, task.z, maps)
+            else:
+                yield task.z, str(image)
+        if writing is not None:
+            yield _written(*writing)
+
+
+def _predict_slice(
+    model: PromptDAS,
+    image: Any,
+    task: SliceTask,
+    density: bool,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, np.ndarray]:
+    inputs = {
+        "image": torch.from_numpy(image)[None],
+        "height": task.entry["height"],
+        "width": task.entry["width"],
+        "prompts": {"points": task.points},
+        "density": density,
+        "progress": progress,
+    }
+    (outputs,) = model([inputs])
+    maps = {"probability": outputs["sem_seg"]["points"]}
+    if density:
+        maps["density"] = outputs["density"]["points"]
+    for name, one in maps.items():
+        if not torch.isfinite(one).all():
+            raise ValueError(
+                f"{name} of slice {task.z} is not finite: the weights are damaged, or diverged in training"
+            )
+    return {name: (255 * one.clamp(0, 1)).round().to(torch.uint8).cpu().numpy() for name, one in maps.items()}
+
+
+def _try_to_read(task: SliceTask) -> Any:
+    try:
+        return read_image(dict(task.entry))
+    except VolumeError as error:
+        return error
+
+
+def _write(group: Any, z: int, maps: Mapping[str, np.ndarray]) -> None:
+    for name, one in maps.items():
+        group[name][z] = one
+
+
+def _written(z: int, writing: Future[None]) -> tuple[int, None]:
+    writing.result()
+    return z, None
+
+
+@lru_cache(maxsize=1)
+def load_network(network: Network) -> tuple[Any, PromptDAS]:
+    cfg, model = load_model(network.weights, network.config_file, network.opts)
+    return cfg, model.to(device_of_worker(cfg.MODEL.DEVICE))

@@ -1,0 +1,79 @@
+"""From a file of weights to a network, ready for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
+from prompt_das.checkpoint.safe_load import read_metadata
+from prompt_das.config.load import check_complete, get_prompt_das_cfg, reason
+from prompt_das.modeling.meta_arch import PromptDAS
+
+import torch
+from detectron2.config import CfgNode
+
+
+def load_model(
+    weights: str | Path, config_file: str | Path | None = None, opts: Sequence[str] = ()
+) -> tuple[CfgNode, PromptDAS]:
+    """A trained network, ready for inference, and its config.
+
+    Args:
+        weights: a training checkpoint (its teacher is taken unless the config says otherwise) or a safetensors file.
+        config_file: by default the config inside the safetensors file, else the ``config.yaml`` beside the weights.
+        opts: overrides of the config, for example ``["MODEL.DEVICE", "cpu"]``.
+
+    Raises:
+        FileNotFoundError: no weights, or no config for them.
+        ValueError: the file is damaged, or its weights do not fit the config.
+    """
+    weights = Path(weights)
+    if not weights.is_file():
+        raise FileNotFoundError(f"no weights at {weights}")
+    text = "" if config_file else read_metadata(weights).get("prompt_das.config", "")
+    if not config_file and not text:
+        config_file = weights.parent / "config.yaml"
+        if not config_file.is_file():
+            raise FileNotFoundError(
+                f"{weights} has no config inside, and there is no {config_file}; name the config it was trained with"
+            )
+        check_complete(config_file)
+    own = ["MODEL.VIT.WEIGHTS", "", "DATASETS.VOLUMES", "()"]  # the data of the training are not needed
+    cfg = get_prompt_das_cfg(config_file, [*own, *opts], text=text, name=f"the config inside of {weights}")
+    model = build_for(cfg, weights)
+    load_weights(cfg, model, weights)
+    return cfg, model.eval()
+
+
+def build_for(cfg: CfgNode, weights: Path) -> PromptDAS:
+    """The untrained network of a config. Raises ValueError if there is none, or if ``weights`` cannot be of it."""
+    num_values = sum(value.numel() for value in meta_network(cfg).state_dict().values())
+    if num_values > weights.stat().st_size:
+        raise ValueError(
+            f"{weights} has {weights.stat().st_size} bytes, too few for the {num_values} values of the network of "
+            "its config; is the file complete, and is the config its own?"
+        )
+    try:
+        return PromptDAS(cfg).to(cfg.MODEL.DEVICE)
+    except RuntimeError as e:
+        raise ValueError(f"the network cannot be brought to MODEL.DEVICE {cfg.MODEL.DEVICE!r}: {e}") from e
+
+
+def meta_network(cfg: CfgNode) -> PromptDAS:
+    """The network of a config without its values: it takes no memory, whatever the config says.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    try:
+        with torch.device("meta"):
+            return PromptDAS(cfg)
+    except (RuntimeError, KeyError, TypeError, AssertionError, ZeroDivisionError) as e:
+        raise ValueError(f"no network can be built from this config: {reason(e)}") from e
+
+
+def load_weights(cfg: CfgNode, model: PromptDAS, weights: str | Path) -> None:
+    """Fill ``model`` from a checkpoint: with its teacher or its student, as ``TEACHER.EVALUATE`` says."""
+    weights_from = "teacher" if cfg.DOMAIN_ADAPT.TEACHER.EVALUATE else "model"
+    PromptDASCheckpointer(model, weights_from=weights_from).load(str(weights), checkpointables=[])

@@ -1,0 +1,1 @@
+"""Plain torch and numpy: points, connected components, the sliding window, batching. Knows no framework."""

@@ -1,0 +1,99 @@
+"""Connected components of masks: of one slice on the host (OpenCV), and of a batch on the device where it lies.
+
+Shapes: B images, H×W pixels. A label map is an integer (H, W) array, 0 is background. A pixel's index is its place in
+raster order, row · W + column.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def connected_components(mask: np.ndarray) -> np.ndarray:
+    """Label the 8-connected components of a slice.
+
+    Args:
+        mask: (H, W); everything that is not zero is foreground.
+
+    Returns:
+        int32 (H, W): 0 background, 1 … n in the raster order of each component's first pixel, so that whatever is
+        drawn by the order of the instances (sparse points, say) does not depend on the OpenCV version.
+
+    Raises:
+        ValueError: the mask is not two-dimensional.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2:
+        raise ValueError(f"mask has shape {mask.shape}; connected_components takes one slice of shape (H, W)")
+    if mask.size == 0:
+        return np.zeros(mask.shape, dtype=np.int32)
+    count, labels = cv2.connectedComponents((mask != 0).astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    pixels = np.flatnonzero(labels)
+    first = np.zeros(count, dtype=np.int64)
+    # Of repeated indices numpy keeps the last assignment: going backwards that is the first pixel.
+    first[labels.ravel()[pixels[::-1]]] = pixels[::-1]
+    new_ids = np.zeros(count, dtype=np.int32)
+    new_ids[1 + np.argsort(first[1:])] = np.arange(1, count, dtype=np.int32)
+    return new_ids[labels]
+
+
+def semantic_to_instances(mask: np.ndarray, min_size: int = 15) -> np.ndarray:
+    """Turn a predicted foreground mask into instances, without the specks.
+
+    Args:
+        mask: (H, W), foreground where not zero.
+        min_size: components of at most this many pixels are removed (15 in the authors' evaluation).
+
+    Returns:
+        int32 (H, W) label map with consecutive ids 1 … n in raster order.
+    """
+    labels = connected_components(mask)
+    keep = np.bincount(labels.ravel(), minlength=1) > min_size
+    keep[0] = False
+    return (np.cumsum(keep, dtype=np.int32) * keep)[labels]
+
+
+def label_components(mask: Tensor, kernel: int = 3) -> Tensor:
+    """The first pixel of every component, told to all of its pixels.
+
+    Every pixel takes the smallest index that it sees, and tells it to the pixel that it followed so far; following
+    that one twice (pointer jumping) makes the number of rounds logarithmic in the length of a component: spirals and
+    serpentines, the worst that we know, need log2 of the longer side and one or two more. A GPU does a fixed number of
+    rounds, since asking whether anything has changed would make it wait; a CPU stops where nothing has.
+
+    Args:
+        mask: (B, H, W) bool.
+        kernel: odd width of the window in which two pixels are neighbours; 3 is 8-connectivity.
+
+    Returns:
+        int64 (B, H, W): the smallest index of the pixel's component; of a pixel outside the mask its own.
+    """
+    batch, height, width = mask.shape
+    own = torch.arange(height * width, device=mask.device).expand(batch, -1)
+    exact = torch.float32 if height * width <= 1 << 24 else torch.float64  # windows have a maximum of floats only
+    inside = mask.flatten(1)
+    root = own
+    for _ in range(math.ceil(math.log2(max(height, width, 1))) + 4):
+        seen = -root.to(exact).masked_fill(~inside, math.inf).view(batch, height, width)
+        smallest = -window_max(seen, kernel).flatten(1)
+        smallest = torch.where(inside, smallest, own.to(exact)).long()
+        # A followed pixel learns what its followers see, so that a whole branch moves at once.
+        smallest = torch.scatter_reduce(smallest, 1, root, smallest, "amin")
+        for _ in range(2):
+            smallest = smallest.gather(1, smallest)
+        if mask.device.type == "cpu" and torch.equal(smallest, root):
+            break
+        root = smallest
+    return root.view(batch, height, width)
+
+
+def window_max(values: Tensor, kernel: int) -> Tensor:
+    """Maximum over a kernel×kernel window, (B, H, W) -> (B, H, W); rows first, then columns, is cheaper than both."""
+    values = F.max_pool2d(values, (kernel, 1), stride=1, padding=(kernel // 2, 0))
+    return F.max_pool2d(values, (1, kernel), stride=1, padding=(0, kernel // 2))

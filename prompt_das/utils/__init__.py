@@ -1,0 +1,1 @@
+"""Helpers that any folder may use: atomic writes, pictures."""

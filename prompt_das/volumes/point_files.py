@@ -1,0 +1,294 @@
+"""Files of sparse point annotations: our own JSON, and formats of others.
+
+In memory they are ``slice_points``: a dict from the index z of a slice in its volume to a float32 (N, 2) array of
+points (x, y) in pixels, where the centre of the first pixel is (0.5, 0.5). A slice with an empty array was looked at
+and has no points.
+
+Read, recognised by their content:
+
+* our JSON, as ``write_points`` makes it;
+* CSV with the columns ``axis-0, axis-1, axis-2`` (what napari saves: slice, row, column) or ``z, y, x``;
+* a JSON list of ``[z, y, x]`` or ``{"z": …, "y": …, "x": …}``;
+* the JSON of WDA-Net (Qiu et al.): ``[[size], [{file name: [[row, column], …]}, …]]``.
+
+All but our own count pixels: the centre of the first pixel is (0, 0) there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from prompt_das.ops.connected_components import connected_components
+from prompt_das.ops.points import instance_centers, sample_sparse_points
+from prompt_das.utils.atomic_write import atomic_write
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+SlicePoints = dict[int, np.ndarray]
+FORMAT = "prompt_das/points"
+VERSION = 1
+_COORDINATES = "(x, y) in pixels; the centre of the first pixel is (0.5, 0.5); keys are slice indices"
+_MAX_DIGITS = 18
+_MAX_SLICE = 2**31  # no volume has more
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
+_CSV_COLUMNS = (("axis-0", "axis-1", "axis-2"), ("z", "y", "x"))
+
+
+def sample_dataset_points(
+    dicts: Iterable[Mapping[str, Any]],
+    ratio: float,
+    seed: int,
+    read_labels: Callable[[Any], np.ndarray],
+) -> SlicePoints:
+    """Sparse points of a data set: ceil(ratio · n) of the n instances of every slice (Prompt-DAS, Sec. 3.1).
+
+    The instances are the 8-connected components of the slice's binary mask. Each slice has its own generator, seeded
+    by (seed, z): adding or removing slices does not change the points of the others.
+
+    Args:
+        dicts: slices of one volume in Detectron2's dataset format, with the key "slice".
+        ratio: share of the instances that get a point, 0 to 1.
+        seed: non-negative.
+        read_labels: maps one of ``dicts`` to its label map (H, W).
+    """
+    slice_points: SlicePoints = {}
+    for item in dicts:
+        z = int(item["slice"])
+        if z in slice_points:
+            raise ValueError(f"slice {z} comes twice: sparse points are of one volume, each slice once")
+        _, centers = instance_centers(connected_components(read_labels(item) > 0))
+        slice_points[z] = sample_sparse_points(centers, ratio, np.random.default_rng([seed, z]))
+    return slice_points
+
+
+def write_points(
+    path: str | Path,
+    slice_points: Mapping[int, np.ndarray],
+    *,
+    dataset: str | None = None,
+    ratio: float | None = None,
+    seed: int | None = None,
+) -> None:
+    """Write points as JSON, one line a slice. The file appears whole or not at all.
+
+    Args:
+        path: folders on the way are made.
+        slice_points: see the top of this module.
+        dataset, ratio, seed: where the points come from, noted in the file.
+    """
+    head = {"format": FORMAT, "version": VERSION, "coordinates": _COORDINATES}
+    head |= {"dataset": dataset, "ratio": ratio, "seed": seed}
+    lines = []
+    for z in sorted(slice_points):
+        points = np.asarray(slice_points[z], dtype=np.float32).reshape(-1, 2)
+        # str() of a float32 is the shortest text that reads back as the same number.
+        lines.append(f'  "{int(z)}": ' + json.dumps([[float(str(x)), float(str(y))] for x, y in points]))
+    body = "{\n" + ",\n".join(lines) + "\n }" if lines else "{}"
+    text = json.dumps(head, indent=1)[:-2] + ',\n "slices": ' + body + "\n}\n"
+
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def read_points(
+    path: str | Path,
+    slice_names: Sequence[str] | None = None,
+    *,
+    num_slices: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> SlicePoints:
+    """Read a file of points in any of the formats listed on top of this module.
+
+    Args:
+        path: the file.
+        slice_names: file names of the volume's slices, in order. WDA-Net's JSON needs them: its points belong to file
+            names, and those of files that this volume does not have are left out.
+        num_slices: number of slices of the volume, for the check; by default as many as there are names.
+        size: (H, W) of a slice in pixels, for the check.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: unknown format, a value that is no number, a slice outside the volume or a point outside the image;
+            the message names the file, the value and what to do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"points file {path} not found; tools/sample_points.py makes one from labels")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8 ({error}); is it a file of points, or another one?") from error
+    if text.lstrip()[:1] in ("{", "["):
+        content = _parse_json(path, text)
+        if isinstance(content, dict):
+            points = _from_own_json(path, content)
+        elif all(_is_triple(entry) for entry in content):
+            points = _from_triples(path, content)
+        else:
+            points = _from_wdanet(path, content, slice_names)
+    else:
+        points = _from_csv(path, text)
+    if num_slices is None and slice_names is not None:
+        num_slices = len(slice_names)
+    _check(path, points, num_slices, size)
+    return points
+
+
+def _parse_json(path: Path, text: str) -> Any:
+    try:
+        # Python takes minutes for an integer of a million digits, or refuses it; as a float it is infinite.
+        return json.loads(
+            text,
+            object_pairs_hook=_without_duplicates,
+            parse_int=lambda digits: int(digits) if len(digits) <= _MAX_DIGITS else float(digits),
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); was the file cut off?") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: not a file of points, its brackets are nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python would keep the last one of keys that come twice, and lose the points of the others."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r:.100} comes twice; which of them holds?")
+    return content
+
+
+def _from_own_json(path: Path, content: dict[str, Any]) -> SlicePoints:
+    if content.get("format") != FORMAT or not isinstance(content.get("slices"), dict):
+        raise ValueError(
+            f'{path}: "format" is {content.get("format")!r:.100}, expected {FORMAT!r} with a table "slices"'
+        )
+    if content.get("version") != VERSION:
+        raise ValueError(f"{path}: version {content.get('version')!r:.100}, this release reads version {VERSION}")
+    return _slices(path, content["slices"])
+
+
+def _is_triple(entry: object) -> bool:
+    if isinstance(entry, dict):
+        return {"z", "y", "x"} <= entry.keys()
+    return isinstance(entry, list) and len(entry) == 3
+
+
+def _from_triples(path: Path, content: list[Any]) -> SlicePoints:
+    rows = [[entry[axis] for axis in "zyx"] if isinstance(entry, dict) else entry for entry in content]
+    odd = next((row for row in rows if not all(map(_is_number, row))), None)
+    if odd is not None:
+        raise ValueError(f"{path}: {odd!r:.100} is not a [z, y, x] of finite numbers")
+    array = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    slices = np.rint(array[:, 0].clip(-_MAX_SLICE, _MAX_SLICE)).astype(np.int64)
+    points = (array[:, :0:-1] + 0.5).astype(np.float32)
+    return {int(z): points[slices == z] for z in np.unique(slices)}
+
+
+def _from_wdanet(path: Path, content: list[Any], slice_names: Sequence[str] | None) -> SlicePoints:
+    try:
+        # The first element holds width and height, swapped in the published files: not used.
+        _, entries = content
+        named: list[tuple[str, object]] = [(name, points) for entry in entries for name, points in entry.items()]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: a JSON list that is not WDA-Net's [[size], [{{name: [[row, column]]}}]]") from error
+    if slice_names is None:
+        raise ValueError(f"{path}: its points belong to file names, but this volume has none (it is not a folder)")
+    index = {PurePath(name).stem: z for z, name in enumerate(slice_names)}
+    found: dict[int, tuple[str, object]] = {}
+    for name, points in named:
+        z = index.get(PurePath(name).stem)
+        if z in found:
+            raise ValueError(f"{path}: points of {found[z][0]} and of {name}, which are one slice; which of them hold?")
+        if z is not None:
+            found[z] = (name, points)
+    if not found:
+        raise ValueError(
+            f"{path}: no file name fits the volume (points of {[n for n, _ in named[:3]]} …, slices "
+            f"{list(slice_names[:3])} …); are these the points of another volume?"
+        )
+    logger.info("%s: points of %d of its %d slices belong to this volume", path, len(found), len(named))
+    return {z: _array(path, name, points)[:, ::-1] + np.float32(0.5) for z, (name, points) in sorted(found.items())}
+
+
+def _from_csv(path: Path, text: str) -> SlicePoints:
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    rows: dict[int, list[list[float]]] = {}
+    try:
+        header = [name.strip().lower() for name in reader.fieldnames or []]
+        reader.fieldnames = header
+        columns = next((c for c in _CSV_COLUMNS if set(c) <= set(header)), None)
+        if columns is None or any(header.count(column) > 1 for column in columns):
+            expected = " or ".join(", ".join(c) for c in _CSV_COLUMNS)
+            raise ValueError(f"{path}: columns {header!r:.200}; expected {expected}, each once")
+        for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: more values than the {len(header)} columns {', '.join(header)}; "
+                    "are there decimal commas?"
+                )
+            try:
+                z, y, x = (float(row[column]) for column in columns)
+                rows.setdefault(int(np.rint(z)), []).append([x + 0.5, y + 0.5])
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {row!r:.200} holds no slice, row and column"
+                ) from error
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error}); is it a file of points?") from error
+    if not text.endswith(("\n", "\r")):
+        logger.warning("%s: its last line has no end. Was the file cut off? Then its last number is wrong.", path)
+    return {z: _array(path, z, rows[z]) for z in sorted(rows)}
+
+
+def _slices(path: Path, table: dict[str, Any]) -> SlicePoints:
+    points: SlicePoints = {}
+    for key, value in table.items():
+        if not re.fullmatch(r"-?[0-9]{1,18}", key):
+            raise ValueError(f"{path}: slice {key!r:.100} is not a number; keys are slice indices from 0")
+        if int(key) in points:
+            raise ValueError(f"{path}: slice {int(key)} comes twice; which of them holds?")
+        points[int(key)] = _array(path, key, value)
+    return points
+
+
+def _is_number(value: object) -> bool:
+    """A finite number, also as float32. JSON's true is a number to NumPy, and so is the text "1"."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_FLOAT32
+
+
+def _array(path: Path, name: object, points: object) -> np.ndarray:
+    if not isinstance(points, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in points):
+        raise ValueError(f"{path}, slice {name}: points are not a list of number pairs")
+    odd = next((pair for pair in points if not all(map(_is_number, pair))), None)
+    if odd is not None:
+        raise ValueError(f"{path}, slice {name}: {odd!r:.100} is not a pair of finite numbers")
+    return np.array(points, dtype=np.float32).reshape(-1, 2)
+
+
+def _check(path: Path, slice_points: SlicePoints, num_slices: int | None, size: tuple[int, int] | None) -> None:
+    for z, points in slice_points.items():
+        if not 0 <= z < (num_slices or _MAX_SLICE):
+            last = (num_slices or _MAX_SLICE) - 1
+            raise ValueError(f"{path}: slice {f'{z}':.20}, but the volume has slices 0 to {last}")
+        if size is None:
+            continue
+        height, width = size
+        outside = ((points < 0) | (points >= (width, height))).any(axis=1)
+        if outside.any():
+            x, y = points[outside][0]
+            raise ValueError(
+                f"{path}, slice {z}: point (x={x:g}, y={y:g}) is outside the image of {width}×{height} pixels "
+                f"({outside.sum()} of {len(points)} are); are x and y swapped, or is it another resolution?"
+            )

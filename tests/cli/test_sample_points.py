@@ -1,0 +1,97 @@
+"""The command line: labels or a foreign file in, a file of sparse points out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from prompt_das.volumes.point_files import read_points
+
+import cv2
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("sample_points")
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A volume of three slices with 8, 0 and 1 square instances, as a YAML description; its names are the folder's."""
+    for z, count in enumerate((8, 0, 1)):
+        labels = np.zeros((40, 50), np.uint8)
+        for i in range(count):
+            labels[10 * (i // 4) + 2 : 10 * (i // 4) + 7, 10 * (i % 4) + 2 : 10 * (i % 4) + 7] = i + 1
+        for folder, image in (("labels", labels), ("images", labels * 20)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"s{z}.png"), image)
+    path = tmp_path / "volume.yaml"
+    path.write_text(f"name: {tmp_path.name}\nimages: images\nlabels: labels\nvoxel_size: [30, 8, 8]\n")
+    return path
+
+
+def test_points_are_drawn_from_labels(tool: ModuleType, volume: Path, capsys: pytest.CaptureFixture) -> None:
+    output = volume.parent / "points.json"
+    tool.main(["--volume", str(volume), "--output", str(output)])
+    points = read_points(output)
+    assert {z: len(p) for z, p in points.items()} == {0: 2, 1: 0, 2: 1}
+    assert points[2].tolist() == [[4.5, 4.5]]
+    assert (points[0] % 10 == 4.5).all()
+    assert "3 points on 2 of 3 slices" in capsys.readouterr().out
+
+    first = output.read_bytes()
+    tool.main(["--volume", str(volume), "--output", str(output)])
+    assert output.read_bytes() == first
+    tool.main(["--volume", str(volume), "--output", str(output), "--ratio", "1"])
+    assert len(read_points(output)[0]) == 8
+
+
+def test_a_foreign_file_is_converted_and_judged(tool: ModuleType, volume: Path, capsys: pytest.CaptureFixture) -> None:
+    """One of the two points of the part that is asked for lies on an instance."""
+    source, output = volume.parent / "napari.csv", volume.parent / "points.json"
+    source.write_text("axis-0,axis-1,axis-2\n0,4,4\n0,0,0\n2,4,4\n")
+    dataset = f"{volume.parent.name}[0:2]"
+    tool.main(["--volume", str(volume), "--dataset", dataset, "--from", str(source), "--output", str(output)])
+    points = read_points(output)
+    assert list(points) == [0]
+    assert points[0].tolist() == [[4.5, 4.5], [0.5, 0.5]]
+    assert "50.0% of them lie on a labelled instance" in capsys.readouterr().out
+
+
+def test_errors_end_the_tool_with_a_message(tool: ModuleType, volume: Path) -> None:
+    output, outside = volume.parent / "points.json", volume.parent / "outside.csv"
+    outside.write_text("z,y,x\n0,45,4\n")
+    common = ["--volume", str(volume), "--output", str(output)]
+    with pytest.raises(SystemExit, match=r"outside\.csv.*y=45\.5"):
+        tool.main([*common, "--from", str(outside)])
+    with pytest.raises(SystemExit, match="ratio of sparse points is 15"):
+        tool.main([*common, "--ratio", "15"])
+    with pytest.raises(SystemExit, match="lucci_train"):
+        tool.main(["--dataset", "lucci_train", "--output", str(output)])
+    assert not output.exists()
+
+
+def test_a_volume_with_splits_needs_a_choice(tool: ModuleType, volume: Path) -> None:
+    split = volume.with_name("split.yaml")
+    name = f"{volume.parent.name}_s"
+    split.write_text(f"name: {name}\nimages: images\nlabels: labels\nsplits: {{train: [0, 2], val: [2, 3]}}\n")
+    output = volume.parent / "points.json"
+    with pytest.raises(SystemExit, match=f"{name}_train, {name}_val; choose one with --dataset"):
+        tool.main(["--volume", str(split), "--output", str(output)])
+    tool.main(["--volume", str(split), "--dataset", f"{name}_val", "--output", str(output)])
+    assert list(read_points(output)) == [2]  # the index in the volume, not in the split
+
+
+def test_an_unlabelled_volume_needs_a_file(tool: ModuleType, volume: Path) -> None:
+    bare = volume.with_name("bare.yaml")
+    bare.write_text(f"name: {volume.parent.name}_bare\nimages: images\n")
+    output = volume.parent / "points.json"
+    with pytest.raises(SystemExit, match="no labels to draw points from"):
+        tool.main(["--volume", str(bare), "--output", str(output)])
+    source = volume.with_name("points.csv")
+    source.write_text("z,y,x\n1,2,3\n")
+    tool.main(["--volume", str(bare), "--from", str(source), "--output", str(output)])
+    assert read_points(output)[1].tolist() == [[3.5, 2.5]]

@@ -1,0 +1,69 @@
+"""The pictures of the data: which are made, and that points are drawn where the mask is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from prompt_das.utils.visualization import ESTIMATE, PROMPT, TRUTH
+
+import cv2
+import numpy as np
+import pytest
+
+CROP = ["INPUT.CROP_SIZE", "32"]
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("visualize_data")
+
+
+@pytest.fixture
+def volumes(tmp_path: Path) -> tuple[Path, Path]:
+    """A labelled volume of two slices with one instance each, and the same without labels; both as YAML."""
+    labels = np.zeros((48, 48), np.uint8)
+    labels[10:30, 10:30] = 1
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        for z in range(2):
+            cv2.imwrite(str(tmp_path / folder / f"s{z}.png"), labels + (folder == "images") * 100)
+    labelled, bare = tmp_path / "labelled.yaml", tmp_path / "bare.yaml"
+    labelled.write_text(f"name: {tmp_path.name}\nimages: images\nlabels: labels\n")
+    bare.write_text(f"name: {tmp_path.name}_bare\nimages: images\n")
+    return labelled, bare
+
+
+def colors(path: Path) -> set[tuple[int, ...]]:
+    picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    return {tuple(c) for c in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
+
+
+def test_a_labelled_volume_is_shown_as_a_source(tool: ModuleType, volumes: tuple[Path, Path], tmp_path: Path) -> None:
+    output = tmp_path / "pictures"
+    tool.main(["--volume", str(volumes[0]), "--output", str(output), *CROP])
+    name = tmp_path.name
+    assert sorted(p.name for p in output.glob("*")) == ["crops_source.png", f"{name}_s0.png", f"{name}_s1.png"]
+    assert {TRUTH, PROMPT} <= colors(output / f"{name}_s0.png")
+    assert {TRUTH, PROMPT, ESTIMATE} <= colors(output / "crops_source.png")
+
+
+def test_an_unlabelled_volume_is_shown_as_a_target(
+    tool: ModuleType, volumes: tuple[Path, Path], tmp_path: Path
+) -> None:
+    output, points = tmp_path / "pictures", tmp_path / "points.csv"
+    tool.main(["--volume", str(volumes[1]), "--output", str(output), "--slices", "1", "--crops", "1", *CROP])
+    assert PROMPT not in colors(output / f"{tmp_path.name}_bare_s0.png")
+    points.write_text("z,y,x\n0,20,20\n1,20,20\n")
+    tool.main(["--volume", str(volumes[1]), "--points", str(points), "--output", str(output), *CROP])
+    assert PROMPT in colors(output / f"{tmp_path.name}_bare_s0.png")
+    assert PROMPT in colors(output / "crops_target.png")
+    assert not (output / "crops_source.png").exists()
+
+
+def test_errors_end_the_tool_with_a_message(tool: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="nothing to show"):
+        tool.main(["--output", str(tmp_path)])
+    with pytest.raises(SystemExit, match="lucci_train"):
+        tool.main(["--dataset", "lucci_train", "--output", str(tmp_path)])

@@ -1,0 +1,66 @@
+"""Where slices are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+
+from prompt_das.inference.volume.executors import dask_executor, device_of_worker, run_here
+
+import distributed
+import pytest
+import torch
+
+
+def test_here_results_come_in_order() -> None:
+    assert list(run_here(lambda items: (2 * item for item in items), [3, 1, 2])) == [6, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "worker", "expected"),
+    [
+        ("cuda", 2, 0, "cuda:0"),
+        ("cuda", 2, 3, "cuda:1"),
+        ("cuda", 1, 3, "cuda"),
+        ("cuda:1", 2, 0, "cuda:1"),
+        ("cpu", 2, 1, "cpu"),
+        ("cuda", 2, "tcp://127.0.0.1:40000", "cuda"),  # a cluster of the user's, who has shared out the GPUs
+    ],
+)
+def test_workers_of_a_machine_share_out_its_gpus(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, worker: int | str, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(distributed, "get_worker", lambda: SimpleNamespace(name=worker))
+    assert device_of_worker(device) == expected
+
+
+def test_outside_of_a_cluster_the_device_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_of_worker("cuda") == "cuda"
+
+
+def double(items: Sequence[int]) -> Iterator[int]:
+    return (2 * item for item in items)
+
+
+def test_a_cluster_of_the_user() -> None:
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+        dask_executor(cluster.scheduler_address) as run,
+    ):
+        assert sorted(run(double, range(11))) == list(range(0, 22, 2))
+        assert list(run(double, [])) == []
+
+
+def test_a_slice_that_brings_down_every_worker_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(futures: object) -> Iterator[object]:
+        raise distributed.KilledWorker("predict_slices", SimpleNamespace(address="tcp://worker"), 3)
+
+    monkeypatch.setattr(distributed, "as_completed", never)
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+        dask_executor(cluster.scheduler_address) as run,
+        pytest.raises(RuntimeError, match="several workers died at the same slices"),
+    ):
+        list(run(double, [1]))

@@ -1,0 +1,136 @@
+"""Labelling a volume block by block gives what labelling it at once gives."""
+
+from __future__ import annotations
+
+from prompt_das.inference.volume.linking import (
+    Block,
+    Components,
+    Connectivity,
+    label_block,
+    link_blocks,
+    measure_block,
+    split_into_blocks,
+)
+from prompt_das.ops.connected_components import semantic_to_instances
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def label_in_blocks(
+    mask: np.ndarray,
+    *,
+    slices: int = 1,
+    linked: bool = True,
+    connectivity: Connectivity = 26,
+    min_size: int = 0,
+    probability: np.ndarray | None = None,
+) -> tuple[np.ndarray, Components]:
+    """What prompt_das.inference.volume.predict_volume does with files, in memory."""
+    probability = mask.astype(float) if probability is None else probability
+    area = mask.shape[1] * mask.shape[2]
+    blocks = split_into_blocks(mask.shape, linked=linked, max_voxels=(slices + 1) * area)
+    parts = [mask[b.start : b.end] for b in blocks]
+    measured = [
+        measure_block(part, probability[b.start : b.end], b, connectivity)
+        for part, b in zip(parts, blocks, strict=True)
+    ]
+    tables, instances = link_blocks(measured, min_size)
+    labels = [
+        table[label_block(part, connectivity)[0]][: b.stop - b.start]
+        for table, part, b in zip(tables, parts, blocks, strict=True)
+    ]
+    return np.concatenate(labels), instances
+
+
+def label_at_once(mask: np.ndarray, connectivity: Connectivity) -> np.ndarray:
+    """An independent statement of it, with SciPy; its labels are in raster order."""
+    structure = scipy.ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+    return scipy.ndimage.label(mask, structure)[0]
+
+
+def test_a_u_is_one_instance_although_its_arms_meet_only_in_the_last_slice() -> None:
+    mask = np.zeros((3, 1, 3), bool)
+    mask[:, 0, 0] = mask[:, 0, 2] = mask[2, 0, 1] = True
+    labels, instances = label_in_blocks(mask)
+    np.testing.assert_array_equal(labels[:, 0], [[1, 0, 1], [1, 0, 1], [1, 1, 1]])
+    assert instances.size.tolist() == [7]
+    assert instances.low.tolist() == [[0, 0, 0]]
+    assert instances.high.tolist() == [[3, 1, 3]]
+    np.testing.assert_allclose(instances.centroid, [[8 / 7, 0, 1]])
+
+
+@given(
+    shape=st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(1, 6)),
+    density=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.8, 1.0]),
+    slices=st.integers(1, 4),
+    connectivity=st.sampled_from([6, 18, 26]),
+    seed=st.integers(0, 10**6),
+)
+def test_blocks_give_the_labels_of_the_whole(
+    shape: tuple[int, int, int], density: float, slices: int, connectivity: Connectivity, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random(shape) < density
+    probability = rng.random(shape)
+    labels, instances = label_in_blocks(mask, slices=slices, connectivity=connectivity, probability=probability)
+    expected = label_at_once(mask, connectivity)
+    np.testing.assert_array_equal(labels, expected)
+
+    ids = np.arange(1, expected.max() + 1)
+    assert instances.size.tolist() == [np.sum(expected == i) for i in ids]
+    if len(ids):
+        np.testing.assert_allclose(instances.centroid, scipy.ndimage.center_of_mass(mask, expected, ids))
+        np.testing.assert_allclose(instances.probability, scipy.ndimage.mean(probability, expected, ids))
+    boxes = [[(s.start, s.stop) for s in box] for box in scipy.ndimage.find_objects(expected)]
+    assert np.stack([instances.low, instances.high], -1).tolist() == np.reshape(boxes, (-1, 3, 2)).tolist()
+
+
+@given(slices=st.integers(1, 5), min_size=st.integers(0, 12), seed=st.integers(0, 10**6))
+def test_small_instances_are_measured_in_the_whole_volume(slices: int, min_size: int, seed: int) -> None:
+    mask = np.random.default_rng(seed).random((6, 8, 8)) < 0.12
+    labels, instances = label_in_blocks(mask, slices=slices, min_size=min_size)
+    expected = label_at_once(mask, 26)
+    sizes = np.bincount(expected.ravel())
+    sizes[0] = 0
+    np.testing.assert_array_equal(labels > 0, sizes[expected] > min_size)
+    assert instances.size.tolist() == sizes[sizes > min_size].tolist()
+    assert np.array_equal(np.unique(labels[labels > 0]), np.arange(1, len(instances) + 1))
+
+
+def test_unlinked_blocks_are_the_instances_of_slices(rng: np.random.Generator) -> None:
+    mask = rng.random((4, 20, 20)) < 0.35
+    labels, instances = label_in_blocks(mask, linked=False, min_size=3)
+    before = 0
+    for z in range(4):
+        expected = semantic_to_instances(mask[z], min_size=3)
+        np.testing.assert_array_equal(labels[z], np.where(expected, expected + before, 0))
+        before += expected.max()
+    assert len(instances) == before
+    np.testing.assert_array_equal(instances.high[:, 0] - instances.low[:, 0], 1)
+
+
+def test_blocks_cover_every_slice_once_and_share_one() -> None:
+    three = split_into_blocks((5, 10, 10), linked=True, max_voxels=300)
+    assert three == [Block(0, 2, 3), Block(2, 4, 5), Block(4, 5, 5)]
+    assert split_into_blocks((2, 10, 10), linked=True, max_voxels=1) == [Block(0, 1, 2), Block(1, 2, 2)]
+    assert split_into_blocks((2, 10, 10), linked=False) == [Block(0, 1, 1), Block(1, 2, 2)]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_nothing_to_label(linked: bool) -> None:
+    labels, instances = label_in_blocks(np.zeros((3, 4, 5), bool), linked=linked)
+    assert not labels.any()
+    assert len(instances) == 0
+    assert instances.centroid.shape == (0, 3)
+
+
+def test_ids_do_not_wrap() -> None:
+    """A checkerboard of 70 000 voxels: more than 16 bits hold."""
+    mask = np.zeros((1, 600, 600), bool)
+    mask[:, ::2, ::2] = True
+    labels, instances = label_in_blocks(mask, connectivity=26)
+    assert labels.max() == len(instances) == 90_000

@@ -1,0 +1,434 @@
+"""Whole volumes: the same as slice by slice, whatever happens on the way."""
+
+from __future__ import annotations
+
+import csv
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prompt_das.checkpoint.safe_load import export_weights
+from prompt_das.inference.volume.executors import dask_executor
+from prompt_das.inference.volume.predict_volume import predict_volume
+from prompt_das.inference.volume.workspace import Workspace
+from prompt_das.modeling import PromptDAS
+from prompt_das.modeling.load import load_model
+from prompt_das.ops.connected_components import semantic_to_instances
+from prompt_das.volumes.point_files import read_points, write_points
+from prompt_das.volumes.volume import VolumeError, open_volume
+from prompt_das.volumes.writers import INSTANCES
+
+import cv2
+import numpy as np
+import pytest
+import scipy.ndimage
+import tifffile
+import torch
+import zarr
+from distributed import default_client
+
+SHAPE = (5, 48, 40)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
+    """An untrained tiny network whose foreground is about half of the image, in patches."""
+    from prompt_das.config.load import get_prompt_das_cfg
+
+    cfg = get_prompt_das_cfg(None, tiny)
+    torch.manual_seed(0)
+    model = PromptDAS(cfg)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    export_weights(path, model.state_dict(), cfg.dump())
+    return path
+
+
+@pytest.fixture
+def slices(rng: np.random.Generator) -> np.ndarray:
+    noise = scipy.ndimage.gaussian_filter(rng.normal(size=SHAPE), (1, 3, 3))
+    return np.uint8(np.clip(128 + 900 * noise, 0, 255))
+
+
+@pytest.fixture
+def images(tmp_path: Path, slices: np.ndarray) -> Path:
+    path = tmp_path / "scan.tif"
+    tifffile.imwrite(path, slices)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, slices: np.ndarray) -> Path:
+    path = tmp_path / "scan"
+    path.mkdir()
+    for z, one in enumerate(slices):
+        cv2.imwrite(str(path / f"{z}.png"), one)
+    return path
+
+
+Predict = Callable[..., Any]
+
+
+@pytest.fixture
+def predict(weights: Path) -> Predict:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return predict_volume(weights, *args, progress=False, **kwargs)
+
+    return run
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    group = zarr.open_group(str(path), mode="r")
+    return {name: np.asarray(group[name]) for name in ("probability", "density", INSTANCES)}
+
+
+# ---- what is predicted
+
+
+def test_maps_are_those_of_the_network(
+    predict: Predict, weights: Path, images: Path, slices: np.ndarray, tmp_path: Path
+) -> None:
+    points = {1: np.array([[10.5, 20.5], [30.0, 4.0]], np.float32), 3: np.array([[0.5, 0.5]], np.float32)}
+    write_points(tmp_path / "points.json", points)
+    predict(images, tmp_path / "out.zarr", points=tmp_path / "points.json")
+    _, model = load_model(weights)
+    maps = arrays(tmp_path / "out.zarr")
+    for z, one in enumerate(slices):
+        prompts = {"all": points.get(z, np.zeros((0, 2), np.float32))}
+        image = torch.from_numpy(one.astype(np.float32))[None]
+        (out,) = model([{"image": image, "prompts": prompts, "density": True}])
+        assert np.abs(maps["probability"][z] / 255 - out["sem_seg"]["all"].numpy()).max() <= 0.5001 / 255
+        density = out["density"]["all"].clamp(0, 1).numpy()
+        assert np.abs(maps["density"][z] / 255 - density).max() <= 0.5001 / 255
+
+
+def test_prompts_make_a_difference(predict: Predict, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "clicks.csv").write_text("z,y,x\n2,20,10\n")
+    predict(images, tmp_path / "with.zarr", points=tmp_path / "clicks.csv")
+    predict(images, tmp_path / "without.zarr")
+    differs = np.any(
+        arrays(tmp_path / "with.zarr")["probability"] != arrays(tmp_path / "without.zarr")["probability"], axis=(1, 2)
+    )
+    assert differs.tolist() == [False, False, True, False, False]
+
+
+def test_instances_are_the_components_of_the_whole_volume(predict: Predict, images: Path, tmp_path: Path) -> None:
+    result = predict(images, tmp_path / "out.zarr", min_size=10)
+    maps = arrays(tmp_path / "out.zarr")
+    expected, _ = scipy.ndimage.label(maps["probability"] >= 128, np.ones((3, 3, 3)))
+    sizes = np.bincount(expected.ravel())
+    sizes[0] = 0
+    np.testing.assert_array_equal(maps[INSTANCES] > 0, sizes[expected] > 10)
+    pairs = np.unique(np.stack([maps[INSTANCES].ravel(), np.where(sizes[expected] > 10, expected, 0).ravel()]), axis=1)
+    assert pairs.shape[1] == len(result.instances) + 1  # one to one, and the background
+    assert len(result.instances) > 1
+
+
+def test_instances_of_slices(predict: Predict, images: Path, tmp_path: Path) -> None:
+    predict(images, tmp_path / "out.zarr", linked=False, threshold=0.501, min_size=4)
+    maps = arrays(tmp_path / "out.zarr")
+    before = 0
+    for probability, labels in zip(maps["probability"] / 255, maps[INSTANCES], strict=True):
+        expected = semantic_to_instances(probability > 0.501, 4)
+        np.testing.assert_array_equal(labels, np.where(expected, expected + before, 0))
+        before += expected.max()
+    assert before > len(maps[INSTANCES])
+
+
+def test_a_probability_of_a_half_is_where_it_was() -> None:
+    """The stored maps have 256 values; none of them lies on both sides of the default threshold."""
+    just_below, just_above = np.nextafter(np.float32(0.5), [0, 1], dtype=np.float32)
+    stored = (255 * torch.tensor([just_below, just_above])).round()
+    assert (stored >= 128).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".tif"])
+def test_other_formats_hold_the_same(predict: Predict, images: Path, tmp_path: Path, suffix: str) -> None:
+    predict(images, tmp_path / "out.zarr")
+    predict(images, tmp_path / f"out{suffix}")
+    for name, array in arrays(tmp_path / "out.zarr").items():
+        name = "labels" if name == INSTANCES else name
+        if suffix == ".h5":
+            copy = open_volume(tmp_path / "out.h5", name)
+        else:
+            copy = open_volume(tmp_path / ("out.tif" if name == "labels" else f"out_{name}.tif"))
+        np.testing.assert_array_equal(np.stack([copy.read(z) for z in range(len(copy))]), array)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_weights_that_were_replaced_are_read_again(weights: Path, images: Path, tmp_path: Path) -> None:
+    cfg, model = load_model(weights)
+    mine = tmp_path / "mine.safetensors"
+    probability = []
+    for scale in (1, -1):
+        state = {name: scale * value for name, value in model.state_dict().items()}
+        export_weights(mine, state, cfg.dump())
+        predict_volume(mine, images, tmp_path / "out.zarr", overwrite=True, progress=False)
+        probability.append(arrays(tmp_path / "out.zarr")["probability"])
+    assert not np.array_equal(*probability)
+
+
+def test_without_density_there_is_none(predict: Predict, images: Path, tmp_path: Path) -> None:
+    predict(images, tmp_path / "out.zarr", density=False)
+    assert "density" not in zarr.open_group(str(tmp_path / "out.zarr"), mode="r")
+
+
+def test_a_folder_an_image_and_a_description(predict: Predict, folder: Path, images: Path, tmp_path: Path) -> None:
+    predict(images, tmp_path / "tiff.zarr")
+    predict(folder, tmp_path / "folder.zarr")
+    predict(folder / "2.png", tmp_path / "image.zarr")
+    (tmp_path / "lab.yaml").write_text("name: lab_for_test_volume\nimages: scan\nvoxel_size: [30, 8, 8]\n")
+    predict(tmp_path / "lab.yaml", tmp_path / "yaml.zarr")
+    expected = arrays(tmp_path / "tiff.zarr")["probability"]
+    np.testing.assert_array_equal(arrays(tmp_path / "folder.zarr")["probability"], expected)
+    np.testing.assert_array_equal(arrays(tmp_path / "yaml.zarr")["probability"], expected)
+    np.testing.assert_array_equal(arrays(tmp_path / "image.zarr")["probability"], expected[2:3])
+    group = zarr.open_group(str(tmp_path / "yaml.zarr"), mode="r")
+    assert group.attrs["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"] == [30, 8, 8]
+    assert group.attrs["prompt_das"]["image"]["path"] == str(folder)
+
+
+# ---- the table
+
+
+def test_the_table_has_one_row_for_each_instance(predict: Predict, images: Path, tmp_path: Path) -> None:
+    predict(images, tmp_path / "out.zarr", table=tmp_path / "table.csv", voxel_size=(30, 8, 8))
+    maps = arrays(tmp_path / "out.zarr")
+    labels = maps[INSTANCES]
+    with open(tmp_path / "table.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["id"]) for row in rows] == list(range(1, labels.max() + 1))
+    for row, box in zip(rows, scipy.ndimage.find_objects(labels), strict=True):
+        inside = labels == int(row["id"])
+        assert int(row["voxels"]) == inside.sum()
+        assert float(row["volume_um3"]) == pytest.approx(inside.sum() * 0.03 * 0.008 * 0.008, rel=1e-5)
+        assert float(row["mean_probability"]) == pytest.approx(maps["probability"][inside].mean() / 255, abs=1e-4)
+        centre = [float(row[axis]) for axis in "zyx"]
+        np.testing.assert_allclose(centre, scipy.ndimage.center_of_mass(inside), atol=1e-3)
+        assert [(int(row[f"{a}_start"]), int(row[f"{a}_stop"])) for a in "zyx"] == [(s.start, s.stop) for s in box]
+
+
+def test_the_table_of_slices_can_be_read_as_points(predict: Predict, images: Path, tmp_path: Path) -> None:
+    predict(images, tmp_path / "out.zarr", linked=False, table=tmp_path / "table.csv")
+    labels = arrays(tmp_path / "out.zarr")[INSTANCES]
+    points = read_points(tmp_path / "table.csv", num_slices=SHAPE[0], size=SHAPE[1:])
+    for z, one in enumerate(labels):
+        ids = np.unique(one[one > 0])
+        centres = scipy.ndimage.center_of_mass(one > 0, one, ids) if len(ids) else np.zeros((0, 2))
+        np.testing.assert_allclose(points.get(z, np.zeros((0, 2))), np.array(centres)[:, ::-1] + 0.5, atol=1e-3)
+    header = (tmp_path / "table.csv").read_text().splitlines()[0]
+    assert "pixels" in header
+    assert "um" not in header  # nobody said how large a pixel is
+
+
+# ---- stopped and started again
+
+
+def stopping_after(count: int) -> Callable[..., None]:
+    """``Workspace.note`` as if the user pressed Ctrl-C at the last of so many."""
+    note, left = Workspace.note, iter(range(count - 1, -1, -1))
+
+    def stop(self: Workspace, **what: Any) -> None:
+        note(self, **what)
+        if next(left) == 0:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_stopped_after_any_step_it_goes_on_to_the_same_files(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(images, tmp_path / "whole.zarr")
+    expected = content(tmp_path / "whole.zarr")
+    note, predicted = Workspace.note, []
+    network = PromptDAS.predict_slice
+    monkeypatch.setattr(PromptDAS, "predict_slice", lambda self, x: (predicted.append(1), network(self, x))[1])
+    for stop_at in range(1, SHAPE[0] + 3):
+        out = tmp_path / f"stopped{stop_at}.zarr"
+        predicted.clear()
+        monkeypatch.setattr(Workspace, "note", stopping_after(stop_at))
+        with pytest.raises(KeyboardInterrupt):
+            predict(images, out)
+        assert not out.exists()
+        monkeypatch.setattr(Workspace, "note", note)
+        predict(images, out)
+        assert content(out) == expected
+        assert len(predicted) <= SHAPE[0] + 2  # the one in work and the one being written are lost, no more
+    assert not list(tmp_path.glob("*.part"))
+
+
+def _predict_in_process(limit: int | None, *args: Any) -> None:
+    torch.set_num_threads(1)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    predict_volume(*args, progress=False)
+
+
+def lines(path: Path) -> int:
+    """Of a file that another process may make or remove at any moment."""
+    try:
+        return path.read_text().count("\n")
+    except FileNotFoundError:
+        return 0
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_files(
+    predict: Predict, weights: Path, tmp_path: Path, rng: np.random.Generator, start_process: Any
+) -> None:
+    images = tmp_path / "long.tif"
+    tifffile.imwrite(images, rng.integers(0, 256, (40, 64, 64), dtype=np.uint8))
+
+    def start(output: str) -> Any:
+        return start_process(_predict_in_process, None, weights, images, tmp_path / output)
+
+    start("whole.h5").join()
+    result, kills = tmp_path / "killed.h5", 0
+    progress = tmp_path / "killed.h5.part" / "progress.jsonl"
+    for slices, more in zip(sorted(rng.integers(0, 40, 6)), rng.uniform(0, 0.05, 6), strict=True):
+        job = start(result.name)
+        while job.is_alive() and lines(progress) <= slices:
+            time.sleep(0.002)
+        time.sleep(more)
+        job.kill()
+        job.join()
+        kills += job.exitcode == -signal.SIGKILL
+        if result.exists():
+            break
+    assert kills
+    if not result.exists() or (tmp_path / "killed.h5.part").exists():
+        predict(images, result)
+    assert result.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_no_room_on_the_disk(weights: Path, images: Path, tmp_path: Path, predict: Predict, start_process: Any) -> None:
+    """The kernel refuses files of more than 1 kB."""
+    job = start_process(_predict_in_process, 1000, weights, images, tmp_path / "out.zarr")
+    job.join()
+    assert job.exitcode == 1
+    assert not (tmp_path / "out.zarr").exists()
+    predict(images, tmp_path / "out.zarr")
+    predict(images, tmp_path / "whole.zarr")
+    assert content(tmp_path / "out.zarr") == content(tmp_path / "whole.zarr")
+
+
+def test_a_result_that_is_there_stays_there(predict: Predict, images: Path, tmp_path: Path) -> None:
+    predict(images, tmp_path / "out.zarr")
+    before = content(tmp_path / "out.zarr")
+    with pytest.raises(FileExistsError, match=r"out\.zarr exists already"):
+        predict(images, tmp_path / "out.zarr", threshold=0.6)
+    assert content(tmp_path / "out.zarr") == before
+    predict(images, tmp_path / "out.zarr", threshold=0.6, overwrite=True)
+    assert content(tmp_path / "out.zarr") != before
+
+
+# ---- bad input
+
+
+@pytest.fixture
+def damaged(folder: Path) -> Path:
+    """A folder with a truncated slice, and one of another size."""
+    file = folder / "1.png"
+    file.write_bytes(file.read_bytes()[:500])
+    cv2.imwrite(str(folder / "3.png"), np.zeros((7, 9), np.uint8))
+    return folder
+
+
+def test_a_damaged_slice_stops_and_names_itself(predict: Predict, damaged: Path, tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match=r"1\.png \(slice 1\)"):
+        predict(damaged, tmp_path / "out.zarr")
+    assert not (tmp_path / "out.zarr").exists()
+    # It may be skipped now, and what was done before still counts.
+    assert list(predict(damaged, tmp_path / "out.zarr", on_error="skip").skipped) == [1, 3]
+
+
+def test_damaged_slices_are_skipped_and_counted(predict: Predict, damaged: Path, images: Path, tmp_path: Path) -> None:
+    predict(images, tmp_path / "good.zarr")
+    result = predict(damaged, tmp_path / "out.zarr", on_error="skip")
+    assert list(result.skipped) == [1, 3]
+    assert "1.png" in result.skipped[1]
+    assert "7 x 9" in result.skipped[3]
+    maps, good = arrays(tmp_path / "out.zarr"), arrays(tmp_path / "good.zarr")
+    assert not maps["probability"][[1, 3]].any()
+    np.testing.assert_array_equal(maps["probability"][[0, 2, 4]], good["probability"][[0, 2, 4]])
+    about = zarr.open_group(str(tmp_path / "out.zarr"), mode="r").attrs["prompt_das"]
+    assert list(about["skipped"]) == ["1", "3"]
+
+
+def test_pixels_that_are_not_finite(predict: Predict, slices: np.ndarray, tmp_path: Path) -> None:
+    values = slices.astype(np.float32)
+    values[2, 5, 6] = np.nan
+    tifffile.imwrite(tmp_path / "float.tif", values)
+    with pytest.raises(VolumeError, match=r"float\.tif, slice 2: 1 of 1920 pixels are NaN or infinite"):
+        predict(tmp_path / "float.tif", tmp_path / "out.zarr", intensity_range=(0, 255))
+    assert list(predict(tmp_path / "float.tif", tmp_path / "skip.zarr", on_error="skip").skipped) == [2]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(torch.nan, r"nan\.safetensors: .* NaN or infinite"), (3e38, "probability of slice 0 is not finite")],
+)
+def test_weights_that_diverged(weights: Path, images: Path, tmp_path: Path, value: float, message: str) -> None:
+    cfg, model = load_model(weights)
+    with torch.no_grad():
+        next(model.parameters()).fill_(value)
+    export_weights(tmp_path / "nan.safetensors", model.state_dict(), cfg.dump())
+    with pytest.raises(ValueError, match=message):
+        predict_volume(tmp_path / "nan.safetensors", images, tmp_path / "out.zarr", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output": "out.png"}, r"'\.png' is not a format that is written"),
+        ({"threshold": 1.5}, "threshold is 1.5"),
+        ({"on_error": "ignore"}, "'stop' or 'skip'"),
+        ({"volume": "nowhere.tif"}, r"nowhere\.tif does not exist"),
+        ({"volume": "nobody_registered_this"}, "unknown data set"),
+        ({"points": "outside.csv"}, r"slice 0: point \(x=1000"),
+    ],
+)
+def test_arguments_that_make_no_sense(
+    predict: Predict, images: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "outside.csv").write_text("z,y,x\n0,1,999.5\n")
+    given = {"volume": images, "output": "out.zarr", **arguments}
+    for key in ("output", "points"):
+        if key in given:
+            given[key] = tmp_path / given[key]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        predict(**given)
+    assert not list(tmp_path.glob("out.*"))
+
+
+# ---- more than one process
+
+
+def test_dask_workers_give_the_same_also_when_one_dies(
+    weights: Path, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, predict: Predict
+) -> None:
+    images = tmp_path / "scan.tif"
+    tifffile.imwrite(images, rng.integers(0, 256, (24, 40, 40), dtype=np.uint8))
+    predict(images, tmp_path / "here.zarr")
+    with dask_executor(workers=2) as executor:
+        killed = []
+
+        def kill_one(work: Any, items: Any) -> Any:
+            for result in executor(work, items):
+                if not killed:
+                    killed.append(next(iter(default_client().run(os.getpid).values())))
+                    os.kill(killed[0], signal.SIGKILL)
+                yield result
+
+        predict(images, tmp_path / "dask.zarr", executor=kill_one)
+        assert killed
+    assert content(tmp_path / "dask.zarr") == content(tmp_path / "here.zarr")
