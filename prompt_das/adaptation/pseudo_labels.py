@@ -108,14 +108,14 @@ class PseudoLabeler:
         shown = sparse_valid & self.use_prompts
         embedding = teacher.encode(images)
         if "points" in self.use:
-            density = teacher.decode(embedding, sparse, shown, size, mask=False).density
+            density = teacher.decode(embedding, sparse, shown, size, with_mask=False).density
             points, valid, _ = find_peaks(density, **self.peaks)
             valid = suppress_near(points, valid, sparse, sparse_valid, self.suppression_radius)
         else:
             density, points, valid = images[:, 0] * 0, sparse[:, :0], sparse_valid[:, :0]
         prompts = torch.cat([sparse, points], dim=1)
         shown = torch.cat([sparse_valid, valid], dim=1) & self.use_prompts
-        probability = teacher.decode(embedding, prompts, shown, size, density=False).logits.sigmoid()
+        probability = teacher.decode(embedding, prompts, shown, size, with_density=False).logits.sigmoid()
         return probability, density, points, valid
 
     def __call__(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def predict_points(model: PromptDAS, image: np.ndarray, scale: float, peaks: dic
     def density_of(windows: torch.Tensor, points: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         size = (windows.shape[-2], windows.shape[-1])
         no_points, none_valid = windows.new_zeros(len(windows), 0, 2), valid.new_zeros(len(windows), 0)
-        density = model.decode(model.encode(windows), no_points, none_valid, size, mask=False).density
+        density = model.decode(model.encode(windows), no_points, none_valid, size, with_mask=False).density
         return density[:, None]
 
     resized = torch.from_numpy(np.ascontiguousarray(resize_image(image, scale), np.float32))[None]

@@ -139,13 +139,13 @@ class PromptDAS(nn.Module):
         *,
         contrastive_points: Tensor | None = None,
         contrastive_valid: Tensor | None = None,
-        mask: bool = True,
-        density: bool = True,
+        with_mask: bool = True,
+        with_density: bool = True,
     ) -> Prediction:
-        """Prompts (B, N, 2) with validity (B, N), N may be 0 -> what both heads say at full size.
+        """Prompts (B, N, 2) with validity (B, N), N may be 0 -> the predictions of both heads at full size.
 
         ``contrastive_points`` (B', M, 2) belong to the last B' images, ``contrastive_valid`` (B', M) to them.
-        A head that nobody reads (``mask``, ``density`` False) is not computed; its field is then (B, 0, 0).
+        Without ``with_mask`` or ``with_density`` that head is not computed, and its field is (B, 0, 0).
         """
         with self.autocast():
             contrastive = None
@@ -160,10 +160,10 @@ class PromptDAS(nn.Module):
                 contrastive_valid,
             )
             logits = heat = embedding.new_zeros((len(embedding), 0, 0))
-            if mask:
+            if with_mask:
                 logits = self.segmentation_head(out.mask_token, out.features).float()
                 logits = F.interpolate(logits[:, None], size=image_size, mode="bilinear", align_corners=False)[:, 0]
-            if density:
+            if with_density:
                 heat = self.center_head(out.features).float()
             return Prediction(logits, heat, out.contrastive.float())
 
@@ -271,18 +271,22 @@ class PromptDAS(nn.Module):
 
     def predict_windows(self, windows: Tensor, points: Tensor, valid: Tensor) -> Tensor:
         """windows (B, 1, H, W), S alternative prompt sets (B, S, N, 2), (B, S, N) -> probability (B, S, H, W)."""
-        return self.decode_windows(windows, points, valid, density=False).logits.sigmoid().unflatten(0, valid.shape[:2])
+        return (
+            self.decode_windows(windows, points, valid, with_density=False)
+            .logits.sigmoid()
+            .unflatten(0, valid.shape[:2])
+        )
 
     def predict_windows_and_density(self, windows: Tensor, points: Tensor, valid: Tensor) -> Tensor:
         """As :meth:`predict_windows` -> the S probabilities, then the S densities of centres (B, 2 S, H, W)."""
-        out = self.decode_windows(windows, points, valid, density=True)
+        out = self.decode_windows(windows, points, valid, with_density=True)
         maps = (out.logits.sigmoid(), out.density)
         return torch.cat([one.unflatten(0, valid.shape[:2]) for one in maps], dim=1)
 
-    def decode_windows(self, windows: Tensor, points: Tensor, valid: Tensor, *, density: bool) -> Prediction:
+    def decode_windows(self, windows: Tensor, points: Tensor, valid: Tensor, *, with_density: bool) -> Prediction:
         embedding = self.encode(windows).repeat_interleave(valid.shape[1], dim=0)
         size = (windows.shape[-2], windows.shape[-1])
-        return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, density=density)
+        return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, with_density=with_density)
 
     def visualize_training(
         self, batched_inputs: list[dict[str, Any]], probability: Tensor, density: Tensor, rendered: Tensor

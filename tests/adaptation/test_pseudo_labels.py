@@ -42,13 +42,13 @@ class Teacher:
         return images
 
     def decode(
-        self, embedding: Tensor, points: Tensor, valid: Tensor, size: tuple[int, int], *, mask: bool = True,
-        density: bool = True,
+        self, embedding: Tensor, points: Tensor, valid: Tensor, size: tuple[int, int], *, with_mask: bool = True,
+        with_density: bool = True,
     ) -> Prediction:  # fmt: skip
         assert size == SIZE
         assert not torch.is_grad_enabled()
         self.prompts.append([p[v].tolist() for p, v in zip(points, valid, strict=True)])
-        self.asked_for.append(tuple(name for name, on in (("mask", mask), ("density", density)) if on))
+        self.asked_for.append(tuple(name for name, on in (("mask", with_mask), ("density", with_density)) if on))
         b = len(embedding)
         centers = self.centers.expand(b, -1, -1)
         return Prediction(

@@ -34,11 +34,11 @@ class Teacher:
         return images
 
     def decode(
-        self, embedding: Tensor, points: Tensor, valid: Tensor, size: tuple[int, int], *, mask: bool
+        self, embedding: Tensor, points: Tensor, valid: Tensor, size: tuple[int, int], *, with_mask: bool
     ) -> Prediction:
         assert points.shape == (len(embedding), 0, 2)  # the model finds them by itself: nothing is prompted
         assert valid.shape == (len(embedding), 0)
-        assert not mask
+        assert not with_mask
         assert size == (32, 32)
         assert not torch.is_grad_enabled()
         return Prediction(torch.empty(len(embedding), 0, 0), embedding[:, 0] / 255, torch.empty(len(embedding), 0, 1))

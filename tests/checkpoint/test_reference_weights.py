@@ -90,7 +90,7 @@ def test_the_network_answers_as_theirs(reference: Path, recipe: dict[str, Any], 
         embedding = model.backbone(inputs["image"])["vit"]
         close(embedding.flatten(2).transpose(1, 2)[:, ::7], expected["encoder"], "encoder")
 
-        none = model.decode(embedding, points[:, :0], valid[:, :0], SIZE, mask=False)
+        none = model.decode(embedding, points[:, :0], valid[:, :0], SIZE, with_mask=False)
         close(none.density[:, ::2, ::2], expected["det_none"], "density without prompts")
         with_points = model.decode(
             embedding,

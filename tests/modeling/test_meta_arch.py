@@ -276,10 +276,10 @@ def test_heads_that_nobody_reads_are_not_computed(
     model.decode(crops, points, valid, (SIZE, SIZE))
     assert computed == ["segmentation_head", "center_head"]
     computed.clear()
-    prediction = model.decode(crops, points, valid, (SIZE, SIZE), density=False)
+    prediction = model.decode(crops, points, valid, (SIZE, SIZE), with_density=False)
     assert (computed, prediction.density.numel()) == (["segmentation_head"], 0)
     computed.clear()
-    prediction = model.decode(crops, points, valid, (SIZE, SIZE), mask=False)
+    prediction = model.decode(crops, points, valid, (SIZE, SIZE), with_mask=False)
     assert (computed, prediction.logits.numel()) == (["center_head"], 0)
     computed.clear()
     model([{"image": grey(0)}])

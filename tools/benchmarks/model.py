@@ -121,8 +121,8 @@ def benchmark_model(size: str, repeats: int, seed: int, opts: list[str]) -> dict
 
         forward = {
             "encoder": median_time(lambda: model.encode(image), repeats, device),
-            "decoder": median_time(decode(mask=False, density=False), repeats, device),
-            "decoder + segmentation head": median_time(decode(density=False), repeats, device),
+            "decoder": median_time(decode(with_mask=False, with_density=False), repeats, device),
+            "decoder + segmentation head": median_time(decode(with_density=False), repeats, device),
             "decoder + both heads": median_time(decode(), repeats, device),
         }
 

@@ -178,7 +178,9 @@ class Side(ABC):
     def leave_few_peaks(self) -> int:
         """Shift the centre head so that the teacher finds about as many peaks as a crop has instances -> how many."""
         sparse, valid = pad_points(self.sparse, self.device)
-        density = self.network.decode(self.network.encode(self.targets), sparse, valid, self.size, mask=False).density
+        density = self.network.decode(
+            self.network.encode(self.targets), sparse, valid, self.size, with_mask=False
+        ).density
         _, found, scores = find_peaks(density, -math.inf, self.peak_options["kernel"], MANY)
         highest = scores[found].sort(descending=True).values
         wanted = min(POINTS_PER_IMAGE * len(self.targets), len(highest) - 1)

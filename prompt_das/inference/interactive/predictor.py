@@ -353,8 +353,10 @@ class Predictor:
             embedding = self._embedding((current.key, step.window, turns), windows, call)
             size = (windows.shape[-2], windows.shape[-1])
             if step.kind == MASK:
-                return self._model.decode(embedding, points[0], valid[0], size, density=False).logits[None].sigmoid()
-            return self._model.decode(embedding, points[0], valid[0], size, mask=False).density[None]
+                return (
+                    self._model.decode(embedding, points[0], valid[0], size, with_density=False).logits[None].sigmoid()
+                )
+            return self._model.decode(embedding, points[0], valid[0], size, with_mask=False).density[None]
 
         window = current.window(step.window)[None]
         points = torch.from_numpy(step.points).to(self.device)[None, None]
