@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prompt_das.data.build import get_slices
 from prompt_das.data.corrupt_slices import CorruptSlices
-from prompt_das.data.dataset_mapper import resize_image
 from prompt_das.data.slices import read_image
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.points import find_peaks
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def predict_points(model: PromptDAS, image: np.ndarray, scale: float, peaks: dict[str, Any]) -> np.ndarray:
-    """The centre points (N, 2) that ``model`` finds on a slice (H, W), grey 0-255, by itself; in slice pixels.
+    """The centre points (N, 2) that ``model`` finds on a preprocessed slice (H', W') by itself; in slice pixels.
 
     ``scale``: network pixels per slice pixel; ``peaks``: keyword arguments of :func:`prompt_das.ops.points.find_peaks`.
     """
@@ -37,7 +37,7 @@ def predict_points(model: PromptDAS, image: np.ndarray, scale: float, peaks: dic
         density = model.decode(model.encode(windows), no_points, none_valid, size, with_mask=False).density
         return density[:, None]
 
-    resized = torch.from_numpy(np.ascontiguousarray(resize_image(image, scale), np.float32))[None]
+    resized = torch.from_numpy(image)[None]
     density = sliding_window(resized.to(model.device), density_of, points=None, valid=None, **model.window)
     points, valid, _ = find_peaks(density, **peaks)
     return points[valid].cpu().numpy() / scale
@@ -71,9 +71,10 @@ class PseudoSparsePoints(HookBase):
 
     def write(self, name: str) -> None:
         slices = get_slices((name,))
+        read = partial(read_image, scale=self.scale)
         mine = {
             d["slice"]: predict_points(self.teacher, image, self.scale, self.peaks)
-            for d, image in self.corrupt.read(slices[comm.get_rank() :: comm.get_world_size()], read_image)
+            for d, image in self.corrupt.read(slices[comm.get_rank() :: comm.get_world_size()], read)
         }
         gathered: SlicePoints = {}
         for part in comm.all_gather(mine):

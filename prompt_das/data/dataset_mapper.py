@@ -14,27 +14,15 @@ from prompt_das.data.slices import read_image, read_labels
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import instance_centers, sample_sparse_points
 from prompt_das.volumes.point_files import SlicePoints
-from prompt_das.volumes.volume import VolumeError
+from prompt_das.volumes.resize import resize_labels
+from prompt_das.volumes.volume import Box, VolumeError
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 
 MAX_CROP_TRIES = 10
 NO_POINTS = np.zeros((0, 2), np.float32)
-
-
-def resize(image: np.ndarray, scale: float, interpolation: int) -> np.ndarray:
-    """``image`` (H, W) at ``scale`` network pixels per image pixel; sides are rounded up."""
-    if scale == 1:
-        return image
-    height, width = (max(1, math.ceil(side * scale)) for side in image.shape)
-    return cv2.resize(image, (width, height), interpolation=interpolation)
-
-
-def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
-    return resize(image, scale, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def random_subset(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -50,7 +38,7 @@ class CropReader:
         self.side = math.ceil(size / scale)  # in image pixels
         self.scale = scale
 
-    def box(self, d: dict[str, Any], rng: np.random.Generator, around: np.ndarray | None = None) -> tuple:
+    def box(self, d: dict[str, Any], rng: np.random.Generator, around: np.ndarray | None = None) -> Box:
         """(y0, x0, y1, x1) inside the slice, which may be smaller than a crop; ``around``: a point (x, y) it holds."""
         start, stop = [], []
         for axis, length in enumerate((d["height"], d["width"])):
@@ -61,16 +49,22 @@ class CropReader:
                 low, high = max(low, at - side + 1), min(high, at)
             start.append(int(rng.integers(low, high + 1)))
             stop.append(start[-1] + side)
-        return (*start, *stop)
+        return start[0], start[1], stop[0], stop[1]
 
-    def fit(self, crop: np.ndarray, *, labels: bool) -> np.ndarray:
-        """To the network's scale and exactly ``size`` on each side: images are reflected, labels are 0 beyond."""
-        crop = resize(crop, self.scale, cv2.INTER_NEAREST) if labels else resize_image(crop, self.scale)
-        crop = crop[: self.size, : self.size]
-        pad = [(0, self.size - side) for side in crop.shape]
-        return np.pad(crop, pad) if labels else np.pad(crop, pad, mode="symmetric")
+    def read_image(self, d: dict[str, Any], box: Box) -> np.ndarray:
+        """The image of a box at the network's scale: (size, size) float32 in 0..255, reflected beyond the slice."""
+        crop = read_image(d, box, self.scale)[: self.size, : self.size]
+        return np.pad(crop, self._padding(crop), mode="symmetric")
 
-    def points(self, points: np.ndarray, box: tuple) -> np.ndarray:
+    def fit_mask(self, labels: np.ndarray) -> np.ndarray:
+        """The mask of the labels (h, w) of a box at the network's scale: (size, size) uint8, 0 beyond the slice."""
+        crop = resize_labels((labels > 0).astype(np.uint8), self.scale)[: self.size, : self.size]
+        return np.pad(crop, self._padding(crop))
+
+    def _padding(self, crop: np.ndarray) -> list[tuple[int, int]]:
+        return [(0, self.size - side) for side in crop.shape]
+
+    def points(self, points: np.ndarray, box: Box) -> np.ndarray:
         """(N, 2) slice pixels -> those inside the crop, in network pixels."""
         y0, x0, _, _ = box
         moved = (points - np.array([x0, y0], np.float32)) * self.scale
@@ -114,8 +108,8 @@ class SourceMapper:
             labels = read_labels(d, box)
             if not wants_foreground or labels.any():
                 break
-        image = self.crop.fit(read_image(d, box), labels=False)
-        mask = self.crop.fit((labels > 0).astype(np.uint8), labels=True)
+        image = self.crop.read_image(d, box)
+        mask = self.crop.fit_mask(labels)
         geometric, photometric = self.augmentation(rng, *image.shape)
         image = photometric.apply_image(geometric.apply_image(image))
         mask = geometric.apply_segmentation(mask)
@@ -164,7 +158,7 @@ class TargetMapper:
         if rng.random() < self.foreground_probability and len(points):
             around = points[rng.integers(len(points))]
         box = self.crop.box(d, rng, around)
-        weak = self.crop.fit(read_image(d, box), labels=False)
+        weak = self.crop.read_image(d, box)
         geometric, photometric = self.augmentation(rng, *weak.shape)
         strong = photometric.apply_image(geometric.apply_image(weak))
         sparse = self.crop.points(points, box)
@@ -205,7 +199,7 @@ class SliceMapper:
 
     def __call__(self, d: dict[str, Any]) -> dict[str, Any]:
         try:
-            image = resize_image(read_image(d), self.scale)
+            image = read_image(d, scale=self.scale)
             labels = read_labels(d)
         except VolumeError as error:
             raise VolumeError(
@@ -216,7 +210,7 @@ class SliceMapper:
         _, points = instance_centers(connected_components(labels > 0))
         return {
             "image_id": d["image_id"],
-            "image": torch.from_numpy(np.ascontiguousarray(image))[None],
+            "image": torch.from_numpy(image)[None],
             "height": d["height"],
             "width": d["width"],
             "instances": labels,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.ops.connected_components import connected_components
-from prompt_das.volumes.intensity import estimate_intensity_range, read_normalized
+from prompt_das.volumes.intensity import estimate_intensity_range, read_preprocessed
 from prompt_das.volumes.volume import Box, Volume, VolumeError, decode_rgb_ids, open_volume, volume_errors
 
 import numpy as np
@@ -62,12 +62,12 @@ def open_image_volume(entry: dict[str, Any]) -> Volume:
     return _open(entry["file_name"], entry["image_dataset"])
 
 
-def read_image(entry: dict[str, Any], box: Box | None = None) -> np.ndarray:
-    """Grey values of a slice or of its box (y0, x0, y1, x1): (h, w) float32 in 0..255.
+def read_image(entry: dict[str, Any], box: Box | None = None, scale: float = 1.0) -> np.ndarray:
+    """A slice or its box (y0, x0, y1, x1) as the network takes it: float32 in 0..255, ``scale`` times as high and wide.
 
     Raises VolumeError for a slice that cannot be read or has pixels that are not finite.
     """
-    return read_normalized(open_image_volume(entry), entry["slice"], box, entry["intensity_range"])
+    return read_preprocessed(open_image_volume(entry), entry["slice"], box, entry["intensity_range"], scale)
 
 
 def read_labels(entry: dict[str, Any], box: Box | None = None) -> np.ndarray:

@@ -12,6 +12,7 @@ from prompt_das.adaptation.pseudo_points import PseudoSparsePoints, predict_poin
 from prompt_das.data.build import get_slices
 from prompt_das.modeling.meta_arch import Prediction
 from prompt_das.ops.points import render_density
+from prompt_das.volumes.resize import resize_image
 from prompt_das.volumes.volume import VolumeError
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_points_of_a_slice_of_any_size(size: tuple[int, int]) -> None:
 def test_points_are_in_pixels_of_the_slice_whatever_the_network_works_at() -> None:
     """At half resolution a point is known to within a pixel of it: two of the slice."""
     points = np.array([[10.5, 40.5], [50.5, 21.5]], np.float32)
-    found = predict_points(Teacher(), image_of(points, (64, 96), sigma=6), 0.5, PEAKS)
+    found = predict_points(Teacher(), resize_image(image_of(points, (64, 96), sigma=6), 0.5), 0.5, PEAKS)
     assert np.abs(np.array(in_order(found)) - in_order(points)).max() <= 1
 
 

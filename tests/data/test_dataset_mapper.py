@@ -8,12 +8,11 @@ from typing import Any
 
 from prompt_das.data import dataset_mapper
 from prompt_das.data.augmentation import StrongAugmentation
-from prompt_das.data.dataset_mapper import CropReader, SliceMapper, SourceMapper, TargetMapper, random_subset, resize
+from prompt_das.data.dataset_mapper import CropReader, SliceMapper, SourceMapper, TargetMapper, random_subset
 from prompt_das.data.slices import VolumeSpec, load_slices
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import instance_centers
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -30,8 +29,8 @@ def write_volume(folder: Path, labels: np.ndarray, images: np.ndarray | None = N
     """Slices of a volume whose images show what their labels (Z, H, W) say."""
     if images is None:
         images = np.where(labels > 0, MITOCHONDRION, CYTOPLASM).astype(np.uint8)
-    tifffile.imwrite(folder / "images.tif", images)
-    tifffile.imwrite(folder / "labels.tif", labels.astype(np.uint16))
+    tifffile.imwrite(folder / "images.tif", images, photometric="minisblack")
+    tifffile.imwrite(folder / "labels.tif", labels.astype(np.uint16), photometric="minisblack")
     return load_slices("demo", VolumeSpec(str(folder / "images.tif"), str(folder / "labels.tif")))
 
 
@@ -72,14 +71,6 @@ def centres(item: dict[str, Any]) -> np.ndarray:
 def at(image: np.ndarray | torch.Tensor, points: np.ndarray) -> list[float]:
     """Values of the pixels that hold the points."""
     return [float(image[int(y), int(x)]) for x, y in points]
-
-
-# ---- scale
-
-
-@pytest.mark.parametrize(("scale", "size"), [(1.0, (5, 8)), (0.5, (3, 4)), (2.0, (10, 16)), (0.01, (1, 1))])
-def test_sides_are_rounded_up(scale: float, size: tuple[int, int]) -> None:
-    assert resize(np.zeros((5, 8), np.float32), scale, cv2.INTER_AREA).shape == size
 
 
 # ---- random subsets
@@ -140,14 +131,15 @@ def test_a_crop_at_half_resolution_covers_twice_the_pixels() -> None:
     crop = CropReader(16, 0.5)
     y0, x0, y1, x1 = crop.box({"height": 100, "width": 100}, np.random.default_rng(0))
     assert (y1 - y0, x1 - x0) == (32, 32)
-    assert crop.fit(np.zeros((32, 32), np.float32), labels=False).shape == (16, 16)
+    assert crop.fit_mask(np.zeros((32, 32), np.uint8)).shape == (16, 16)
 
 
-def test_a_slice_smaller_than_a_crop_is_reflected_and_its_labels_are_not() -> None:
-    part = np.array([[1, 2, 3]], np.float32)
+def test_a_slice_smaller_than_a_crop_is_reflected_and_its_mask_is_not(tmp_path: Path) -> None:
+    labels = np.array([[[0, 7, 7]]])
+    (dataset_dict,) = write_volume(tmp_path, labels, np.array([[[1, 2, 3]]], np.uint8))
     crop = CropReader(5, 1.0)
-    assert crop.fit(part, labels=False).tolist() == [[1, 2, 3, 3, 2]] * 5
-    assert crop.fit(part.astype(np.uint8), labels=True).tolist() == [[1, 2, 3, 0, 0]] + [[0] * 5] * 4
+    assert crop.read_image(dataset_dict, (0, 0, 1, 3)).tolist() == [[1, 2, 3, 3, 2]] * 5
+    assert crop.fit_mask(labels[0]).tolist() == [[0, 1, 1, 0, 0]] + [[0] * 5] * 4
 
 
 def test_points_of_a_crop_by_hand() -> None:

@@ -210,7 +210,7 @@ def test_an_image_with_nan(tmp_path: Path) -> None:
     stack = np.stack([np.zeros((8, 8), np.float32), np.ones((8, 8), np.float32), array])
     tifffile.imwrite(tmp_path / "volume.tif", stack, photometric="minisblack")
     register_em_volume("nan", tmp_path / "volume.tif", intensity_range=(0, 1))
-    with pytest.raises(VolumeError, match=r"volume\.tif, slice 2: 2 of 64 pixels are NaN or infinite"):
+    with pytest.raises(VolumeError, match=r"volume\.tif, slice 2: 2 of 64 pixels are NaN, infinite"):
         read_image(DatasetCatalog.get("nan")[2])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from prompt_das.volumes.intensity import estimate_intensity_range, read_normalized
+from prompt_das.volumes.intensity import estimate_intensity_range, read_preprocessed
 from prompt_das.volumes.volume import VolumeError, open_volume
 from prompt_das.volumes.zarr_codecs import require_safe
 
@@ -426,20 +426,20 @@ def test_no_code_of_a_hostile_zarr_is_run(tmp_path: Path, place: str) -> None:
         require_safe(array)
 
 
-# ---- grey values
+# ---- intensities
 
 
 def test_pixels_that_are_not_finite(tmp_path: Path) -> None:
     array = np.linspace(0, 1, 4 * 70 * 45, dtype=np.float32).reshape(SHAPE)
     array[1, :2, 0], array[1, 5, 5] = np.nan, np.inf
     volume = open_volume(hdf5(array)(tmp_path / "v"))
-    with pytest.raises(VolumeError, match=r"v\.h5, slice 1: 3 of 3150 pixels are NaN or infinite"):
-        read_normalized(volume, 1, None, (0, 1))
-    assert read_normalized(volume, 1, (6, 6, 70, 45), (0, 1)).max() < 255
+    with pytest.raises(VolumeError, match=r"v\.h5, slice 1: 3 of 3150 pixels are NaN, infinite"):
+        read_preprocessed(volume, 1, None, (0, 1))
+    assert read_preprocessed(volume, 1, (6, 6, 70, 45), (0, 1)).max() < 255
     assert np.isnan(volume.read(1)).sum() == 2  # as it is stored
 
 
-def test_the_estimated_range_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
+def test_the_estimated_range_skips_what_cannot_be_read(tmp_path: Path) -> None:
     array = np.ones(SHAPE, np.float32)
     array[0], array[1, 0, 0], array[3, :35] = np.nan, np.inf, 2
     path = folder(".tif", array, compression="zlib")(tmp_path / "v")
@@ -447,7 +447,7 @@ def test_the_estimated_range_leaves_out_what_cannot_be_read(tmp_path: Path) -> N
     assert estimate_intensity_range(open_volume(path)) == (1, 2)
     for name in ("1.tif", "3.tif"):
         (path / name).write_bytes(b"")
-    with pytest.raises(VolumeError, match=r"no grey values in the slices \[0, 1, 2, 3\].* intensity_range must be set"):
+    with pytest.raises(VolumeError, match=r"no intensities in the slices \[0, 1, 2, 3\].* intensity_range must be set"):
         estimate_intensity_range(open_volume(path))
 
 

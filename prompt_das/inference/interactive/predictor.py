@@ -21,7 +21,6 @@ from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prompt_das.data.dataset_mapper import resize_image
 from prompt_das.inference.interactive.cache import TensorCache
 from prompt_das.inference.interactive.resize import Box
 from prompt_das.inference.interactive.slice_maps import CENTERS, MASK, SliceMaps
@@ -30,7 +29,7 @@ from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.connected_components import semantic_to_instances
 from prompt_das.ops.points import find_peaks
 from prompt_das.ops.sliding_window import check_rotations, predict_view
-from prompt_das.volumes.intensity import check_slice, normalize_slice
+from prompt_das.volumes.intensity import check_slice, preprocess, slice_intensity_range
 
 import numpy as np
 import torch
@@ -310,7 +309,7 @@ class Predictor:
             raise Superseded("a newer image was set")
         key = _digest(image, intensity_range)
         if self._slice is None or self._slice.key != key:
-            seen = resize_image(normalize_slice(image, intensity_range), self.cfg.INPUT.SCALE)
+            seen = preprocess(image, self.cfg.INPUT.SCALE, intensity_range or slice_intensity_range(image))
             self._slice = SliceMaps(key, (image.shape[0], image.shape[1]), seen, self._model.window, self.device)
         self._newest_image = ticket
         return self._slice

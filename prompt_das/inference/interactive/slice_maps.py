@@ -47,7 +47,7 @@ class SliceMaps:
         self._grid = grid
         self._blends: dict[str, WindowBlend] = {}
         self._device = device
-        self._image = pad_by_reflection(torch.from_numpy(np.ascontiguousarray(image))[None], grid.window).to(device)
+        self._image = pad_by_reflection(torch.from_numpy(image)[None], grid.window).to(device)
         self._resize = BilinearResize((height, width), size, device)
         self._scale = torch.tensor([width / size[1], height / size[0]])  # network pixels per slice pixel, as (x, y)
         self._last_point = torch.nextafter(torch.tensor([width, height], dtype=torch.float32), torch.zeros(2))

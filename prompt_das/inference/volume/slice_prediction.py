@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from prompt_das.data.dataset_mapper import resize_image
 from prompt_das.data.slices import read_image
 from prompt_das.inference.volume.executors import device_of_worker
 from prompt_das.modeling.load import load_model
@@ -61,14 +60,14 @@ def predict_slices(
     cfg, model = load_network(network)
     group: Any = zarr.open_group(store, mode="r+")
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead = reader.submit(_try_to_read, tasks[0]) if tasks else None
+        ahead = reader.submit(_try_to_read, tasks[0], cfg.INPUT.SCALE) if tasks else None
         writing: tuple[int, Future[None]] | None = None
         for task, following in itertools.zip_longest(tasks, tasks[1:]):
             image: Any = ahead.result() if ahead is not None else None
-            ahead = reader.submit(_try_to_read, following) if following is not None else None
+            ahead = reader.submit(_try_to_read, following, cfg.INPUT.SCALE) if following is not None else None
             maps = None
             if not isinstance(image, VolumeError):
-                maps = _predict_slice(model, resize_image(image, cfg.INPUT.SCALE), task, density, progress)
+                maps = _predict_slice(model, image, task, density, progress)
             if writing is not None:
                 yield _written(*writing)
                 writing = None
@@ -107,9 +106,9 @@ def _predict_slice(
     return {name: (255 * one.clamp(0, 1)).round().to(torch.uint8).cpu().numpy() for name, one in maps.items()}
 
 
-def _try_to_read(task: SliceTask) -> Any:
+def _try_to_read(task: SliceTask, scale: float) -> Any:
     try:
-        return read_image(dict(task.entry))
+        return read_image(dict(task.entry), scale=scale)
     except VolumeError as error:
         return error
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.checkpoint.safe_load import export_weights
-from prompt_das.data.dataset_mapper import resize_image
 from prompt_das.inference.interactive.predictor import Predictor, Segmentation, Superseded
 from prompt_das.inference.interactive.resize import Box
 from prompt_das.modeling import PromptDAS
 from prompt_das.ops.connected_components import semantic_to_instances
 from prompt_das.ops.points import find_peaks
 from prompt_das.ops.sliding_window import sliding_window
+from prompt_das.volumes.resize import resize_image
 
 import numpy as np
 import pytest
@@ -709,8 +709,8 @@ def test_a_bad_region_is_named(predictor: Predictor, region: Any) -> None:
     ("image", "message"),
     [
         (np.zeros((0, 5), np.uint8), r"shape \(0, 5\)"),
-        (np.arange(75, dtype=np.uint8).reshape(5, 5, 3), "is in colour"),
-        (np.full((5, 5), np.nan), "the value nan in row 0, column 0"),
+        (np.arange(75, dtype=np.uint8).reshape(5, 5, 3), "is in color"),
+        (np.full((5, 5), np.nan), "the first is nan in row 0, column 0"),
     ],
 )
 def test_a_bad_image_is_refused_and_the_one_before_stays(predictor: Predictor, image: np.ndarray, message: str) -> None:

@@ -368,7 +368,7 @@ def test_pixels_that_are_not_finite(predict: Predict, slices: np.ndarray, tmp_pa
     values = slices.astype(np.float32)
     values[2, 5, 6] = np.nan
     tifffile.imwrite(tmp_path / "float.tif", values)
-    with pytest.raises(VolumeError, match=r"float\.tif, slice 2: 1 of 1920 pixels are NaN or infinite"):
+    with pytest.raises(VolumeError, match=r"float\.tif, slice 2: 1 of 1920 pixels are NaN, infinite"):
         predict(tmp_path / "float.tif", tmp_path / "out.zarr", intensity_range=(0, 255))
     assert list(predict(tmp_path / "float.tif", tmp_path / "skip.zarr", on_error="skip").skipped) == [2]
 

@@ -1,0 +1,25 @@
+"""Slices and label maps at the scale of the network."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+
+def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
+    """(H, W) at ``scale`` network pixels per image pixel: area means when it shrinks, else bilinear."""
+    return _resize(image, scale, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def resize_labels(labels: np.ndarray, scale: float) -> np.ndarray:
+    """(H, W) ids at ``scale`` network pixels per image pixel: those of the nearest pixels."""
+    return _resize(labels, scale, cv2.INTER_NEAREST)
+
+
+def _resize(array: np.ndarray, scale: float, interpolation: int) -> np.ndarray:
+    if scale == 1:
+        return array
+    height, width = (max(1, math.ceil(side * scale)) for side in array.shape)
+    return cv2.resize(array, (width, height), interpolation=interpolation)
