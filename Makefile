@@ -34,7 +34,7 @@ help:
 	@sed -n 's/^#  //p' Makefile
 
 demo: $(STAMP)
-	$(BIN)/python tools/demo.py
+	$(BIN)/prompt-das demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
@@ -47,16 +47,16 @@ test-faults: $(STAMP)
 	    tests/robustness tests/engine/test_launch.py
 
 benchmark: $(STAMP)
-	$(BIN)/python tools/benchmark.py model --threads 1 --size quick --output output/benchmark/model.json
-	$(BIN)/python tools/benchmark.py step --threads 1 --size quick --output output/benchmark/step.json
-	$(BIN)/python tools/benchmark.py metrics --output output/benchmark/metrics.json
-	$(BIN)/python tools/benchmark.py window --threads 1 --output output/benchmark/window.json
-	$(BIN)/python tools/benchmark.py loader --output output/benchmark/loader.json
-	$(BIN)/python tools/benchmark.py volume --output output/benchmark/volume.json
-	$(BIN)/python tools/benchmark.py predictor --size quick --output output/benchmark/predictor.json
+	$(BIN)/python -m benchmarks model --threads 1 --size quick --output output/benchmark/model.json
+	$(BIN)/python -m benchmarks step --threads 1 --size quick --output output/benchmark/step.json
+	$(BIN)/python -m benchmarks metrics --output output/benchmark/metrics.json
+	$(BIN)/python -m benchmarks window --threads 1 --output output/benchmark/window.json
+	$(BIN)/python -m benchmarks loader --output output/benchmark/loader.json
+	$(BIN)/python -m benchmarks volume --output output/benchmark/volume.json
+	$(BIN)/python -m benchmarks predictor --size quick --output output/benchmark/predictor.json
 
 benchmark-gpu: $(STAMP)
-	$(BIN)/python tools/benchmark.py gpu --output output/benchmark/gpu.json --document docs/PERFORMANCE.md
+	$(BIN)/python -m benchmarks gpu --output output/benchmark/gpu.json --document docs/PERFORMANCE.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check
@@ -105,4 +105,4 @@ audit: $(BIN)/uv
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find prompt_das tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find prompt_das tests tools benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import multiprocessing
@@ -11,12 +10,12 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import prompt_das
 from prompt_das.checkpoint.safe_load import read_checkpoint
 from prompt_das.data import datasets
+from prompt_das_cli import main
 
 import numpy as np
 import pytest
@@ -150,18 +149,10 @@ def start_process() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def load_tool() -> Iterator[Callable[[str], ModuleType]]:
-    """A program of ``tools/`` as a module. Its functions can be pickled, so they can be run in other processes."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
-        yield importlib.import_module
-
-
-@pytest.fixture(scope="session")
-def synthetic_root(tmp_path_factory: pytest.TempPathFactory, load_tool: Callable[[str], ModuleType]) -> Path:
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two synthetic domains of 6 slices, 4 to train and 2 to validate, 96 x 96 pixels each, none of them empty."""
     root = tmp_path_factory.mktemp("data")
-    load_tool("make_synthetic").main(["--output", str(root), "--size", "96", "--slices", "6"])
+    main(["make-synthetic", "--output", str(root), "--size", "96", "--slices", "6"])
     return root
 
 

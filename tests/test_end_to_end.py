@@ -1,4 +1,4 @@
-"""Whole runs of tools/train_net.py: a tiny network, 96 x 96 pixel slices of two synthetic domains, 12 iterations."""
+"""Whole runs of `prompt-das train`: a tiny network, 96 x 96 pixel slices of two synthetic domains, 12 iterations."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from prompt_das.checkpoint.safe_load import read_checkpoint
+from prompt_das.cli.train import run_process
 from prompt_das.engine.launch import launch
 from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das_cli import build_parser, main
 
 import cv2
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
 
 pytestmark = pytest.mark.usefixtures("quiet_logging", "forget_new_names")
 
@@ -53,7 +53,7 @@ def arguments(tiny: list[str]) -> Callable[..., Any]:
         options |= {key.replace("__", "."): value for key, value in changes.items()}
         words = [str(word) for pair in options.items() for word in pair]
         config = ["--config-file", str(CONFIGS / f"synthetic_{mode}.yaml")]
-        return default_argument_parser().parse_args([*flags, *config, *tiny, *words])
+        return build_parser().parse_args(["train", *flags, *config, *tiny, *words])
 
     return build
 
@@ -61,14 +61,13 @@ def arguments(tiny: list[str]) -> Callable[..., Any]:
 @pytest.fixture
 def train(
     arguments: Callable[..., Any],
-    load_tool: Callable[[str], ModuleType],
     synthetic_data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Train:
-    """Runs tools/train_net.py in this process -> its results."""
+    """Runs `prompt-das train` in this process -> its results."""
     # It asks a dozen programs for their versions, which takes longer than the run.
     monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
-    return lambda *args, **kwargs: load_tool("train_net").main(arguments(*args, **kwargs))
+    return lambda *args, **kwargs: run_process(arguments(*args, **kwargs))
 
 
 def last_metrics(output: Path) -> dict[str, float]:
@@ -267,12 +266,10 @@ def test_a_finished_run_is_only_evaluated_again(train: Train, tmp_path: Path) ->
 # ---- does it help
 
 
-def test_adaptation_helps(
-    load_tool: Callable[[str], ModuleType], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adaptation_helps(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the target the adapted model is better than the source model, and better than one that has seen as many more
     source images instead. A network of half a minute; with seeds 0 to 4 the gains are 0.5 to 8.7 and 0.6 to 4.5."""
-    load_tool("make_synthetic").main(["--output", str(tmp_path), "--size", "192", "--slices", "12"])
+    main(["make-synthetic", "--output", str(tmp_path), "--size", "192", "--slices", "12"])
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     settings = {
         "MODEL__PRECISION": "float32",
@@ -324,7 +321,6 @@ def test_two_processes_train_and_evaluate_like_one(
     train: Train,
     spoil: Callable[[str], Path],
     arguments: Callable[..., Any],
-    load_tool: Callable[[str], ModuleType],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -333,7 +329,7 @@ def test_two_processes_train_and_evaluate_like_one(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     exact = {"MODEL__PRECISION": "float32", "DATALOADER__MAX_CORRUPT_SLICES": len(corrupt)}
     train("uda", tmp_path / "one", **exact)
-    launch(load_tool("train_net").main, 2, args=(arguments("uda", tmp_path / "two", **exact),))
+    launch(run_process, 2, args=(arguments("uda", tmp_path / "two", **exact),))
     for run in ("one", "two"):
         log = "".join(path.read_text() for path in (tmp_path / run).glob("log.txt*"))
         assert all(path in log for path in spoiled)

@@ -1,95 +1,9 @@
 #!/usr/bin/env python
-"""Convert weights: the authors' checkpoints for use here, or a training checkpoint for sharing.
+"""`prompt-das convert`, under the name that Detectron2's users look for."""
 
-    tools/convert_checkpoint.py --from reference R-H.pth rat2human.safetensors
-    tools/convert_checkpoint.py --from training output/rat2human_wda/model_final.pth my_model.safetensors
-    tools/convert_checkpoint.py --from training --student output/rat2human_wda/model_final.pth student.safetensors
+import sys
 
-The result is a safetensors file with the config inside; every tool takes it as MODEL.WEIGHTS.
-"""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-from typing import Any
-
-import prompt_das
-from prompt_das.checkpoint.reference_weights import convert_reference_state_dict
-from prompt_das.checkpoint.safe_load import check_weights, export_weights, read_checkpoint
-from prompt_das.config.load import check_complete, get_prompt_das_cfg
-from prompt_das.modeling.load import meta_network
-
-import torch
-
-PAPER_SIZE = Path(__file__).resolve().parent.parent / "configs" / "rat2human_wda.yaml"
-
-
-def from_reference(
-    content: dict[str, Any], config_file: str | None, source: Path
-) -> tuple[dict[str, torch.Tensor], str]:
-    """The authors' state dict, bare or under a key of its own -> ours, and the config it belongs to."""
-    for key in ("model", "state_dict"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-    state = {name.removeprefix("module."): value for name, value in check_weights(content, source).items()}
-    cfg = get_prompt_das_cfg(config_file or str(PAPER_SIZE), ["MODEL.VIT.WEIGHTS", ""])
-    return convert_reference_state_dict(state, cfg.INPUT.CROP_SIZE // cfg.MODEL.VIT.PATCH_SIZE), cfg.dump()
-
-
-def from_training(
-    content: dict[str, Any], config_file: str | None, source: Path, student: bool
-) -> tuple[dict[str, torch.Tensor], str]:
-    """A checkpoint of this project -> its teacher's or student's weights, and the config of the run."""
-    key = "model" if student else "teacher"
-    if key not in content:
-        raise ValueError(f"{source} is not a training checkpoint: it has no {key!r}, only {list(content)[:5]}")
-    path = Path(config_file) if config_file else source.parent / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"no config of the run at {path}; give it with --config-file")
-    if not config_file:
-        check_complete(path)
-    return check_weights(content[key], source), get_prompt_das_cfg(
-        path, ["MODEL.VIT.WEIGHTS", "", "DATASETS.VOLUMES", "()"]
-    ).dump()
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="kind", required=True, choices=["reference", "training"])
-    parser.add_argument("--config-file", help="default: the run's config.yaml; for reference the paper-size network")
-    parser.add_argument("--student", action="store_true", help="export the student instead of the teacher")
-    parser.add_argument("input", type=Path, metavar="IN")
-    parser.add_argument("output", type=Path, metavar="OUT", help="*.safetensors")
-    args = parser.parse_args(arguments)
-    if args.output.suffix != ".safetensors":
-        parser.error(f"{args.output}: weights are written as .safetensors")
-    try:
-        content = read_checkpoint(args.input)
-        if args.kind == "reference":
-            state, config = from_reference(content, args.config_file, args.input)
-        else:
-            state, config = from_training(content, args.config_file, args.input, args.student)
-        check(state, config, args.input)
-        export_weights(args.output, state, config, **{"prompt_das.version": prompt_das.__version__})
-    except (ValueError, OSError) as e:
-        raise SystemExit(f"{parser.prog}: {e}") from e
-    print(f"{args.output}: {sum(v.numel() for v in state.values()) / 1e6:.1f} M values in {len(state)} tensors")
-
-
-def check(state: dict[str, torch.Tensor], config: str, source: Path) -> None:
-    """Raise ValueError unless the weights fit the network of their config, name by name."""
-    expected = meta_network(get_prompt_das_cfg(text=config)).state_dict()
-    wrong = sorted(set(expected) ^ set(state))
-    wrong += [
-        f"{name} {tuple(v.shape)} {v.dtype}"
-        for name, v in state.items()
-        if name in expected
-        and (v.shape != expected[name].shape or v.is_floating_point() != expected[name].is_floating_point())
-    ]
-    if wrong:
-        raise ValueError(f"{source}: the weights do not fit their config: {', '.join(wrong)}")
-
+from prompt_das_cli import main
 
 if __name__ == "__main__":
-    main()
+    main(["convert", *sys.argv[1:]])

@@ -32,7 +32,7 @@ class PseudoLabelMonitor(HookBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         node = cfg.DOMAIN_ADAPT
-        grey = "And look at the target with tools/visualize_data.py: is its contrast the source's?"
+        grey = "And look at the target with `prompt-das visualize`: is its contrast the source's?"
         self.anomalies = [
             Anomaly(
                 "pseudo/foreground",

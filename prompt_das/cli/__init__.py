@@ -1,1 +1,1 @@
-"""What is typed: one module a command."""
+"""The commands of `prompt-das`, one module each; their arguments are in the module `prompt_das_cli`."""

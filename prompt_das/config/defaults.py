@@ -74,8 +74,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.INPUT.AUGMENTATION.ELASTIC_AMPLITUDE = 6.0  # largest displacement, in pixels
     _c.INPUT.AUGMENTATION.ELASTIC_SPACING = 64.0  # between control points, in pixels
 
-    # Sparse centre points of the target. FILE: points made by hand or by tools/sample_points.py; with no FILE, RATIO of
-    # the instances of each labelled target slice are drawn, seeded, and written to OUTPUT_DIR. RATIO 0 is the
+    # Sparse centre points of the target. FILE: points made by hand or by `prompt-das sample-points`; with no FILE,
+    # RATIO of the instances of each labelled target slice are drawn, seeded, and written to OUTPUT_DIR. RATIO 0 is the
     # unsupervised mode: the source model makes the points at the end of burn-in.
     _c.DATASETS.SPARSE_POINTS = CN()
     _c.DATASETS.SPARSE_POINTS.FILE = ""

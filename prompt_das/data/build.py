@@ -230,7 +230,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> MonitoredDataLoader:
     slices = get_slices((name,))
     if any(d["label_file_name"] is None for d in slices):
         raise ValueError(
-            f"{name} has no labels, so it cannot be evaluated; use tools/predict.py for unlabelled volumes"
+            f"{name} has no labels, so it cannot be evaluated; use `prompt-das predict` for unlabelled volumes"
         )
     loader = d2_build_detection_test_loader(
         dataset=slices, mapper=SliceMapper(cfg), num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(slices))

@@ -27,8 +27,8 @@ def require_few(corrupt: Mapping[str, str], most: int) -> None:
     more = f" (and {len(reasons) - MAX_NAMED} more, see the log)" if len(reasons) > MAX_NAMED else ""
     raise VolumeError(
         f"{len(corrupt)} slice{'s' if len(corrupt) > 1 else ''} cannot be used, and DATALOADER.MAX_CORRUPT_SLICES "
-        f"allows for {most}: {' '.join(reasons[:MAX_NAMED])}{more} tools/check_data.py lists all that is wrong with a "
-        "data set. Mend these slices or raise the key, and continue with --resume."
+        f"allows for {most}: {' '.join(reasons[:MAX_NAMED])}{more} `prompt-das check-data` lists all that is wrong "
+        "with a data set. Mend these slices or raise the key, and continue with --resume."
     )
 
 

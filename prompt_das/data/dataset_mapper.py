@@ -204,8 +204,8 @@ class SliceMapper:
         except VolumeError as error:
             raise VolumeError(
                 f"{d['image_id']} cannot be evaluated, and is not left out (DATALOADER.MAX_CORRUPT_SLICES is for "
-                f"training): the results would be of another test set. {error} tools/check_data.py lists all that is "
-                "wrong with a data set."
+                f"training): the results would be of another test set. {error} `prompt-das check-data` lists all that "
+                "is wrong with a data set."
             ) from error
         _, points = instance_centers(connected_components(labels > 0))
         return {

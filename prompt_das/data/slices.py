@@ -30,7 +30,7 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-PREPARED_NAME = "mitoem.zarr"  # written by tools/prepare_mitoem.py beside `im`
+PREPARED_NAME = "mitoem.zarr"  # written by `prompt-das prepare-mitoem` beside `im`
 HELP = "See datasets/README.md."
 _MAX_INT32, _MAX_INT64 = np.iinfo(np.int32).max, np.iinfo(np.int64).max
 
@@ -215,7 +215,7 @@ def _mitoem(name: str, spec: VolumeSpec) -> _Slices:
 
 
 def _prepared(path: Path) -> dict[str, Any] | None:
-    """What tools/prepare_mitoem.py noted when it had finished, None if it has not."""
+    """What `prompt-das prepare-mitoem` noted when it had finished, None if it has not."""
     if not path.is_dir():
         return None
     import zarr
@@ -223,7 +223,7 @@ def _prepared(path: Path) -> dict[str, Any] | None:
     with volume_errors(str(path)):
         attributes = dict(zarr.open_group(str(path), mode="r").attrs)
     if not attributes.get("complete"):
-        logger.warning("%s is not complete and is not used: start tools/prepare_mitoem.py again to finish it", path)
+        logger.warning("%s is not complete and is not used: start `prompt-das prepare-mitoem` again to finish it", path)
         return None
     return attributes
 

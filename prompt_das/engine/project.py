@@ -22,7 +22,7 @@ class Project:
 
     Attributes:
         volume: YAML that describes the volume.
-        config: YAML for tools/train_net.py.
+        config: YAML for `prompt-das train`.
         weights: where training will leave them.
         num_points: how many points there are to learn from.
     """
@@ -33,10 +33,10 @@ class Project:
     num_points: int
 
     def commands(self) -> list[str]:
-        """What to do next, in the folder of the repository."""
+        """What to do next."""
         return [
-            f"python tools/visualize_data.py --volume {self.volume} --output {self.volume.parent / 'look'}",
-            f"python tools/train_net.py --config-file {self.config}",
+            f"prompt-das visualize --volume {self.volume} --output {self.volume.parent / 'look'}",
+            f"prompt-das train --config-file {self.config}",
         ]
 
 

@@ -8,7 +8,7 @@ from prompt_das.volumes.synthetic import make_synthetic_volume
 
 SHAPE = (24, 256, 256)
 VOXEL_SIZE = (30, 8, 8)  # nm, as in MitoEM
-SEED = 1  # not that of tools/make_synthetic.py: a volume that the networks of the demo have not seen
+SEED = 1  # not that of `prompt-das make-synthetic`: a volume that the networks of the demo have not seen
 
 
 def synthetic_volume() -> list[tuple[Any, dict[str, Any], str]]:

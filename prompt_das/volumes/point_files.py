@@ -123,7 +123,7 @@ def read_points(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"points file {path} not found; tools/sample_points.py makes one from labels")
+        raise FileNotFoundError(f"points file {path} not found; `prompt-das sample-points` makes one from labels")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+
+from prompt_das_cli import main
 
 import cv2
 import numpy as np
@@ -12,14 +13,16 @@ import pytest
 
 
 @pytest.fixture
-def check(load_tool: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Runs the tool -> its exit code and what it said."""
+def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Runs `prompt-das check-data` -> its exit code and what it said."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as exit_:
-            load_tool("check_data").main(list(arguments))
-        output = capsys.readouterr()
-        return int(exit_.value.code), output.out + output.err
+        error = None
+        try:
+            main(["check-data", *arguments])
+        except SystemExit as exit_:
+            error = exit_.code  # a text is written to stderr, and the code is 1
+        return int(error is not None), f"{capsys.readouterr().out}{error or ''}"
 
     return run
 
@@ -50,8 +53,8 @@ def test_errors_are_counted_and_end_with_1(check: Callable, tmp_path: Path, rng:
 
 
 def test_nothing_to_check(check: Callable) -> None:
-    assert check()[0] == 2
+    assert check() == (1, "error: nothing to check: add --config-file, --dataset or --volume")
     code, said = check("--volume", "nowhere.yaml")
     assert code == 1
     assert "nowhere.yaml does not exist" in said
-    assert check("--dataset", "a", "b", "--points", "p.csv")[0] == 2
+    assert "--points belong to one volume" in check("--dataset", "a", "b", "--points", "p.csv")[1]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+
+from prompt_das.cli import demo as demo_command
+from prompt_das.cli import make_synthetic
+from prompt_das_cli import main
 
 import cv2
 import pytest
@@ -15,16 +18,13 @@ pytestmark = pytest.mark.usefixtures("quiet_logging", "forget_new_names")
 
 
 @pytest.fixture
-def demo(
-    load_tool: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, dict[str, float]]]:
-    """Runs tools/demo.py with some overrides -> its table."""
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, dict[str, float]]]:
+    """Runs `prompt-das demo` with some overrides -> its table."""
     monkeypatch.setenv("DETECTRON2_DATASETS", "")  # the demo sets it; taken back after the test
     monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
 
     def run(*overrides: str) -> dict[str, dict[str, float]]:
-        monkeypatch.setattr(sys, "argv", ["demo.py", "--output", str(tmp_path), *overrides])
-        load_tool("demo").main()
+        main(["demo", "--output", str(tmp_path), *overrides])
         return json.loads((tmp_path / "demo.json").read_text())
 
     return run
@@ -32,15 +32,13 @@ def demo(
 
 def test_a_tiny_demo(
     demo: Callable,
-    load_tool: Callable[[str], ModuleType],
     tiny: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Data, two trainings, a table and a figure; with so short a training the numbers mean nothing."""
-    make = load_tool("make_synthetic").main
-    monkeypatch.setattr("make_synthetic.main", lambda words: make([*words, "--size", "96", "--slices", "6"]))
+    monkeypatch.setattr(demo_command, "write_domain", partial(make_synthetic.write_domain, size=96, slices=6))
     results = demo(*tiny, "SOLVER.MAX_ITER", "2", "DOMAIN_ADAPT.BURN_IN_ITERS", "0")
     assert len(results) == 6
     assert all(set(scores) == {"Dice", "AJI", "PQ"} for scores in results.values())

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 from prompt_das.data.slices import read_image, read_labels
 from prompt_das.volumes.synthetic import make_synthetic_volume
+from prompt_das_cli import main
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 
 
-@pytest.fixture(scope="module")
-def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
-    return load_tool("make_synthetic")
-
-
-def test_what_is_written_is_what_the_names_read(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_written_is_what_the_names_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     stale = tmp_path / "synthetic/target/im/im0006.png"  # of an earlier call with more slices
     stale.parent.mkdir(parents=True)
     stale.touch()
-    tool.main(["--output", str(tmp_path), "--size", "64", "--slices", "6", "--seed", "5"])
+    main(["make-synthetic", "--output", str(tmp_path), "--size", "64", "--slices", "6", "--seed", "5"])
     for domain in ("source", "target"):
         images, labels = make_synthetic_volume((6, 64, 64), domain, 5)
         train, val = (DatasetCatalog.get(f"synthetic_{domain}_{split}") for split in ("train", "val"))
@@ -38,7 +30,6 @@ def test_what_is_written_is_what_the_names_read(
     assert not stale.exists()
 
 
-def test_a_size_that_is_too_small(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        tool.main(["--output", str(tmp_path), "--size", "32"])
-    assert "--size must be at least 64" in capsys.readouterr().err
+def test_a_size_that_is_too_small(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--size must be at least 64"):
+        main(["make-synthetic", "--output", str(tmp_path), "--size", "32"])

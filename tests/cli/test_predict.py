@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import errno
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 from prompt_das.checkpoint.safe_load import export_weights
+from prompt_das.cli.predict import explain
 from prompt_das.modeling import PromptDAS
 from prompt_das.volumes.volume import open_volume
 from prompt_das.volumes.writers import INSTANCES
+from prompt_das_cli import main
 
 import numpy as np
 import pytest
@@ -23,31 +23,28 @@ pytestmark = pytest.mark.usefixtures("quiet_logging")
 
 
 @pytest.fixture
-def predict(load_tool: Callable[[str], ModuleType]) -> ModuleType:
-    return load_tool("predict")
-
-
-@pytest.fixture
 def arguments(tiny_cfg: CfgNode, tmp_path: Path, rng: np.random.Generator) -> list[str]:
     """Weights, input and output."""
     export_weights(tmp_path / "tiny.safetensors", PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
     volume = rng.integers(0, 256, (3, 40, 50), dtype=np.uint8)
     tifffile.imwrite(tmp_path / "scan.tif", volume, photometric="minisblack")
     given = {"weights": "tiny.safetensors", "input": "scan.tif", "output": "out.zarr"}
-    return [word for key, name in given.items() for word in (f"--{key}", str(tmp_path / name))]
+    return ["predict", *(word for key, name in given.items() for word in (f"--{key}", str(tmp_path / name)))]
 
 
-def error_of(predict: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def error_of(arguments: list[str]) -> str:
     with pytest.raises(SystemExit) as exit_:
-        predict.main(arguments)
-    assert exit_.value.code == 1
-    return capsys.readouterr().err.splitlines()[-1]
+        main(arguments)
+    error = str(exit_.value.code)  # written to stderr; the code is 1
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    return error
 
 
 def test_from_weights_and_a_volume_to_instances(
-    predict: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    predict.main([*arguments, "--table", str(tmp_path / "table.csv"), "--min-size", "3"])
+    main([*arguments, "--table", str(tmp_path / "table.csv"), "--min-size", "3"])
     labels = open_volume(tmp_path / "out.zarr", INSTANCES)
     count = max(int(labels.read(z).max()) for z in range(3))
     assert f"out.zarr: {count} instances" in capsys.readouterr().out
@@ -55,10 +52,10 @@ def test_from_weights_and_a_volume_to_instances(
         assert len(list(csv.DictReader(file))) == count
 
 
-def test_options_reach_the_prediction(predict: ModuleType, arguments: list[str], tmp_path: Path) -> None:
+def test_options_reach_the_prediction(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "clicks.csv").write_text("z,y,x\n1,5,6\n")
     options = ["--instances", "slice", "--no-density", "--points", str(tmp_path / "clicks.csv"), "--device", "cpu"]
-    predict.main([*arguments, *options, "TEST.WINDOW.STRIDE", "16"])
+    main([*arguments, *options, "TEST.WINDOW.STRIDE", "16"])
     attributes = zarr.open_group(str(tmp_path / "out.zarr"), mode="r").attrs["prompt_das"]
     assert attributes["instances"] == "slice"
     assert attributes["prompts"] == 1
@@ -66,37 +63,33 @@ def test_options_reach_the_prediction(predict: ModuleType, arguments: list[str],
     assert not (tmp_path / "out.zarr" / "density").exists()
 
 
-def test_errors_are_one_line(
-    predict: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "no weights at nowhere.pth" in error_of(predict, ["--weights", "nowhere.pth", *arguments[2:]], capsys)
-    predict.main(arguments)
-    assert "--overwrite" in error_of(predict, arguments, capsys)
+def test_errors_are_one_line(arguments: list[str], tmp_path: Path) -> None:
+    assert "no weights at nowhere.pth" in error_of([*arguments, "--weights", "nowhere.pth"])
+    main(arguments)
+    assert "--overwrite" in error_of(arguments)
     tifffile.imwrite(tmp_path / "scan.tif", np.zeros((3, 40, 50), np.uint8), photometric="minisblack")
     (tmp_path / "scan.tif").write_bytes((tmp_path / "scan.tif").read_bytes()[:3000])
-    assert "scan.tif" in error_of(predict, [*arguments, "--overwrite"], capsys)
+    assert "scan.tif" in error_of([*arguments, "--overwrite"])
 
 
-def test_what_was_skipped_is_said(
-    predict: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_skipped_is_said(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = np.zeros((3, 40, 50), np.float32)
     values[1, 2, 3] = np.inf
     tifffile.imwrite(tmp_path / "scan.tif", values, photometric="minisblack")
-    predict.main([*arguments, "--on-error", "skip", "--intensity-range", "0", "255"])
+    main([*arguments, "--on-error", "skip", "--intensity-range", "0", "255"])
     out = capsys.readouterr().out
     assert "1 slices were skipped" in out
     assert "slice 1: 1 of 2000 pixels" in out
 
 
-def test_a_full_disk_says_how_to_go_on(predict: ModuleType) -> None:
+def test_a_full_disk_says_how_to_go_on() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    assert "make room, and the same command goes on in out.zarr.part" in predict.explain(full, Path("out.zarr"))
-    assert predict.explain(OSError(errno.EACCES, "Permission denied"), Path("o")) == "[Errno 13] Permission denied"
+    assert "make room, and the same command goes on in out.zarr.part" in explain(full, Path("out.zarr"))
+    assert explain(OSError(errno.EACCES, "Permission denied"), Path("o")) == "[Errno 13] Permission denied"
 
 
 def test_stopped_by_the_user(
-    predict: ModuleType, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -104,7 +97,7 @@ def test_stopped_by_the_user(
     with monkeypatch.context() as patch:
         patch.setattr(PromptDAS, "predict_slice", stop)
         with pytest.raises(SystemExit) as exit_:
-            predict.main(arguments)
+            main(arguments)
     assert exit_.value.code == 130
     assert "the same command goes on" in capsys.readouterr().err
-    predict.main(arguments)
+    main(arguments)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from prompt_das.cli import prepare_mitoem
 from prompt_das.data.slices import open_image_volume, read_image, read_labels
+from prompt_das_cli import main
 
 import cv2
 import numpy as np
@@ -19,12 +20,11 @@ HEIGHT, WIDTH = 33, 47
 
 
 @pytest.fixture
-def tool(load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The tool, for a MitoEM of 8 slices: 0-3 train, 4-5 val, 6-7 without labels."""
-    module = load_tool("prepare_mitoem")
-    monkeypatch.setattr(module, "SLICES", range(8))
-    monkeypatch.setattr(module, "SPLITS", {"train": range(4), "val": range(4, 6)})
-    return module
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module, for a MitoEM of 8 slices: 0-3 train, 4-5 val, 6-7 without labels."""
+    monkeypatch.setattr(prepare_mitoem, "SLICES", range(8))
+    monkeypatch.setattr(prepare_mitoem, "SPLITS", {"train": range(4), "val": range(4, 6)})
+    return prepare_mitoem
 
 
 def image(number: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_the_same_voxels(tool: ModuleType, mitoem: Path) -> None:
 def test_a_prepared_data_set_is_the_unprepared_one(tool: ModuleType, mitoem: Path) -> None:
     names = ("mitoem_human_train", "mitoem_human_val")
     folders = [entry for name in names for entry in DatasetCatalog.get(name)]
-    tool.main([str(mitoem)])
+    main(["prepare-mitoem", str(mitoem)])
     prepared = [entry for name in names for entry in DatasetCatalog.get(name)]
     assert {Path(entry["file_name"]).name for entry in prepared} == {"mitoem.zarr"}
     for a, b in zip(folders, prepared, strict=True):
@@ -145,11 +145,10 @@ def test_files_that_changed_are_not_mixed_with_the_old_ones(tool: ModuleType, mi
 # ---- what is missing or wrong is named
 
 
-def test_missing_slices(tool: ModuleType, mitoem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_slices(tool: ModuleType, mitoem: Path) -> None:
     (mitoem / "mito-train-v2/seg0003.tif").unlink()
-    with pytest.raises(SystemExit):
-        tool.main([str(mitoem)])
-    assert "mito-train-v2 lacks 1 of 4 slices: seg0003.tif" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"mito-train-v2 lacks 1 of 4 slices: seg0003\.tif"):
+        main(["prepare-mitoem", str(mitoem)])
     (mitoem / "im/im0002.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"im lacks 1 of 8 slices: im0002\.png"):
         tool.inspect(mitoem)

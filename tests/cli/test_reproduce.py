@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
+
+from prompt_das_cli import main
 
 import pytest
 
@@ -27,12 +28,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         folder = Path(value_of(command, "OUTPUT_DIR"))
         dice = DICE.get(folder.name, 70.0) + int(value_of(command, "SEED"))
         results: dict[str, dict[str, float]] = {}
-        for share, gain in GAIN.items():
+        for ratio, gain in GAIN.items():
             for protocol, lost in (("paper", 0), ("instance", 5)):
                 scores = {"Dice": dice + gain - lost, "AJI": dice - 20, "PQ": dice - 30}
-                results[f"{protocol}/{share}"] = scores
+                results[f"{protocol}/{ratio}"] = scores
             if gain:
-                results[f"prompt response/{share}"] = {"paper": 10 * gain, "instance": 5 * gain}
+                results[f"prompt response/{ratio}"] = {"paper": 10 * gain, "instance": 5 * gain}
         summary = folder / "inference" / "lucchi_test" / "summary.json"
         summary.parent.mkdir(parents=True)
         summary.write_text(json.dumps({"results": results}))
@@ -47,13 +48,11 @@ def value_of(command: list[str], key: str) -> str:
 
 
 @pytest.fixture
-def reproduce(load_tool: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """Runs the tool on the pair vnc2lucchi -> its tables."""
+def reproduce(tmp_path: Path) -> Callable:
+    """Runs `prompt-das reproduce` on the pair vnc2lucchi -> its tables."""
 
     def run(*arguments: str) -> dict[str, list[dict[str, Any]]]:
-        command = ["reproduce.py", "--pair", "vnc2lucchi", "--output", str(tmp_path), *arguments]
-        monkeypatch.setattr(sys, "argv", command)
-        load_tool("reproduce").main()
+        main(["reproduce", "--pair", "vnc2lucchi", "--output", str(tmp_path), *arguments])
         return json.loads((tmp_path / "results.json").read_text())["tables"]
 
     return run
@@ -74,7 +73,7 @@ def test_table_1_by_hand(reproduce: Callable, started: list[list[str]]) -> None:
     assert [Path(value_of(command, "OUTPUT_DIR")).name for command in started] == ["source", "uda", "wda", "oracle"]
 
 
-def test_seeds_are_averaged_and_their_range_is_told(reproduce: Callable, started: list, tmp_path: Path) -> None:
+def test_seeds_are_averaged_and_their_range_is_printed(reproduce: Callable, started: list, tmp_path: Path) -> None:
     tables = reproduce("--size", "quick", "--seeds", "0", "2")
     source = tables["Table 1/instance"][0]
     assert (source["Dice"], source["Dice per seed"]) == (56, [55, 57])
@@ -152,7 +151,7 @@ def test_a_training_that_fails_is_named_with_its_log(
     assert not (tmp_path / "results.json").exists()
 
 
-def test_without_a_gap_there_is_no_share_of_it(
+def test_without_a_gap_there_is_no_ratio_of_it(
     reproduce: Callable, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing was learned at all, in a trial run say: no reason to lose the table."""

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 from prompt_das.volumes.point_files import read_points
+from prompt_das_cli import main
 
 import cv2
 import numpy as np
 import pytest
-
-
-@pytest.fixture(scope="module")
-def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
-    return load_tool("sample_points")
 
 
 @pytest.fixture
@@ -33,9 +27,9 @@ def volume(tmp_path: Path) -> Path:
     return path
 
 
-def test_points_are_drawn_from_labels(tool: ModuleType, volume: Path, capsys: pytest.CaptureFixture) -> None:
+def test_points_are_drawn_from_labels(volume: Path, capsys: pytest.CaptureFixture) -> None:
     output = volume.parent / "points.json"
-    tool.main(["--volume", str(volume), "--output", str(output)])
+    main(["sample-points", "--volume", str(volume), "--output", str(output)])
     points = read_points(output)
     assert {z: len(p) for z, p in points.items()} == {0: 2, 1: 0, 2: 1}
     assert points[2].tolist() == [[4.5, 4.5]]
@@ -43,55 +37,57 @@ def test_points_are_drawn_from_labels(tool: ModuleType, volume: Path, capsys: py
     assert "3 points on 2 of 3 slices" in capsys.readouterr().out
 
     first = output.read_bytes()
-    tool.main(["--volume", str(volume), "--output", str(output)])
+    main(["sample-points", "--volume", str(volume), "--output", str(output)])
     assert output.read_bytes() == first
-    tool.main(["--volume", str(volume), "--output", str(output), "--ratio", "1"])
+    main(["sample-points", "--volume", str(volume), "--output", str(output), "--ratio", "1"])
     assert len(read_points(output)[0]) == 8
 
 
-def test_a_foreign_file_is_converted_and_judged(tool: ModuleType, volume: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_foreign_file_is_converted_and_judged(volume: Path, capsys: pytest.CaptureFixture) -> None:
     """One of the two points of the part that is asked for lies on an instance."""
     source, output = volume.parent / "napari.csv", volume.parent / "points.json"
     source.write_text("axis-0,axis-1,axis-2\n0,4,4\n0,0,0\n2,4,4\n")
     dataset = f"{volume.parent.name}[0:2]"
-    tool.main(["--volume", str(volume), "--dataset", dataset, "--from", str(source), "--output", str(output)])
+    main(
+        ["sample-points", "--volume", str(volume), "--dataset", dataset, "--from", str(source), "--output", str(output)]
+    )
     points = read_points(output)
     assert list(points) == [0]
     assert points[0].tolist() == [[4.5, 4.5], [0.5, 0.5]]
     assert "50.0% of them lie on a labelled instance" in capsys.readouterr().out
 
 
-def test_errors_end_the_tool_with_a_message(tool: ModuleType, volume: Path) -> None:
+def test_errors_are_one_line(volume: Path) -> None:
     output, outside = volume.parent / "points.json", volume.parent / "outside.csv"
     outside.write_text("z,y,x\n0,45,4\n")
-    common = ["--volume", str(volume), "--output", str(output)]
+    common = ["sample-points", "--volume", str(volume), "--output", str(output)]
     with pytest.raises(SystemExit, match=r"outside\.csv.*y=45\.5"):
-        tool.main([*common, "--from", str(outside)])
+        main([*common, "--from", str(outside)])
     with pytest.raises(SystemExit, match="ratio of sparse points is 15"):
-        tool.main([*common, "--ratio", "15"])
+        main([*common, "--ratio", "15"])
     with pytest.raises(SystemExit, match="lucci_train"):
-        tool.main(["--dataset", "lucci_train", "--output", str(output)])
+        main(["sample-points", "--dataset", "lucci_train", "--output", str(output)])
     assert not output.exists()
 
 
-def test_a_volume_with_splits_needs_a_choice(tool: ModuleType, volume: Path) -> None:
+def test_a_volume_with_splits_needs_a_choice(volume: Path) -> None:
     split = volume.with_name("split.yaml")
     name = f"{volume.parent.name}_s"
     split.write_text(f"name: {name}\nimages: images\nlabels: labels\nsplits: {{train: [0, 2], val: [2, 3]}}\n")
     output = volume.parent / "points.json"
     with pytest.raises(SystemExit, match=f"{name}_train, {name}_val; choose one with --dataset"):
-        tool.main(["--volume", str(split), "--output", str(output)])
-    tool.main(["--volume", str(split), "--dataset", f"{name}_val", "--output", str(output)])
+        main(["sample-points", "--volume", str(split), "--output", str(output)])
+    main(["sample-points", "--volume", str(split), "--dataset", f"{name}_val", "--output", str(output)])
     assert list(read_points(output)) == [2]  # the index in the volume, not in the split
 
 
-def test_an_unlabelled_volume_needs_a_file(tool: ModuleType, volume: Path) -> None:
+def test_an_unlabelled_volume_needs_a_file(volume: Path) -> None:
     bare = volume.with_name("bare.yaml")
     bare.write_text(f"name: {volume.parent.name}_bare\nimages: images\n")
     output = volume.parent / "points.json"
     with pytest.raises(SystemExit, match="no labels to draw points from"):
-        tool.main(["--volume", str(bare), "--output", str(output)])
+        main(["sample-points", "--volume", str(bare), "--output", str(output)])
     source = volume.with_name("points.csv")
     source.write_text("z,y,x\n1,2,3\n")
-    tool.main(["--volume", str(bare), "--from", str(source), "--output", str(output)])
+    main(["sample-points", "--volume", str(bare), "--from", str(source), "--output", str(output)])
     assert read_points(output)[1].tolist() == [[3.5, 2.5]]

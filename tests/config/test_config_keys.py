@@ -76,7 +76,7 @@ def read_in_file(path: Path) -> frozenset[str]:
 
 
 def read_by_us() -> frozenset[str]:
-    files = [*(ROOT / "prompt_das").rglob("*.py"), *(ROOT / "tools").glob("*.py")]
+    files = [*(ROOT / "prompt_das").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     return frozenset().union(*(read_in_file(path) for path in files if path.name != "config.py"))
 
 

@@ -417,12 +417,12 @@ def test_no_slice_is_left_out_of_an_evaluation(
     """A smaller test set would give other results, and nobody would notice."""
     path = spoil(name)
     cfg.DATALOADER.MAX_CORRUPT_SLICES, cfg.DATALOADER.NUM_WORKERS = 9, workers
-    with pytest.raises(VolumeError, match=f"cannot be evaluated, and is not left out.*{path}.*check_data"):
+    with pytest.raises(VolumeError, match=f"cannot be evaluated, and is not left out.*{path}.*check-data"):
         list(build_test_loader(cfg, "synthetic_target_val"))
 
 
 def test_a_volume_without_labels_cannot_be_evaluated(cfg: CfgNode, unlabelled: str) -> None:
     with pytest.raises(
-        ValueError, match=f"{unlabelled} has no labels, so it cannot be evaluated; use tools/predict.py"
+        ValueError, match=f"{unlabelled} has no labels, so it cannot be evaluated; use `prompt-das predict`"
     ):
         build_test_loader(cfg, unlabelled)

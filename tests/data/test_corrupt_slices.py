@@ -13,7 +13,7 @@ import pytest
 
 def test_with_none_allowed_for_the_first_one_is_too_many() -> None:
     require_few({}, 0)
-    message = r"1 slice cannot be used, .*MAX_CORRUPT_SLICES allows for 0: a/3: cut off\..*check_data\.py.*--resume"
+    message = r"1 slice cannot be used, .*MAX_CORRUPT_SLICES allows for 0: a/3: cut off\..*check-data.*--resume"
     with pytest.raises(VolumeError, match=message):
         require_few({"a/3": "cut off."}, 0)
 

@@ -224,7 +224,7 @@ def test_an_unreadable_slice_ends_the_run_and_is_named(
     path = spoil("source/im/im0001.png")
     job = start(tmp_path / "run")
     assert job.ends() == 1, job.text
-    for text in (str(path), "DATALOADER.MAX_CORRUPT_SLICES allows for 0", "tools/check_data.py"):
+    for text in (str(path), "DATALOADER.MAX_CORRUPT_SLICES allows for 0", "prompt-das check-data"):
         assert text in job.text
 
 

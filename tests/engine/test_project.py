@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.datasets import register_config_volumes
 from prompt_das.engine.project import Project, create_project
 from prompt_das.volumes.point_files import write_points
+from prompt_das_cli import main
 
 import numpy as np
 import pytest
@@ -118,15 +118,18 @@ def test_a_project_is_not_replaced(create: Callable[..., Project]) -> None:
         create()
 
 
-def test_the_program(
-    load_tool: Callable[[str], ModuleType], scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main = load_tool("new_project").main
-    command = [str(tmp_path / "liver"), "--volume", str(scans), "--points", str(tmp_path / "points.json")]
+def test_the_program(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "new-project",
+        str(tmp_path / "liver"),
+        "--volume",
+        str(scans),
+        "--points",
+        str(tmp_path / "points.json"),
+    ]
     main([*command, "--base", str(WDA), "--voxel-size", "30", "8", "8"])
     said = capsys.readouterr().out
     assert "2 points" in said
-    assert f"tools/train_net.py --config-file {tmp_path / 'liver' / 'train.yaml'}" in said
-    with pytest.raises(SystemExit):
+    assert f"prompt-das train --config-file {tmp_path / 'liver' / 'train.yaml'}" in said
+    with pytest.raises(SystemExit, match=r"error: .*exists already"):
         main(command)
-    assert "exists already" in capsys.readouterr().err

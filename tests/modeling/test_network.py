@@ -6,11 +6,12 @@ import ipaddress
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from prompt_das.cli.train import run_process
+from prompt_das_cli import build_parser, main
+
 import pytest
-from detectron2.engine import default_argument_parser
 
 pytestmark = pytest.mark.usefixtures("quiet_logging", "forget_new_names")
 
@@ -69,7 +70,6 @@ def test_training_evaluation_and_prediction(
     tiny: list[str],
     synthetic_root: Path,
     tmp_path: Path,
-    load_tool: Callable[[str], ModuleType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Prediction on a local Dask cluster, whose scheduler and pages are for this machine only."""
@@ -77,13 +77,24 @@ def test_training_evaluation_and_prediction(
     changes = {"OUTPUT_DIR": tmp_path, "SOLVER.MAX_ITER": 4, "DOMAIN_ADAPT.BURN_IN_ITERS": 2, "DATASETS.VAL": "()"}
     changes |= {"SOLVER.IMS_PER_BATCH": 2, "DATALOADER.TARGET_IMS_PER_BATCH": 2}
     words = [*tiny, *(str(word) for pair in changes.items() for word in pair)]
-    train, weights = load_tool("train_net").main, tmp_path / "model_final.pth"
-    parse = default_argument_parser().parse_args
-    assert train(parse(["--config-file", str(CONFIG), *words]))
-    assert train(parse(["--config-file", str(CONFIG), "--eval-only", *words, "MODEL.WEIGHTS", str(weights)]))
+    train, weights = run_process, tmp_path / "model_final.pth"
+    parse = build_parser().parse_args
+    assert train(parse(["train", "--config-file", str(CONFIG), *words]))
+    assert train(parse(["train", "--config-file", str(CONFIG), "--eval-only", *words, "MODEL.WEIGHTS", str(weights)]))
 
     volume, output = synthetic_root / "synthetic" / "target" / "im", tmp_path / "instances.tif"
-    load_tool("predict").main(
-        ["--weights", str(weights), "--input", str(volume), "--output", str(output), "--dask", "--workers", "1"]
+    main(
+        [
+            "predict",
+            "--weights",
+            str(weights),
+            "--input",
+            str(volume),
+            "--output",
+            str(output),
+            "--dask",
+            "--workers",
+            "1",
+        ]
     )
     assert output.exists()

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
-from types import ModuleType
 
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.napari.session import Message, Session
 from prompt_das.volumes.point_files import read_points, write_points
 from prompt_das.volumes.volume import open_volume
+from prompt_das_cli import main
 
 import numpy as np
 import pytest
@@ -26,7 +26,6 @@ import dask.array
 import tifffile
 import yaml
 import zarr
-from detectron2.engine import default_argument_parser
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Points
 from npe2 import PluginManager
@@ -475,7 +474,6 @@ def test_from_clicks_to_a_network_that_answers_clicks(
     tiny: list[str],
     image: np.ndarray,
     tmp_path: Path,
-    load_tool: Callable[[str], ModuleType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A project made by the plugin is trained by the command it tells, and its weights are opened in the plugin."""
@@ -485,15 +483,15 @@ def test_from_clicks_to_a_network_that_answers_clicks(
     ready.controller.new_project(tmp_path / "project", CONFIG)
     ready.work()
     assert ready.told["error"] == []
-    assert "train_net.py --config-file" in ready.told["info"][-1]
+    assert "prompt-das train --config-file" in ready.told["info"][-1]
     description = yaml.safe_load((tmp_path / "project" / "my_lab.yaml").read_text())
     assert description["points"] == "points.json"
     assert description["voxel_size"] == [30, 8, 8]
 
     monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
     options = [*tiny, "SOLVER.MAX_ITER", "2", "DOMAIN_ADAPT.BURN_IN_ITERS", "1"]
-    command = ["--config-file", str(tmp_path / "project" / "train.yaml"), *options]
-    load_tool("train_net").main(default_argument_parser().parse_args(command))
+    command = ["train", "--config-file", str(tmp_path / "project" / "train.yaml"), *options]
+    main(command)
 
     trained = tmp_path / "project" / "output" / "model_final.pth"
     ready.controller.open_weights(trained)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 from prompt_das.napari import samples
 
@@ -15,15 +13,14 @@ pytest.importorskip("napari", reason="needs napari: pip install prompt-das[napar
 
 
 @pytest.mark.usefixtures("screen")
-def test_every_picture(
-    weights: Path, tmp_path: Path, load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_picture(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "SHAPE", (3, 96, 96))
-    tool = load_tool("screenshots")
-    monkeypatch.setattr(tool, "SETTLE", 0.0)
-    monkeypatch.setattr(tool, "SLICE", 1)
-    monkeypatch.setattr(tool, "CLOSE_UP", ((48, 48), 2.0))
-    tool.main(["--weights", str(weights), "--output", str(tmp_path)])
+    from docs import screenshots  # needs napari
+
+    monkeypatch.setattr(screenshots, "SETTLE", 0.0)
+    monkeypatch.setattr(screenshots, "SLICE", 1)
+    monkeypatch.setattr(screenshots, "CLOSE_UP", ((48, 48), 2.0))
+    screenshots.main(["--weights", str(weights), "--output", str(tmp_path)])
     guide = (Path(__file__).parents[2] / "docs" / "GETTING_STARTED.md").read_text()
     pictures = sorted(tmp_path.iterdir())
     assert all(f"getting_started/{path.name}" in guide for path in pictures)

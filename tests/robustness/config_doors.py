@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from door import ROOT, RUBBISH, Door, Hostile, tool
+from door import ROOT, RUBBISH, Door, Hostile, command
 from point_doors import own_json
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data import datasets
 from prompt_das.data.datasets import register_config_volumes, register_volumes_from_yaml
+from prompt_das_cli import main
 from volume_doors import png, volume
 
 import detectron2.engine.defaults
@@ -38,15 +38,12 @@ def yaml_of(cfg: Any) -> dict[str, str]:
 
 
 def train(folder: Path) -> Any:
-    """As `tools/train_net.py --config-file`, as far as it gets without weights."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    module = __import__("train_net")
+    """As `prompt-das train --config-file`, as far as it gets without weights."""
     detectron2.engine.defaults.collect_env_info = str  # it runs a compiler, for the log
     output = folder.parent / f"{folder.name}_output"
-    words = ["--config-file", str(folder / "leaf.yaml"), "--eval-only", "OUTPUT_DIR", str(output)]
-    args = module.default_argument_parser().parse_args([*words, "MODEL.WEIGHTS", str(folder / "none.pth")])
+    words = ["train", "--config-file", str(folder / "leaf.yaml"), "--eval-only", "OUTPUT_DIR", str(output)]
     try:
-        module.main(args)
+        main([*words, "MODEL.WEIGHTS", str(folder / "none.pth")])
     except SystemExit as exit_:
         if "none.pth" in str(exit_.code):  # so far all was right
             return {}
@@ -140,7 +137,7 @@ def description(folder: Path, tiny: list[str]) -> list[Path]:
 
 def read_description(folder: Path) -> Any:
     names = register_volumes_from_yaml(folder / "lab.yaml")
-    tool("check_data", "--volume", str(folder / "lab.yaml"), "--workers", "1")
+    command("check-data", "--volume", str(folder / "lab.yaml"), "--workers", "1")
     return {name: [len(DatasetCatalog.get(name)), *map(str, vars(datasets._specs[name]).values())] for name in names}
 
 
@@ -173,6 +170,6 @@ def hostile_description(canary: Path) -> dict[str, bytes]:
 
 DOORS = {
     "configs: file": Door(config_and_base, load_config, frozenset(), lambda *_: True, hostile_yaml),
-    "configs: train_net": Door(config_and_base, train, frozenset(), lambda *_: True, hostile_yaml),
+    "configs: training": Door(config_and_base, train, frozenset(), lambda *_: True, hostile_yaml),
     "configs: of a volume": Door(description, read_description, frozenset(), lambda *_: True, hostile_description),
 }

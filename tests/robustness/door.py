@@ -6,11 +6,12 @@ import contextlib
 import io
 import os
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from prompt_das_cli import main
 
 import numpy as np
 import torch
@@ -46,14 +47,12 @@ class Door:
     hostile: Callable[[Path], dict[str, bytes]] = lambda canary: {}
 
 
-def tool(name: str, *arguments: str) -> str:
-    """Run a tool -> what it says; an exit that is not 0 is a ValueError with it. No traceback may come out."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    module = __import__(name)
+def command(*arguments: str) -> str:
+    """Run a command -> what it prints; an exit that is not 0 is a ValueError with it. No traceback may come out."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            module.main(list(arguments))
+            main(arguments)
         except SystemExit as exit_:
             if exit_.code not in (None, 0):
                 raise ValueError(f"{exit_.code} {said.getvalue()}") from None

@@ -38,7 +38,7 @@ RUN = {
 
 
 def train(options: list[str]) -> None:
-    """What a new process does: ``tools/train_net.py --resume``, without its log."""
+    """What a new process does: ``prompt-das train --resume``, without its log."""
     torch.set_num_threads(1)
     logging.getLogger("detectron2").setLevel(logging.INFO)
     seed_all_rng(0)

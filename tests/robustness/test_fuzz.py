@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from door import SEED, tool
+from door import SEED, command
 from watch import DOORS, Watch
 from weight_doors import hostile_weights
 
@@ -72,5 +72,5 @@ def test_hostile_weights_are_none_of_the_authors(label: str, tmp_path: Path) -> 
     path, canary = tmp_path / "R-H.pth", tmp_path / "canary"
     path.write_bytes(hostile_weights(canary)[label])
     with pytest.raises(ValueError, match=r"R-H\.pth|not the authors' network"):
-        tool("convert_checkpoint", "--from", "reference", str(path), str(tmp_path / "out.safetensors"))
+        command("convert", "--from", "reference", str(path), str(tmp_path / "out.safetensors"))
     assert not canary.exists()

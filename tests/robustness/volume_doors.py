@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from door import ALWAYS, IMAGES, LABELS, NAMES, SHAPE, Door, tool
+from door import ALWAYS, IMAGES, LABELS, NAMES, SHAPE, Door, command
 from prompt_das.data.datasets import register_volumes_from_yaml
 from prompt_das.data.slices import read_image, read_labels
 from prompt_das.volumes.volume import VolumeError
@@ -66,7 +66,7 @@ def read_volume(folder: Path) -> list[Any]:
                     if str(folder) not in str(error):
                         raise
                     found.append(None)
-        tool("check_data", "--volume", str(folder / "lab.yaml"), "--workers", "1")
+        command("check-data", "--volume", str(folder / "lab.yaml"), "--workers", "1")
     except ValueError:
         if not found or not any(part is None for part in found):
             raise

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from config_doors import hostile_yaml, yaml_of
-from door import RUBBISH, Door, Hostile, same, tool
+from door import RUBBISH, Door, Hostile, command, same
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
 from prompt_das.checkpoint.safe_load import export_weights, read_checkpoint
 from prompt_das.config.load import get_prompt_das_cfg
@@ -104,7 +104,7 @@ def resume(folder: Path) -> Any:
 
 def share(folder: Path) -> Any:
     out = folder / "out.safetensors"
-    tool("convert_checkpoint", "--from", "training", str(folder / "model_0000002.pth"), str(out))
+    command("convert", "--from", "training", str(folder / "model_0000002.pth"), str(out))
     return read_checkpoint(out)
 
 

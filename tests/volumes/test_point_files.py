@@ -181,7 +181,7 @@ def test_slices_outside_the_volume_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_points_to_the_tool(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent.json.*tools/sample_points.py"):
+    with pytest.raises(FileNotFoundError, match=r"absent.json.*`prompt-das sample-points`"):
         read_points(tmp_path / "absent.json")
 
 

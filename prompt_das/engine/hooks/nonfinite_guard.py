@@ -103,7 +103,7 @@ class NonFiniteGuard(HookBase):
             path = self.folder / f"iteration_{iteration:07d}_rank{comm.get_rank()}.pth"
             write_batch(path, iteration, batch, names, self.student)
             self.written += 1
-            logger.warning("It is in %s; tools/replay_batch.py shows which loss and which layer it is.", path)
+            logger.warning("It is in %s; `prompt-das replay-batch` shows which loss and which layer it is.", path)
 
     def describe(self, iteration: int, batch: list[dict[str, Any]]) -> list[str]:
         """For each crop its volume, slice, place, and number in the stream of samples, see data/build.py."""
@@ -122,7 +122,7 @@ class NonFiniteGuard(HookBase):
                 f"{self.in_a_row} steps in a row had a loss or gradient that is not finite, the last one at iteration "
                 f"{self.iteration}; SOLVER.MAX_NONFINITE_STEPS allows for fewer. So many different batches point to "
                 "the weights or the settings: try a lower SOLVER.BASE_LR, longer SOLVER.WARMUP_ITERS or "
-                f"MODEL.PRECISION float32, and look at {self.folder} with tools/replay_batch.py. "
+                f"MODEL.PRECISION float32, and look at {self.folder} with `prompt-das replay-batch`. "
                 "The weights have not moved since the first of them."
             )
 

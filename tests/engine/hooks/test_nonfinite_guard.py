@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
@@ -13,6 +12,7 @@ from prompt_das.checkpoint.safe_load import read_checkpoint
 from prompt_das.data.build import SampleStream
 from prompt_das.engine.hooks.nonfinite_guard import MAX_WRITTEN, propagate_nonfinite
 from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das_cli import main
 
 import pytest
 import torch
@@ -137,12 +137,11 @@ def test_a_bad_gradient_is_left_out_and_named(
 def test_a_batch_can_be_replayed(
     cfg: CfgNode,
     bad_image: Callable[..., None],
-    load_tool: Callable[[str], ModuleType],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bad_image("target", 5)
     train(cfg)
-    load_tool("replay_batch").main([str(Path(cfg.OUTPUT_DIR) / "bad_batches" / files(cfg)[0])])
+    main(["replay-batch", str(Path(cfg.OUTPUT_DIR) / "bad_batches" / files(cfg)[0])])
     told = capsys.readouterr().out
     assert "target synthetic_target_train/im" in told
     losses = dict(line.split() for line in told.splitlines() if line.startswith("loss_"))
@@ -150,8 +149,13 @@ def test_a_batch_can_be_replayed(
     assert losses["loss_det_source"] != "nan"
     assert "backbone.vit" in told.splitlines()[-1]
     with pytest.raises(SystemExit, match=r"model_final\.pth is no batch of a step that was left out"):
-        load_tool("replay_batch").main(
-            [str(Path(cfg.OUTPUT_DIR) / "model_final.pth"), "--config-file", str(Path(cfg.OUTPUT_DIR) / "config.yaml")]
+        main(
+            [
+                "replay-batch",
+                str(Path(cfg.OUTPUT_DIR) / "model_final.pth"),
+                "--config-file",
+                str(Path(cfg.OUTPUT_DIR) / "config.yaml"),
+            ]
         )
 
 

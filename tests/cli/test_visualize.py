@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 from prompt_das.utils.visualization import ESTIMATE, PROMPT, TRUTH
+from prompt_das_cli import main
 
 import cv2
 import numpy as np
 import pytest
 
 CROP = ["INPUT.CROP_SIZE", "32"]
-
-
-@pytest.fixture(scope="module")
-def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
-    return load_tool("visualize_data")
 
 
 @pytest.fixture
@@ -40,30 +34,28 @@ def colors(path: Path) -> set[tuple[int, ...]]:
     return {tuple(c) for c in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
 
 
-def test_a_labelled_volume_is_shown_as_a_source(tool: ModuleType, volumes: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_labelled_volume_is_shown_as_a_source(volumes: tuple[Path, Path], tmp_path: Path) -> None:
     output = tmp_path / "pictures"
-    tool.main(["--volume", str(volumes[0]), "--output", str(output), *CROP])
+    main(["visualize", "--volume", str(volumes[0]), "--output", str(output), *CROP])
     name = tmp_path.name
     assert sorted(p.name for p in output.glob("*")) == ["crops_source.png", f"{name}_s0.png", f"{name}_s1.png"]
     assert {TRUTH, PROMPT} <= colors(output / f"{name}_s0.png")
     assert {TRUTH, PROMPT, ESTIMATE} <= colors(output / "crops_source.png")
 
 
-def test_an_unlabelled_volume_is_shown_as_a_target(
-    tool: ModuleType, volumes: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_an_unlabelled_volume_is_shown_as_a_target(volumes: tuple[Path, Path], tmp_path: Path) -> None:
     output, points = tmp_path / "pictures", tmp_path / "points.csv"
-    tool.main(["--volume", str(volumes[1]), "--output", str(output), "--slices", "1", "--crops", "1", *CROP])
+    main(["visualize", "--volume", str(volumes[1]), "--output", str(output), "--slices", "1", "--crops", "1", *CROP])
     assert PROMPT not in colors(output / f"{tmp_path.name}_bare_s0.png")
     points.write_text("z,y,x\n0,20,20\n1,20,20\n")
-    tool.main(["--volume", str(volumes[1]), "--points", str(points), "--output", str(output), *CROP])
+    main(["visualize", "--volume", str(volumes[1]), "--points", str(points), "--output", str(output), *CROP])
     assert PROMPT in colors(output / f"{tmp_path.name}_bare_s0.png")
     assert PROMPT in colors(output / "crops_target.png")
     assert not (output / "crops_source.png").exists()
 
 
-def test_errors_end_the_tool_with_a_message(tool: ModuleType, tmp_path: Path) -> None:
+def test_errors_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="nothing to show"):
-        tool.main(["--output", str(tmp_path)])
+        main(["visualize", "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match="lucci_train"):
-        tool.main(["--dataset", "lucci_train", "--output", str(tmp_path)])
+        main(["visualize", "--dataset", "lucci_train", "--output", str(tmp_path)])

@@ -1,7 +1,7 @@
 """Whole volumes out of core: memory that does not grow with the number of slices, here and on two Dask workers.
 
-tools/predict.py's way from a Zarr volume of synthetic slices to an OME-Zarr of probability, density and 3-D instances,
-with an untrained network. Each run is a fresh process.
+The way of `prompt-das predict` from a Zarr volume of synthetic slices to an OME-Zarr of probability, density and 3-D
+instances, with an untrained network. Each run is a fresh process.
 """
 
 from __future__ import annotations

@@ -257,7 +257,7 @@ class Ours(Side):
     def predict(self, windows: Tensor, prompt_sets: list[list[Tensor]]) -> Results:
         points, valid = pad_points([points for of_window in prompt_sets for points in of_window], self.device)
         points, valid = (x.unflatten(0, (len(windows), -1)) for x in (points, valid))
-        return {"logits": list(self.network.decode_windows(windows, points, valid, density=False).logits)}
+        return {"logits": list(self.network.decode_windows(windows, points, valid, with_density=False).logits)}
 
     def predict_teacher(self) -> Results:
         probability, density, *_ = self.labeler.predict_teacher(self.targets, *pad_points(self.sparse, self.device))

@@ -1,9 +1,8 @@
-#!/usr/bin/env python
 """Measure this project on this machine, beside others that do the same. The result is a table, and JSON.
 
-    tools/benchmark.py metrics
-    tools/benchmark.py model --size quick paper --output output/benchmark/model.json
-    tools/benchmark.py gpu
+    python -m benchmarks metrics
+    python -m benchmarks model --size quick paper --output output/benchmark/model.json
+    python -m benchmarks gpu
 
 Times are medians with the fastest and the slowest; peers take turns in one process. No data is needed. What we
 measured is in docs/PERFORMANCE.md.
@@ -14,8 +13,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
 from benchmarks import Benchmark, gpu, loader, measure, metrics, model, predictor, step, volume, window
+
+import torch
 
 BENCHMARKS: dict[str, Benchmark] = {
     "model": model,
@@ -30,7 +30,9 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, benchmark in BENCHMARKS.items():
         text = benchmark.__doc__ or ""

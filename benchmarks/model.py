@@ -19,7 +19,7 @@ from torch import nn
 
 from .measure import Laps, seconds
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CONFIG_OF_SIZE = {
     "paper": CONFIGS / "rat2human_wda.yaml",
     "quick": CONFIGS / "quick" / "vnc2lucchi_wda.yaml",

@@ -18,6 +18,7 @@ from unittest import mock
 
 import prompt_das
 from prompt_das.adaptation.pseudo_labels import PseudoLabelLoader
+from prompt_das.cli.prepare_mitoem import prepare
 from prompt_das.engine.trainer import PromptDASTrainer
 from prompt_das.modeling import PromptDAS, meta_arch
 from prompt_das.volumes.synthetic import STYLES
@@ -26,7 +27,6 @@ import detectron2
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
-from prepare_mitoem import prepare
 
 from .flops import count_flop
 from .loader import write_slices

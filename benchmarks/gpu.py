@@ -99,12 +99,24 @@ def train_compiled(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     """In a process of its own, which ends when the time does: a compiler may take as long as it likes, or fail."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "gpu.json"
-        command = [sys.executable, str(Path(__file__).resolve().parents[1] / "benchmark.py"), "gpu"]
+        command = [sys.executable, "-m", "benchmarks", "gpu"]
         command += ["--device", args.device, "--parts", "training iteration", "--minutes", f"{clock.left() / 60:.2f}"]
-        command += ["--iterations", str(args.iterations), "--warm-up", str(args.warm_up), "--data", str(args.data)]
+        command += [
+            "--iterations",
+            str(args.iterations),
+            "--warm-up",
+            str(args.warm_up),
+            "--data",
+            str(Path(args.data).resolve()),
+        ]
         command += ["--seed", str(args.seed), "--output", str(out), "--", *args.opts, "MODEL.COMPILE", "inductor"]
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         try:
             _, error = process.communicate(timeout=max(1.0, clock.left()))

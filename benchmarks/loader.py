@@ -1,4 +1,4 @@
-"""Training crops: from the Zarr of tools/prepare_mitoem.py against the slices as downloaded, PNG and TIFF.
+"""Training crops: from the Zarr of `prompt-das prepare-mitoem` against the slices as downloaded, PNG and TIFF.
 
 Synthetic slices in MitoEM's layout, read as training reads them: an epoch visits every slice once, in random order, and
 takes one crop of it. Volumes are opened anew for every epoch, so that no slice is found decoded; opening is not timed.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prompt_das.cli.prepare_mitoem import prepare
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.build import SampleStream
 from prompt_das.data.dataset_mapper import CropReader, SourceMapper
@@ -24,7 +25,6 @@ import cv2
 import numpy as np
 import tifffile
 from detectron2.config import CfgNode
-from prepare_mitoem import prepare
 from tabulate import tabulate
 
 from .measure import in_turn, ratio, seconds, show, spread

@@ -1,7 +1,7 @@
-"""What tools/benchmark.py measures: a module for each of its commands.
+"""What `python -m benchmarks` measures: a module for each of its commands.
 
 Each module says in its docstring what is compared, and has the three functions of :class:`Benchmark`. A new one is
-a module here, an entry in ``BENCHMARKS`` of tools/benchmark.py, and a word in the Makefile. One that has more to do
+a module here, an entry in ``BENCHMARKS`` of __main__, and a word in the Makefile. One that has more to do
 when the results are printed and written has ``conclude(args, machine, results)``, which may end with an exit code.
 
 The other modules are what these are made of: measure, flops, and the parts of gpu (ceilings, training_iteration,

@@ -1,0 +1,29 @@
+"""Make a project of an unlabelled volume and a few clicks, see :mod:`prompt_das.engine.project`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from prompt_das.cli.main import CONFIGS
+from prompt_das.engine.project import create_project
+
+
+def run(args: argparse.Namespace) -> None:
+    base = Path(args.base)
+    project = create_project(
+        args.folder,
+        args.name or args.folder.resolve().name,
+        args.volume,
+        base=base if base.exists() else CONFIGS / f"{args.base}.yaml",
+        points=args.points,
+        source=args.source,
+        weights=args.weights,
+        dataset=args.dataset,
+        voxel_size=args.voxel_size,
+        intensity_range=args.intensity_range,
+    )
+    points = f"{project.num_points} points" if args.points else "no points: unsupervised"
+    print(f"{project.config}: adapts to {project.volume} ({points}). Next:\n")
+    print("\n".join(f"  {command}" for command in project.commands()))
+    print(f"\nThen open {project.weights} in napari.")

@@ -1,0 +1,65 @@
+"""Make a file of sparse centre points: drawn from the labels of a volume, or converted from another file."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from prompt_das.data.datasets import ensure_registered, register_volumes_from_yaml
+from prompt_das.data.slices import open_image_volume, read_labels
+from prompt_das.volumes.point_files import SlicePoints, read_points, sample_dataset_points, write_points
+
+import numpy as np
+from detectron2.data import DatasetCatalog
+from tqdm import tqdm
+
+
+def choose_dataset(dataset: str | None, volume: str | None) -> str:
+    """The one data set that the arguments mean."""
+    if dataset is None and volume is None:
+        raise ValueError("which volume? Add --dataset NAME or --volume YAML")
+    names = register_volumes_from_yaml(volume) if volume else []
+    if dataset is None:
+        if len(names) != 1:
+            raise ValueError(f"{volume} has the splits {', '.join(names)}; choose one with --dataset")
+        return names[0]
+    ensure_registered([dataset])
+    return dataset
+
+
+def convert(path: str, entries: list[dict[str, Any]]) -> SlicePoints:
+    """The points of a file that lie on the slices of a data set, checked against their size."""
+    volume = open_image_volume(entries[0])
+    points = read_points(path, volume.slice_names, num_slices=volume.shape[0], size=volume.shape[1:])
+    wanted = {entry["slice"] for entry in entries}
+    return {z: p for z, p in points.items() if z in wanted}
+
+
+def ratio_inside(points: SlicePoints, entries: list[dict[str, Any]]) -> float:
+    """Ratio of the points that lie on an instance."""
+    hits = [np.zeros(0, dtype=bool)]
+    for entry in entries:
+        if entry["slice"] in points:
+            last = (entry["width"] - 1, entry["height"] - 1)
+            column, row = np.minimum(points[entry["slice"]].astype(int), last).T
+            hits.append(read_labels(entry)[row, column] > 0)
+    return float(np.concatenate(hits).mean())
+
+
+def run(args: argparse.Namespace) -> None:
+    name = choose_dataset(args.dataset, args.volume)
+    entries = DatasetCatalog.get(name)
+    labelled = entries[0]["label_file_name"] is not None
+    if args.source:
+        points = convert(args.source, entries)
+        write_points(args.output, points, dataset=name)
+    elif labelled:
+        progress = tqdm(entries, desc=name, unit="slice")
+        points = sample_dataset_points(progress, args.ratio, args.seed, read_labels)
+        write_points(args.output, points, dataset=name, ratio=args.ratio, seed=args.seed)
+    else:
+        raise ValueError(f"{name} has no labels to draw points from; convert points set by hand with --from FILE")
+    count = sum(map(len, points.values()))
+    print(f"{args.output}: {count} points on {sum(len(p) > 0 for p in points.values())} of {len(entries)} slices")
+    if args.source and labelled and count:
+        print(f"{ratio_inside(points, entries):.1%} of them lie on a labelled instance")

@@ -1,0 +1,330 @@
+"""The command `prompt-das`: what can be typed. What each command does is in :mod:`prompt_das.cli`.
+
+A module beside the package, since importing the package fills Detectron2's registries: that takes torch, and seconds
+that `--help` should not take. Nothing but the standard library is imported before the arguments have been read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+THREADS = min(4, os.cpu_count() or 1)
+
+
+def train(parser: argparse.ArgumentParser) -> None:
+    """Train a model: burn-in on the source, adaptation to the target, evaluation.
+
+        prompt-das train --config-file rat2human_wda
+        prompt-das train --config-file rat2human_wda --resume --num-gpus 4
+        prompt-das train --config-file rat2human_wda MODEL.WEIGHTS output/rat2human_source/model_final.pth
+
+    Stopped by SIGTERM or Ctrl-C, it writes a checkpoint and ends with exit code 75; --resume goes on there.
+    """
+    add_config_file(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead, as `evaluate` does")
+    add_processes(parser)
+    add_last_options(parser)
+
+
+def evaluate(parser: argparse.ArgumentParser) -> None:
+    """Evaluate a trained model on DATASETS.TEST.
+
+        prompt-das evaluate --config-file rat2human_wda --weights output/rat2human_wda/model_final.pth
+        prompt-das evaluate --config-file rat2human_wda --weights model.safetensors \\
+            TEST.WINDOW.STRIDE 128 TEST.WINDOW.ROTATIONS 4
+    """
+    add_config_file(parser)
+    parser.add_argument("--weights", help="a checkpoint (.pth) or a .safetensors file; default: MODEL.WEIGHTS")
+    add_processes(parser)
+    add_last_options(parser)
+    parser.set_defaults(eval_only=True, resume=False)
+
+
+def predict(parser: argparse.ArgumentParser) -> None:
+    """Segment a volume of any size: probability, centre density and instances, of every slice or linked to 3-D.
+
+        prompt-das predict --weights output/rat2human_wda/model_final.pth --input scans/ --output result.zarr
+        prompt-das predict --weights my_model.safetensors --input my_lab.yaml --output result.tif \\
+            --points clicks.csv --table instances.csv
+
+    INPUT is a folder of slices, a TIFF, HDF5 or Zarr volume, a single image, a YAML file that describes a volume, or a
+    registered name such as lucchi_test. OUTPUT is OME-Zarr, HDF5 or TIFF by its ending. It appears when it is complete;
+    stopped before, the same command goes on where it was.
+    """
+    parser.add_argument("--weights", required=True, help="a training checkpoint (.pth) or a .safetensors file")
+    parser.add_argument("--input", required=True, help="the volume, see above")
+    parser.add_argument("--output", required=True, type=Path, help="*.zarr, *.h5 or *.tif")
+    parser.add_argument("--points", help="prompts: CSV with z, y, x (a napari export), or JSON; default: the YAML's")
+    parser.add_argument("--table", type=Path, help="CSV with one row for each instance")
+    parser.add_argument("--instances", choices=["volume", "slice"], default="volume", help="3-D, or of each slice")
+    parser.add_argument("--threshold", type=float, default=0.5, help="of the probability of foreground")
+    parser.add_argument("--min-size", type=int, help="remove instances of at most so many voxels; default: 15")
+    parser.add_argument("--no-density", action="store_true", help="without the centre-point head, which takes its time")
+    parser.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at slices that cannot be read")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT, or an unfinished one")
+    add_array(parser)
+    parser.add_argument("--config-file", help="default: the one in the weights or beside them")
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu; default: the config's, or cpu where there is no GPU")
+    parser.add_argument(
+        "--dask",
+        nargs="?",
+        const="local",
+        metavar="tcp://HOST:PORT",
+        help="predict on a Dask cluster: a scheduler's address, or nothing for processes on this machine",
+    )
+    parser.add_argument("--workers", type=int, help="of a local Dask cluster; default: one for each GPU, or core")
+    add_options(parser)
+
+
+def new_project(parser: argparse.ArgumentParser) -> None:
+    """From an unlabelled volume and a few clicks to a training: write a folder that `prompt-das train` can begin with.
+
+        prompt-das new-project liver/ --volume scans.tif --points points.json
+
+    POINTS is what the napari plugin saves, or any file of points that training reads; without it the adaptation is
+    unsupervised. The folder gets the description of the volume and a config, a leaf on --base.
+    """
+    parser.add_argument("folder", type=Path, help="the new project")
+    parser.add_argument("--volume", required=True, help="the images: a folder of slices, TIFF, HDF5, Zarr")
+    parser.add_argument("--points", help="clicks on some of its slices")
+    parser.add_argument("--name", help="of the volume; default: that of the folder")
+    parser.add_argument("--base", default="rat2human_wda", help="config to build on (default: %(default)s)")
+    parser.add_argument("--source", help="labelled volume: a registered name, or its YAML; default: that of --base")
+    parser.add_argument("--weights", help="a trained source model, to begin with; default: train one first")
+    add_array(parser)
+
+
+def check_data(parser: argparse.ArgumentParser) -> None:
+    """Check data before a long run: every slice, label and point is read, and all that is wrong is listed at once.
+
+        prompt-das check-data --config-file vnc2lucchi_wda
+        prompt-das check-data --volume my_lab.yaml
+        prompt-das check-data --dataset mitoem_rat_train mitoem_human_val
+
+    Unreadable, missing and odd slices, sizes and types, labels that are masks or have no background, points outside of
+    the image or of every instance, duplicates. Ends with 1 if there is an error, so that a job script can stop.
+    """
+    add_config_file(parser, "all data sets of a training")
+    parser.add_argument("--dataset", nargs="+", default=[], help="registered names")
+    parser.add_argument("--volume", help="YAML that describes a volume")
+    parser.add_argument("--points", help="file of points, in place of those that belong to the data set")
+    parser.add_argument("--all", action="store_true", help="list all problems, not the first 20 of a kind")
+    parser.add_argument("--workers", type=int, default=THREADS, help="threads, each holds a slice")
+    add_options(parser)
+
+
+def visualize(parser: argparse.ArgumentParser) -> None:
+    """Draw what the network will see: slices and training crops, with masks and points.
+
+        prompt-das visualize --config-file vnc2lucchi_wda --output pictures
+        prompt-das visualize --dataset lucchi_train --points points.json --output pictures
+        prompt-das visualize --volume my_volume.yaml --output pictures
+
+    With a config, its source volumes (DATASETS.TRAIN) are shown with their masks and all centres, its target volumes
+    with the sparse points of training. Without one, a labelled volume is shown as a source, another as a target.
+    """
+    add_config_file(parser)
+    parser.add_argument("--dataset", nargs="+", default=[], help="registered names, in place of those of the config")
+    parser.add_argument("--volume", help="YAML that describes a volume of your own")
+    parser.add_argument("--points", help="sparse points of the target, in place of those of the config")
+    parser.add_argument("--output", required=True, help="folder for the pictures")
+    parser.add_argument("--slices", type=int, default=4, help="slices shown of each volume (default: %(default)s)")
+    parser.add_argument("--crops", type=int, default=6, help="crops shown of each domain (default: %(default)s)")
+    parser.add_argument("--max-size", type=int, default=1024, help="longest side of a slice's picture, in pixels")
+    add_last_options(parser)
+
+
+def sample_points(parser: argparse.ArgumentParser) -> None:
+    """Make a file of sparse centre points: drawn from the labels of a volume, or converted from another tool's file.
+
+        prompt-das sample-points --dataset lucchi_train --ratio 0.15 --seed 0 --output points.json
+        prompt-das sample-points --volume my_volume.yaml --output points.json
+        prompt-das sample-points --dataset lucchi_train --from annotations.csv --output points.json
+
+    Every run that reads the file (DATASETS.SPARSE_POINTS.FILE, or `points` of a volume's YAML) trains on the same
+    points. --from reads CSV with the columns axis-0, axis-1, axis-2 (napari) or z, y, x, WDA-Net's JSON, and this
+    command's own.
+    """
+    parser.add_argument("--dataset", help='registered name, or a part of one as "lucchi_train[0:27]"')
+    parser.add_argument("--volume", help="YAML that describes a volume of your own")
+    parser.add_argument("--ratio", type=float, default=0.15, help="ratio of a slice's instances (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--from", dest="source", metavar="FILE", help="convert this file instead of drawing points")
+    parser.add_argument("--output", required=True, help="JSON file to write")
+
+
+def prepare_mitoem(parser: argparse.ArgumentParser) -> None:
+    """Prepare MitoEM for training: from the slices of the download to chunked Zarr that crops are read from.
+
+        prompt-das prepare-mitoem datasets/MitoEM-H datasets/MitoEM-R
+
+    Each folder holds `im/im%04d.png` (slices 0-999), `mito-train-v2/seg%04d.tif` (0-399) and
+    `mito-val-v2/seg%04d.tif` (400-499); ids may be plain or RGB-coded. Counts, sizes and types are checked first, and
+    what is missing is named. Then `mitoem.zarr` is written into the folder, with the arrays `images` (uint8) and
+    `labels` (uint16, or as wide as the ids need). Stopped and started again, it goes on with the next slice. The data
+    sets mitoem_{human,rat}_{train,val} use `mitoem.zarr` once it is complete; a 384 x 384 crop then takes milliseconds
+    instead of the decoding of a 4096 x 4096 PNG.
+    """
+    parser.add_argument("folders", type=Path, nargs="+", help="MitoEM-H and MitoEM-R as downloaded")
+    parser.add_argument("--allow-partial", action="store_true", help="accept any slices, not all 1000 and 500")
+    parser.add_argument("--overwrite", action="store_true", help="start again, even if there is a mitoem.zarr")
+    parser.add_argument("--workers", type=int, default=THREADS, help="threads, each holds a slice")
+
+
+def make_synthetic(parser: argparse.ArgumentParser) -> None:
+    """Make two synthetic domains on disk, in MitoEM's layout.
+
+        prompt-das make-synthetic --output datasets
+
+    writes datasets/synthetic/{source,target} with im/im%04d.png, mito-train-v2/seg%04d.tif and
+    mito-val-v2/seg%04d.tif: with DETECTRON2_DATASETS=datasets these are the data sets
+    synthetic_{source,target}_{train,val}. The last third of the slices is for validation. The same arguments give the
+    same files.
+    """
+    parser.add_argument("--output", type=Path, required=True, help="the folder that gets `synthetic/`")
+    parser.add_argument("--size", type=int, default=256, help="height and width of a slice in pixels, at least 64")
+    parser.add_argument("--slices", type=int, default=24, help="of each domain, at least 3")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def convert(parser: argparse.ArgumentParser) -> None:
+    """Convert weights: the authors' checkpoints for use here, or a training checkpoint for sharing.
+
+        prompt-das convert --from reference R-H.pth rat2human.safetensors
+        prompt-das convert --from training output/rat2human_wda/model_final.pth my_model.safetensors
+        prompt-das convert --from training --student output/rat2human_wda/model_final.pth student.safetensors
+
+    The result is a safetensors file with the config inside; every command takes it as weights.
+    """
+    parser.add_argument("--from", dest="kind", required=True, choices=["reference", "training"])
+    parser.add_argument("--config-file", help="default: the run's config.yaml; for reference the paper-size network")
+    parser.add_argument("--student", action="store_true", help="export the student instead of the teacher")
+    parser.add_argument("input", type=Path, metavar="IN")
+    parser.add_argument("output", type=Path, metavar="OUT", help="*.safetensors")
+
+
+def replay_batch(parser: argparse.ArgumentParser) -> None:
+    """Repeat a training step that was skipped: which loss, and which layers, are not finite?
+
+    prompt-das replay-batch output/my_lab/bad_batches/iteration_0001234_rank0.pth
+    """
+    parser.add_argument("batch", type=Path, help="a file of OUTPUT_DIR/bad_batches")
+    parser.add_argument("--config-file", help="default: the config.yaml of its run")
+    add_options(parser)
+
+
+def reproduce(parser: argparse.ArgumentParser) -> None:
+    """The rows of the paper's tables on a pair of domains: train what is missing, evaluate, write one table.
+
+        prompt-das reproduce --pair vnc2lucchi --size quick --seeds 0 1
+        prompt-das reproduce --pair rat2human --size paper --ablation
+
+    Every run has its own folder; stopped and started again, the command goes on where it was. OUTPUT/results.md and
+    OUTPUT/results.json hold the tables, with the ratio of the Source-Supervised gap (Dice) that each row closes.
+    """
+    parser.add_argument("--pair", required=True, choices=["vnc2lucchi", "rat2human", "human2rat", "synthetic"])
+    parser.add_argument("--size", default="paper", choices=["quick", "paper"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--ablation", action="store_true", help="also the paper's Table 2: each component by itself")
+    parser.add_argument("--prompts", action="store_true", help="also the paper's Table 3: ratios of prompts at test")
+    parser.add_argument("--output", type=Path, help="default: output/reproduce/PAIR_SIZE")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds trained at the same time")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of a training; 0 = as many as cores")
+    add_options(parser)
+
+
+def demo(parser: argparse.ArgumentParser) -> None:
+    """The whole method in five minutes: two synthetic EM domains, training, adaptation, evaluation, a table, a figure.
+
+        prompt-das demo
+
+    Nothing is random: every run on a machine gives the same numbers.
+    """
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), help="default: %(default)s")
+    add_options(parser)
+
+
+COMMANDS = {
+    add_arguments.__name__.replace("_", "-"): add_arguments
+    for add_arguments in (
+        demo,
+        train,
+        evaluate,
+        predict,
+        new_project,
+        check_data,
+        visualize,
+        sample_points,
+        prepare_mitoem,
+        make_synthetic,
+        convert,
+        replay_batch,
+        reproduce,
+    )
+}
+
+
+def add_config_file(parser: argparse.ArgumentParser, help: str = "YAML file, or the name of a config") -> None:
+    parser.add_argument("--config-file", default="", metavar="FILE", help=help)
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Detectron2's arguments, but for the address: Detectron2's default is one port for all runs of a user."""
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs, or CPU processes, on each machine")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of the first machine, if there are several")
+
+
+def add_array(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", help="the array inside an HDF5 or Zarr file, if it has several")
+    parser.add_argument("--voxel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help="in nm")
+    parser.add_argument("--intensity-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="grey values 0 and 255")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the config, as TEST.WINDOW.STRIDE 128")
+
+
+def add_last_options(parser: argparse.ArgumentParser) -> None:
+    """As Detectron2 has them: whatever stands behind the first of them belongs to them, also what begins with "-"."""
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes of the config, at the end")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prompt-das",
+        description="Annotation-efficient domain-adaptive segmentation of electron microscopy images.",
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, add_arguments in COMMANDS.items():
+        text = inspect.getdoc(add_arguments) or ""
+        command = subparsers.add_parser(
+            name,
+            help=text.partition("\n")[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command. An error of what was typed, or of a file, is one line and the exit code 1 or 2."""
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(words)
+    args.command_line = shlex.join(["prompt-das", *words])
+    from prompt_das.cli.main import run  # torch
+
+    run(args)
+
+
+if __name__ == "__main__":
+    main()
