@@ -1,4 +1,4 @@
-# Every target makes the environment it needs: .venv, once. What that takes: python3 >= 3.10 with venv, a package index,
+# Every target makes the environment it needs: .venv, once. What that takes: python3 >= 3.11 with venv, a package index,
 # about 6 GB of disk. No compiler, no GPU.
 #   make demo          the whole method on two small synthetic EM domains, 2 to 5 minutes on 2 cores
 #   make test          the tests; test-slow runs those that take minutes
@@ -6,7 +6,7 @@
 #                      damaged and hostile files: refused, or read rightly; minutes
 #   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 11 minutes
 #   make benchmark-gpu the part of it that needs CUDA: 8 minutes at most
-#   make lint          ruff, mypy, import-linter; format mends what ruff can
+#   make lint          ruff, mypy, import-linter, the plugin's manifest; format mends what ruff can
 #   make install       only the environment; PYTHON=python3.12 picks another interpreter
 #   make audit         ask the package index's list of known vulnerabilities about all of constraints.txt
 #   make constraints   resolve constraints.txt anew, after a change in pyproject.toml
@@ -63,6 +63,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/npe2 validate prompt_das/napari.yaml
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix
@@ -71,8 +72,8 @@ format: $(STAMP)
 install venv: $(STAMP)
 
 $(BIN)/uv:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	    { echo "prompt_das needs Python 3.10 or newer, '$(PYTHON)' is not: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "prompt_das needs Python 3.11 or newer, '$(PYTHON)' is not: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || \
 	    { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 	@sed -n -E '/^(uv|setuptools)==/,/[^\]$$/p' constraints.txt >$(VENV)/first.txt
@@ -95,7 +96,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt | $(BIN)/uv
 	@touch $@
 
 constraints: $(BIN)/uv
-	$(UV) compile --quiet --universal --python-version 3.10 --custom-compile-command "make constraints" --no-annotate \
+	$(UV) compile --quiet --universal --python-version 3.11 --custom-compile-command "make constraints" --no-annotate \
 	    --generate-hashes --extra dev pyproject.toml --output-file constraints.txt
 
 # In an environment of its own, since it brings two dozen packages along.

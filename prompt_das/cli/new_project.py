@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from prompt_das.cli.main import CONFIGS
+from prompt_das.cli.main import find_config
 from prompt_das.engine.project import create_project
 
 
 def run(args: argparse.Namespace) -> None:
-    base = Path(args.base)
     project = create_project(
         args.folder,
         args.name or args.folder.resolve().name,
         args.volume,
-        base=base if base.exists() else CONFIGS / f"{args.base}.yaml",
+        base=find_config(args.base),
         points=args.points,
         source=args.source,
         weights=args.weights,
