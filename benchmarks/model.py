@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def training_step(
     model: nn.Module,
     teacher: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: list[dict[str, Any]],
+    batch: Sequence[Mapping[str, Any]],
     laps: Laps,
 ) -> None:
     """What an iteration does with a labelled batch."""
@@ -88,7 +88,6 @@ def training_batch(cfg: Any) -> list[dict[str, Any]]:
     target = [
         {
             **crop("target"),
-            "use": frozenset(("points", "masks", "contrastive")),
             "pixel_valid": torch.ones(side, side, dtype=torch.bool),
             "density_ignore": torch.zeros(side, side, dtype=torch.bool),
             "image_weight": 0.9,

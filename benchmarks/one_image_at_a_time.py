@@ -20,7 +20,7 @@ import math
 from typing import Any, NamedTuple
 
 from prompt_das.modeling import PromptDAS
-from prompt_das.modeling.meta_arch import NEAR_A_POINT
+from prompt_das.modeling.criterion import NEAR_A_POINT
 from prompt_das.ops.points import find_peaks
 
 import torch

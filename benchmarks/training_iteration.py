@@ -10,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import prompt_das
 from prompt_das.adaptation.pseudo_labels import PseudoLabelLoader
 from prompt_das.cli.prepare_mitoem import prepare
 from prompt_das.engine.trainer import PromptDASTrainer
-from prompt_das.modeling import PromptDAS, meta_arch
+from prompt_das.modeling import PromptDAS, criterion
 from prompt_das.volumes.synthetic import STYLES
 
 import detectron2
@@ -258,13 +258,13 @@ def benchmark_parts(trainer: PromptDASTrainer, repeats: int, seconds_left: Calla
     }
 
 
-def contrastive_branch(student: PromptDAS, batch: list[dict[str, Any]]) -> dict[str, float]:
+def contrastive_branch(student: PromptDAS, batch: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """How many positives, queries and negatives an image has that the contrastive loss counts, and the loss.
 
     Raises RuntimeError if the loss has nothing to count, and an iteration would cost less than a real one.
     """
     numbers: dict[str, float] = {}
-    loss = meta_arch.contrastive_loss
+    loss = criterion.contrastive_loss
 
     def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
         given = inspect.signature(loss).bind(*args, **kwargs).arguments
@@ -272,7 +272,7 @@ def contrastive_branch(student: PromptDAS, batch: list[dict[str, Any]]) -> dict[
             numbers[kind] = given[f"{kind}_valid"].sum(1).double().mean().item()
         return loss(*args, **kwargs)
 
-    with mock.patch.object(meta_arch, "contrastive_loss", counted), torch.no_grad():
+    with mock.patch.object(criterion, "contrastive_loss", counted), torch.no_grad():
         numbers["loss"] = student(batch)["loss_pcl"].item()
     if not numbers["loss"] > 0:
         raise RuntimeError(f"the contrastive loss of the batch is {numbers['loss']} with {numbers}: nothing to measure")

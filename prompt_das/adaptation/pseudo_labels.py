@@ -1,18 +1,20 @@
-"""What the teacher tells the student about a target image: pseudo points and pseudo masks (Prompt-DAS, Sec. 2.2-2.4).
+"""Pseudo-labels: the teacher labels the weak view, the student trains on the strong one (Prompt-DAS, Sec. 2.2-2.4).
 
-The labels are attached to the data before the student sees them (:class:`PseudoLabelLoader`), so the training step
-itself stays Detectron2's ordinary one. They are made where the teacher is, batch by batch, and no GPU has to wait for
-the host on the way: what is random comes with the samples.
+Labels are added to the samples before the student gets them (:class:`PseudoLabelLoader`), so the training step itself
+is Detectron2's. They are made on the teacher's device, batch by batch, and no GPU waits for the host: all random
+numbers come with the samples.
 
-Shape legend: B images; N points, padded with a validity mask; H, W pixels.
+Shape legend: B images; N points, padded with a validity mask; K pseudo points; H, W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 from prompt_das.adaptation.contrastive_sampling import sample_contrastive_points
+from prompt_das.data.samples import ContrastivePoints, LabeledSample, SourceSample, TargetSample, TrainingSample
+from prompt_das.modeling.criterion import enabled_target_losses
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.batching import pad, stack
 from prompt_das.ops.points import find_peaks, suppress_near
@@ -23,15 +25,15 @@ from torch import Tensor
 
 
 class PseudoLabeler:
-    """Lets the teacher look at the weak view, and moves what it says into the student's view."""
+    """The teacher predicts the weak view of target samples; its predictions are warped into the strong view."""
 
     @configurable
     def __init__(
         self,
         *,
         teacher: PromptDAS,
-        report: Callable[[dict[str, Tensor]], None],
-        use: frozenset[str],
+        put_metrics: Callable[[dict[str, Tensor]], None],
+        target_losses: frozenset[str],
         use_prompts: bool,
         suppression_radius: float,
         peaks: dict[str, Any],
@@ -42,19 +44,19 @@ class PseudoLabeler:
     ) -> None:
         """
         Args:
-            report: is given metrics, scalars on the teacher's device, by name.
-            use: which target losses the student computes: "points", "masks", "contrastive".
-            use_prompts: whether teacher and student get prompts on target images.
+            put_metrics: called with metrics by name, scalars on the teacher's device.
+            target_losses: the losses that the student is trained with, see PromptDASCriterion.
+            use_prompts: whether teacher and student are prompted on target images.
             suppression_radius: pseudo points closer than this to a sparse point are dropped, in pixels.
             peaks: keyword arguments of :func:`prompt_das.ops.points.find_peaks`.
-            density_ignore: where the teacher's density is above this and no point is near, it teaches nothing.
-            pixel_confidence: pixels where max(p, 1 - p) is below are ignored.
-            image_confidence: the share of pixels at or above it is the weight of an image.
+            density_ignore: where the teacher's density is above this, it counts only near a point.
+            pixel_confidence: pixels with a confidence max(p, 1 - p) below it are ignored.
+            image_confidence: the fraction of pixels with at least this confidence is the weight of an image.
             contrastive: keyword arguments of :func:`sample_contrastive_points`.
         """
         self.teacher = teacher
-        self.report = report
-        self.use = use
+        self.put_metrics = put_metrics
+        self.target_losses = target_losses
         self.use_prompts = use_prompts
         self.suppression_radius = suppression_radius
         self.peaks = peaks
@@ -64,17 +66,12 @@ class PseudoLabeler:
         self.contrastive = contrastive
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, teacher: PromptDAS, report: Callable[[dict[str, Tensor]], None]) -> dict:
+    def from_config(cls, cfg: CfgNode, teacher: PromptDAS, put_metrics: Callable[[dict[str, Tensor]], None]) -> dict:
         node = cfg.DOMAIN_ADAPT
-        switches = {
-            "points": node.USE_POINT_PSEUDO_LABELS,
-            "masks": node.USE_MASK_PSEUDO_LABELS,
-            "contrastive": node.USE_CONTRASTIVE,
-        }
         return {
             "teacher": teacher,
-            "report": report,
-            "use": frozenset(name for name, on in switches.items() if on),
+            "put_metrics": put_metrics,
+            "target_losses": enabled_target_losses(cfg),
             "use_prompts": node.USE_PROMPTS,
             "suppression_radius": cfg.MODEL.CENTER_HEAD.SIGMA,
             "peaks": {"threshold": node.POINTS.THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": node.POINTS.TOP_K},
@@ -105,91 +102,96 @@ class PseudoLabeler:
         """
         teacher = self.teacher
         size = (images.shape[-2], images.shape[-1])
-        shown = sparse_valid & self.use_prompts
+        prompted = sparse_valid & self.use_prompts
         embedding = teacher.encode(images)
-        if "points" in self.use:
-            density = teacher.decode(embedding, sparse, shown, size, with_mask=False).density
+        if "points" in self.target_losses:
+            density = teacher.decode(embedding, sparse, prompted, size, with_mask=False).density
             points, valid, _ = find_peaks(density, **self.peaks)
             valid = suppress_near(points, valid, sparse, sparse_valid, self.suppression_radius)
         else:
             density, points, valid = images[:, 0] * 0, sparse[:, :0], sparse_valid[:, :0]
         prompts = torch.cat([sparse, points], dim=1)
-        shown = torch.cat([sparse_valid, valid], dim=1) & self.use_prompts
-        probability = teacher.decode(embedding, prompts, shown, size, with_density=False).logits.sigmoid()
+        prompted = torch.cat([sparse_valid, valid], dim=1) & self.use_prompts
+        probability = teacher.decode(embedding, prompts, prompted, size, with_density=False).logits.sigmoid()
         return probability, density, points, valid
 
-    def __call__(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Samples of :class:`~prompt_das.data.dataset_mapper.TargetMapper` -> the student's labelled inputs."""
+    def __call__(self, samples: Sequence[TargetSample]) -> list[LabeledSample]:
+        """Pseudo-labels for target samples, in their strong view."""
         device = self.teacher.device
         sparse, sparse_valid = pad(samples, "sparse_points", device)
         probability, density, peaks, peaks_valid = self.predict_teacher(
             stack(samples, "weak_image", device), sparse, sparse_valid
         )
-        self.report(
+        self.put_metrics(
             {
                 "pseudo/points": peaks_valid.sum(1).float().mean(),
                 "pseudo/foreground": (probability > 0.5).float().mean(),
             }
         )
 
-        # From here on all is in the student's view.
-        moved_sparse, _ = pad(samples, "strong_sparse_points", device)
-        moved_peaks = warp_points(peaks, stack(samples, "forward_pixel_map", device))
-        points = torch.cat([moved_sparse, moved_peaks], dim=1)
+        # From here on everything is in the strong view.
+        strong_sparse, _ = pad(samples, "strong_sparse_points", device)
+        strong_peaks = warp_points(peaks, stack(samples, "forward_pixel_map", device))
+        points = torch.cat([strong_sparse, strong_peaks], dim=1)
         points_valid = torch.cat([sparse_valid, peaks_valid], dim=1)
         noise = stack(samples, "noise", device).long()
-        shown = random_subset(points, points_valid & self.use_prompts, stack(samples, "prompt_ratio", device), noise)
-        sources = stack(samples, "inverse_pixel_map", device).long()
+        prompts_valid = random_subset(
+            points, points_valid & self.use_prompts, stack(samples, "prompt_ratio", device), noise
+        )
+        index = stack(samples, "inverse_pixel_map", device).long()
         probability, density = (
-            one.flatten(1).gather(1, sources.flatten(1)).view_as(sources) for one in (probability, density)
+            weak.flatten(1).gather(1, index.flatten(1)).view_as(index) for weak in (probability, density)
         )
         confidence = torch.maximum(probability, 1 - probability)
-        labels = {
-            "mask": (probability > 0.5).to(torch.uint8),
-            "pixel_valid": confidence >= self.pixel_confidence,
-            "image_weight": (confidence >= self.image_confidence).float().mean((1, 2)),
-            "density_ignore": density > self.density_ignore,
-            "points": points,
-            "points_valid": points_valid,
-            "prompts": points,
-            "prompts_valid": shown,
-        }
-        self.report({"pseudo/confident_pixels": labels["image_weight"].mean()})
-        contrastive = {}
-        if "contrastive" in self.use:
-            contrastive = {"positives": moved_sparse, "positives_valid": sparse_valid}
+        mask = (probability > 0.5).to(torch.uint8)
+        pixel_valid = confidence >= self.pixel_confidence
+        image_weight = (confidence >= self.image_confidence).float().mean((1, 2))
+        density_ignore = density > self.density_ignore
+        self.put_metrics({"pseudo/confident_pixels": image_weight.mean()})
+        contrastive: dict[str, Tensor] = {}
+        if "contrastive" in self.target_losses:
+            contrastive = {"positives": strong_sparse, "positives_valid": sparse_valid}
             contrastive |= sample_contrastive_points(probability, noise, **self.contrastive)
         return [
             {
-                **{name: x[name] for name in ("domain", "image_id", "box", "image")},
-                **{name: of_all[i] for name, of_all in labels.items()},
-                "use": self.use,
-                "contrastive": {name: of_all[i] for name, of_all in contrastive.items()},
+                "domain": sample["domain"],
+                "image_id": sample["image_id"],
+                "box": sample["box"],
+                "image": sample["image"],
+                "mask": mask[i],
+                "pixel_valid": pixel_valid[i],
+                "image_weight": image_weight[i],
+                "density_ignore": density_ignore[i],
+                "points": points[i],
+                "points_valid": points_valid[i],
+                "prompts": points[i],
+                "prompts_valid": prompts_valid[i],
+                "contrastive": cast(ContrastivePoints, {name: value[i] for name, value in contrastive.items()}),
             }
-            for i, x in enumerate(samples)
+            for i, sample in enumerate(samples)
         ]
 
 
 def point_to_index(points: Tensor, height: int, width: int) -> Tensor:
-    """Points (B, N, 2) -> indices of their pixels, in raster order; of those outside the nearest one."""
+    """Points (B, N, 2) -> (B, N) indices of their pixels, row * width + column; outside the image the nearest pixel."""
     column, row = points.floor().long().unbind(-1)
     return row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
 
 
 def warp_points(points: Tensor, forward_pixel_map: Tensor) -> Tensor:
-    """Points (B, N, 2) at pixel centres -> where ``forward_pixel_map`` (B, H, W, 2) takes these pixels."""
+    """Points (B, N, 2) of the weak view -> (B, N, 2) in the strong view, by ``forward_pixel_map`` (B, H, W, 2)."""
     index = point_to_index(points, *forward_pixel_map.shape[1:3])
     return forward_pixel_map.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, 2))
 
 
-def random_subset(points: Tensor, valid: Tensor, share: Tensor, noise: Tensor) -> Tensor:
-    """A random subset of each image's points, of a size that is uniform in {0 ... n} if ``share`` is in [0, 1).
+def random_subset(points: Tensor, valid: Tensor, ratio: Tensor, noise: Tensor) -> Tensor:
+    """A random subset of each image's n points; its size is uniform in {0 ... n} for ``ratio`` uniform in [0, 1).
 
     Args:
         points, valid: (B, N, 2) and (B, N) bool.
-        share: (B,): decides about the size.
-        noise: (B, H, W) random integers: those of their pixels decide about the points, so that it does not matter
-            what else is in the batch.
+        ratio: (B,): the subset has floor(ratio * (n + 1)) points.
+        noise: (B, H, W) random integers: the points on the pixels with the smallest ones are chosen, so that the choice
+            does not depend on the other images of the batch.
 
     Returns:
         (B, N) bool.
@@ -197,17 +199,17 @@ def random_subset(points: Tensor, valid: Tensor, share: Tensor, noise: Tensor) -
     key = noise.flatten(1).gather(1, point_to_index(points, *noise.shape[1:]))
     key = key.masked_fill(~valid, torch.iinfo(torch.int64).max)
     rank = key.argsort(dim=1, stable=True).argsort(dim=1)
-    size = (share * (valid.sum(1) + 1)).floor()
+    size = (ratio * (valid.sum(1) + 1)).floor()
     return valid & (rank < size[:, None])
 
 
 class PseudoLabelLoader:
-    """Wraps a loader of (source, target) samples: yields one flat list per iteration, its target part labelled."""
+    """Wraps a loader of (source samples, target samples): yields one list per iteration, target samples labeled."""
 
-    def __init__(self, loader: Iterable, labeler: PseudoLabeler) -> None:
+    def __init__(self, loader: Iterable[tuple[list[SourceSample], list[TargetSample]]], labeler: PseudoLabeler) -> None:
         self.loader = loader
         self.labeler = labeler
 
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+    def __iter__(self) -> Iterator[list[TrainingSample]]:
         for source, target in self.loader:
-            yield source + self.labeler(target) if target else source
+            yield [*source, *(self.labeler(target) if target else ())]

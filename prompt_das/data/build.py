@@ -12,11 +12,12 @@ import logging
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prompt_das.data.corrupt_slices import SKIPPED, CorruptSlices, require_few
 from prompt_das.data.dataset_mapper import SliceMapper, SourceMapper, TargetMapper
 from prompt_das.data.datasets import ensure_registered
+from prompt_das.data.samples import SourceSample, TargetSample
 from prompt_das.data.slices import open_image_volume, read_labels
 from prompt_das.data.workers import MonitoredDataLoader
 from prompt_das.volumes.point_files import SlicePoints, read_points, sample_dataset_points, write_points
@@ -149,7 +150,7 @@ class SourceTargetLoader:
         self.get_sparse_points = get_sparse_points
         self.corrupt = corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
 
-    def __iter__(self) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    def __iter__(self) -> Iterator[tuple[list[SourceSample], list[TargetSample]]]:
         cfg = self.cfg
         max_iter = cfg.SOLVER.MAX_ITER
         adapt_from = cfg.DOMAIN_ADAPT.BURN_IN_ITERS if cfg.DOMAIN_ADAPT.ENABLED else max_iter
@@ -170,7 +171,7 @@ class SourceTargetLoader:
             )
         )
         for _ in range(self.start_iter, adapt_from):
-            yield self.corrupt.take(next(source)), []
+            yield cast(list[SourceSample], self.corrupt.take(next(source))), []
         first = max(self.start_iter, adapt_from)
         if first >= max_iter:
             return
@@ -184,7 +185,7 @@ class SourceTargetLoader:
         )
         for batches in zip(source, target, strict=True):
             source_batch, target_batch = map(self.corrupt.take, batches)
-            yield source_batch, target_batch
+            yield cast(list[SourceSample], source_batch), cast(list[TargetSample], target_batch)
 
 
 def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dict[str, SlicePoints]:

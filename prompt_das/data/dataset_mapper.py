@@ -6,10 +6,10 @@ Everything random comes from the generator that is passed in, so sample ``n`` of
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from prompt_das.data.augmentation import StrongAugmentation
 from prompt_das.data.pixel_maps import forward_pixel_map, inverse_pixel_map
+from prompt_das.data.samples import DatasetDict, SliceSample, SourceSample, TargetSample
 from prompt_das.data.slices import read_image, read_labels
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import instance_centers, sample_sparse_points
@@ -38,10 +38,10 @@ class CropReader:
         self.side = math.ceil(size / scale)  # in image pixels
         self.scale = scale
 
-    def box(self, d: dict[str, Any], rng: np.random.Generator, around: np.ndarray | None = None) -> Box:
+    def box(self, dataset_dict: DatasetDict, rng: np.random.Generator, around: np.ndarray | None = None) -> Box:
         """(y0, x0, y1, x1) inside the slice, which may be smaller than a crop; ``around``: a point (x, y) it holds."""
         start, stop = [], []
-        for axis, length in enumerate((d["height"], d["width"])):
+        for axis, length in enumerate((dataset_dict["height"], dataset_dict["width"])):
             side = min(self.side, length)
             low, high = 0, length - side
             if around is not None:
@@ -51,9 +51,9 @@ class CropReader:
             stop.append(start[-1] + side)
         return start[0], start[1], stop[0], stop[1]
 
-    def read_image(self, d: dict[str, Any], box: Box) -> np.ndarray:
+    def read_image(self, dataset_dict: DatasetDict, box: Box) -> np.ndarray:
         """The image of a box at the network's scale: (size, size) float32 in 0..255, reflected beyond the slice."""
-        crop = read_image(d, box, self.scale)[: self.size, : self.size]
+        crop = read_image(dataset_dict, box, self.scale)[: self.size, : self.size]
         return np.pad(crop, self._padding(crop), mode="symmetric")
 
     def fit_mask(self, labels: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ class CropReader:
 
 
 class SourceMapper:
-    """A labelled crop, strongly augmented, with all of its centre points and a random subset of them as prompts."""
+    """A labeled crop, strongly augmented, with all of its center points and a random subset of them as prompts."""
 
     @configurable
     def __init__(self, *, crop: CropReader, augmentation: StrongAugmentation, foreground_probability: float) -> None:
@@ -101,14 +101,14 @@ class SourceMapper:
             "foreground_probability": cfg.INPUT.FOREGROUND_PROBABILITY,
         }
 
-    def __call__(self, d: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def __call__(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> SourceSample:
         wants_foreground = rng.random() < self.foreground_probability
         for _ in range(MAX_CROP_TRIES):  # the slice's labels are never read whole: draw again instead
-            box = self.crop.box(d, rng)
-            labels = read_labels(d, box)
+            box = self.crop.box(dataset_dict, rng)
+            labels = read_labels(dataset_dict, box)
             if not wants_foreground or labels.any():
                 break
-        image = self.crop.read_image(d, box)
+        image = self.crop.read_image(dataset_dict, box)
         mask = self.crop.fit_mask(labels)
         geometric, photometric = self.augmentation(rng, *image.shape)
         image = photometric.apply_image(geometric.apply_image(image))
@@ -116,7 +116,7 @@ class SourceMapper:
         _, points = instance_centers(connected_components(mask > 0))
         return {
             "domain": "source",
-            "image_id": d["image_id"],
+            "image_id": dataset_dict["image_id"],
             "box": box,
             "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
@@ -126,11 +126,9 @@ class SourceMapper:
 
 
 class TargetMapper:
-    """An unlabelled crop with the sparse points inside it: a weak view for the teacher, a strong one for the student.
+    """An unlabeled crop with the sparse points inside it: a weak view for the teacher, a strong one for the student.
 
-    Pixel maps come along, so that the teacher's answer can be moved into the student's view where it lies, and all the
-    random numbers that are drawn once the answer is known: ``noise``, an integer for each pixel of the student's view,
-    and ``prompt_ratio``, from 0 to 1.
+    Pixel maps come with it, to warp the teacher's prediction into the strong view on the device where it is.
     """
 
     @configurable
@@ -152,19 +150,19 @@ class TargetMapper:
     def from_config(cls, cfg: CfgNode, sparse_points: dict[str, SlicePoints]) -> dict:
         return {**SourceMapper.from_config(cfg), "sparse_points": sparse_points}
 
-    def __call__(self, d: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        points = self.sparse_points.get(d["dataset_name"], {}).get(d["slice"], NO_POINTS)
+    def __call__(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> TargetSample:
+        points = self.sparse_points.get(dataset_dict["dataset_name"], {}).get(dataset_dict["slice"], NO_POINTS)
         around = None
         if rng.random() < self.foreground_probability and len(points):
             around = points[rng.integers(len(points))]
-        box = self.crop.box(d, rng, around)
-        weak = self.crop.read_image(d, box)
+        box = self.crop.box(dataset_dict, rng, around)
+        weak = self.crop.read_image(dataset_dict, box)
         geometric, photometric = self.augmentation(rng, *weak.shape)
         strong = photometric.apply_image(geometric.apply_image(weak))
         sparse = self.crop.points(points, box)
         return {
             "domain": "target",
-            "image_id": d["image_id"],
+            "image_id": dataset_dict["image_id"],
             "box": box,
             "weak_image": torch.from_numpy(np.ascontiguousarray(weak, np.float32))[None],
             "image": torch.from_numpy(np.ascontiguousarray(strong, np.float32))[None],
@@ -178,7 +176,7 @@ class TargetMapper:
 
 
 class SliceMapper:
-    """A whole slice, with its true instances and one prompt set for each share of their centres, if it is labelled.
+    """A whole slice, with its true instances and one prompt set for each ratio of their centers, if it is labeled.
 
     Raises VolumeError for a slice that cannot be read: without it the results would be those of another test set.
     """
@@ -197,27 +195,27 @@ class SliceMapper:
             "prompt_seed": cfg.TEST.PROMPT_SEED,
         }
 
-    def __call__(self, d: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, dataset_dict: DatasetDict) -> SliceSample:
         try:
-            image = read_image(d, scale=self.scale)
-            labels = read_labels(d)
+            image = read_image(dataset_dict, scale=self.scale)
+            labels = read_labels(dataset_dict)
         except VolumeError as error:
             raise VolumeError(
-                f"{d['image_id']} cannot be evaluated, and is not left out (DATALOADER.MAX_CORRUPT_SLICES is for "
-                f"training): the results would be of another test set. {error} `prompt-das check-data` lists all that "
-                "is wrong with a data set."
+                f"{dataset_dict['image_id']} cannot be evaluated, and is not skipped (DATALOADER.MAX_CORRUPT_SLICES is "
+                f"for training): the results would be of another test set. {error} `prompt-das check-data` lists "
+                "all that is wrong with a data set."
             ) from error
         _, points = instance_centers(connected_components(labels > 0))
         return {
-            "image_id": d["image_id"],
+            "image_id": dataset_dict["image_id"],
             "image": torch.from_numpy(image)[None],
-            "height": d["height"],
-            "width": d["width"],
+            "height": dataset_dict["height"],
+            "width": dataset_dict["width"],
             "instances": labels,
             "prompts": {
-                f"{share:.0%}": sample_sparse_points(
-                    points, share, np.random.default_rng([self.prompt_seed, d["slice"]])
+                f"{ratio:.0%}": sample_sparse_points(
+                    points, ratio, np.random.default_rng([self.prompt_seed, dataset_dict["slice"]])
                 )
-                for share in self.prompt_ratios
+                for ratio in self.prompt_ratios
             },
         }

@@ -19,6 +19,7 @@ from prompt_das.engine.hooks.metric_buffer import MetricBuffer, StepRunner
 from prompt_das.engine.hooks.nonfinite_guard import NonFiniteGuard
 from prompt_das.engine.hooks.resume_state import MetricsState, RandomState
 from prompt_das.engine.hooks.stopping import StopOnSignal
+from prompt_das.engine.hooks.training_pictures import TrainingPictures
 from prompt_das.engine.solver import ClippedAdamW, build_lr_scheduler, build_optimizer
 from prompt_das.engine.writers import build_writers
 from prompt_das.evaluation.evaluator import EMEvaluator
@@ -147,6 +148,7 @@ class PromptDASTrainer(DefaultTrainer):
             self.pseudo_points if self.unsupervised else None,
             PseudoLabelMonitor(cfg) if cfg.DOMAIN_ADAPT.ENABLED else None,
             hooks.LRScheduler(),
+            TrainingPictures(student, cfg.VIS_PERIOD) if comm.is_main_process() else None,
         ]
         if cfg.DATASETS.VAL:
             ret.append(EvalHook(period, self.validate))

@@ -61,8 +61,8 @@ class Teacher:
 def labeler(teacher: Teacher, *use: str, use_prompts: bool = True, **changes: Any) -> PseudoLabeler:
     """Settings of the paper, but for a suppression radius of 3 pixels and a handful of contrastive points."""
     settings = {
-        "report": lambda metrics: None,
-        "use": frozenset(use or ("points", "masks", "contrastive")),
+        "put_metrics": lambda metrics: None,
+        "target_losses": frozenset(use or ("points", "masks", "contrastive")),
         "use_prompts": use_prompts,
         "suppression_radius": 3.0,
         "peaks": {"threshold": 0.49, "kernel": 5, "top_k": 10},
@@ -127,7 +127,6 @@ def test_points_are_the_sparse_ones_and_the_teacher_s_without_those_that_repeat_
     (labelled,) = run(labeler(Teacher()), sample())
     assert as_set(labelled["points"]) == as_set(np.concatenate([SPARSE, CENTERS[1:]]))
     assert labelled["points"].dtype == np.float32
-    assert isinstance(labelled["use"], frozenset)
 
 
 def test_without_sparse_points_all_of_the_teacher_s_remain() -> None:
@@ -316,14 +315,14 @@ def test_settings_come_from_the_config(tiny_cfg: CfgNode) -> None:
     node.USE_CONTRASTIVE = node.USE_PROMPTS = False
     node.POINTS.TOP_K, node.MASKS.PIXEL_CONFIDENCE, node.CONTRASTIVE.MAX_QUERIES = 17, 0.8, 99
     labeling = PseudoLabeler(tiny_cfg, Teacher(), print)
-    assert labeling.use == {"points", "masks"}
+    assert labeling.target_losses == {"points", "masks"}
     assert not labeling.use_prompts
     assert labeling.suppression_radius == tiny_cfg.MODEL.CENTER_HEAD.SIGMA
     assert labeling.peaks == {"threshold": node.POINTS.THRESHOLD, "kernel": 5, "top_k": 17}
     assert (labeling.pixel_confidence, labeling.image_confidence) == (0.8, node.MASKS.IMAGE_CONFIDENCE)
     assert labeling.contrastive["max_queries"] == 99
     (labelled,) = run(labeling, sample())
-    assert labelled["use"] == {"points", "masks"}
+    assert labelled["contrastive"] == {}
 
 
 def test_the_loader_labels_targets_and_passes_sources_on() -> None:
@@ -342,7 +341,7 @@ def test_the_log_says_what_the_teacher_said() -> None:
     probability[:12] = 0.4
     probability[6:12] = 0.01
     logged: dict[str, Tensor] = {}
-    labeler(Teacher(probability=probability), report=logged.update)([sample(), sample(NONE)])
+    labeler(Teacher(probability=probability), put_metrics=logged.update)([sample(), sample(NONE)])
     assert logged == {
         "pseudo/points": 2.5,
         "pseudo/confident_pixels": pytest.approx(0.25),

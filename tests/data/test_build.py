@@ -417,7 +417,7 @@ def test_no_slice_is_left_out_of_an_evaluation(
     """A smaller test set would give other results, and nobody would notice."""
     path = spoil(name)
     cfg.DATALOADER.MAX_CORRUPT_SLICES, cfg.DATALOADER.NUM_WORKERS = 9, workers
-    with pytest.raises(VolumeError, match=f"cannot be evaluated, and is not left out.*{path}.*check-data"):
+    with pytest.raises(VolumeError, match=f"cannot be evaluated, and is not skipped.*{path}.*check-data"):
         list(build_test_loader(cfg, "synthetic_target_val"))
 
 

@@ -86,15 +86,13 @@ def _predict_slice(
     density: bool,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, np.ndarray]:
-    inputs = {
-        "image": torch.from_numpy(image)[None],
-        "height": task.entry["height"],
-        "width": task.entry["width"],
-        "prompts": {"points": task.points},
-        "density": density,
-        "progress": progress,
-    }
-    (outputs,) = model([inputs])
+    outputs = model.predict_slice(
+        torch.from_numpy(image)[None],
+        {"points": task.points},
+        (task.entry["height"], task.entry["width"]),
+        with_density=density,
+        progress=progress,
+    )
     maps = {"probability": outputs["sem_seg"]["points"]}
     if density:
         maps["density"] = outputs["density"]["points"]

@@ -104,7 +104,7 @@ def test_maps_are_those_of_the_network(
     for z, one in enumerate(slices):
         prompts = {"all": points.get(z, np.zeros((0, 2), np.float32))}
         image = torch.from_numpy(one.astype(np.float32))[None]
-        (out,) = model([{"image": image, "prompts": prompts, "density": True}])
+        out = model.predict_slice(image, prompts, tuple(image.shape[1:]), with_density=True)
         assert np.abs(maps["probability"][z] / 255 - out["sem_seg"]["all"].numpy()).max() <= 0.5001 / 255
         density = out["density"]["all"].clamp(0, 1).numpy()
         assert np.abs(maps["density"][z] / 255 - density).max() <= 0.5001 / 255
@@ -251,7 +251,12 @@ def test_stopped_after_any_step_it_goes_on_to_the_same_files(
     expected = content(tmp_path / "whole.zarr")
     note, predicted = Workspace.note, []
     network = PromptDAS.predict_slice
-    monkeypatch.setattr(PromptDAS, "predict_slice", lambda self, x: (predicted.append(1), network(self, x))[1])
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        predicted.append(1)
+        return network(*args, **kwargs)
+
+    monkeypatch.setattr(PromptDAS, "predict_slice", counted)
     for stop_at in range(1, SHAPE[0] + 3):
         out = tmp_path / f"stopped{stop_at}.zarr"
         predicted.clear()
