@@ -5,6 +5,8 @@ components are one. Only a few numbers are kept of each component, so memory gro
 bytes each), not with the volume. Each slice as a block of its own, without shared slices, gives the instances of 2-D
 slices.
 
+Two voxels are neighbours if they touch at a face, an edge or a corner (26 neighbours); in one slice that leaves 8.
+
 Shapes: Z, H, W slices, height and width of the volume, in voxels; D slices of a block; n components. Voxels have
 indices (z, y, x) from 0.
 """
@@ -14,15 +16,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+
+from prompt_das.ops.connected_components import connected_components
 
 import cc3d
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+import scipy.sparse
+import scipy.sparse.csgraph
 
-Connectivity = Literal[4, 6, 8, 18, 26]  # neighbours of a pixel, of a voxel
-_IN_PLANE: dict[Connectivity, Connectivity] = {6: 4, 18: 8, 26: 8}
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -96,23 +97,31 @@ def split_into_blocks(shape: tuple[int, int, int], *, linked: bool, max_voxels: 
     return [Block(z, min(z + slices, depth), min(z + slices + 1, depth)) for z in starts]
 
 
-def label_block(mask: np.ndarray, connectivity: Connectivity = 26) -> tuple[np.ndarray, int]:
-    """Components of a block on its own: (D, H, W) mask -> unsigned (D, H, W) labels 0 ... n, and n."""
-    return _connected_components(mask, connectivity)
+def label_block(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Label the 26-connected components of a block on its own: (D, H, W) mask -> (D, H, W) labels 0 ... n, and n.
+
+    A single slice is labelled by OpenCV: cc3d 4.1.1 labels background pixels of 2-D masks, and raises an exception for
+    some thin volumes, see docs/reports/cc3d-odd-width.md. It is right wherever every side is at least 2.
+    """
+    if len(mask) == 1:
+        labels = connected_components(mask[0])[None]
+        return labels, int(labels.max(initial=0))
+    _, height, width = mask.shape
+    thin = [(0, 0), (0, height == 1), (0, width == 1)]
+    mask = np.pad(mask.astype(bool), thin) if 1 in (height, width) else np.ascontiguousarray(mask, dtype=bool)
+    labels, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    return labels[:, :height, :width], count
 
 
-def measure_block(
-    mask: np.ndarray, probability: np.ndarray, block: Block, connectivity: Connectivity = 26
-) -> BlockComponents:
+def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block) -> BlockComponents:
     """Label a block and keep the numbers of its components. Voxels of the shared last slice count in the next block.
 
     Args:
         mask: (D, H, W) foreground of the slices ``block.start`` ... ``block.end - 1``.
         probability: (D, H, W), of any type.
         block: where it lies in the volume.
-        connectivity: 6, 18 or 26 neighbours of a voxel; 26 goes with the 8 neighbours of a pixel.
     """
-    labels, count = label_block(mask, connectivity)
+    labels, count = label_block(mask)
     _, height, width = labels.shape
     own = block.stop - block.start
     voxels = np.flatnonzero(labels[:own])
@@ -133,8 +142,8 @@ def measure_block(
         index_sum=np.stack([np.bincount(which, index[:, axis], count) for axis in range(3)], axis=-1),
         probability_sum=np.bincount(which, probability[:own].ravel()[voxels], count),
     )
-    bottom = _labels_of_regions(labels[0], connectivity)
-    top = _labels_of_regions(labels[-1], connectivity) if block.end > block.stop else bottom[:0]
+    bottom = _labels_of_regions(labels[0])
+    top = _labels_of_regions(labels[-1]) if block.end > block.stop else bottom[:0]
     return BlockComponents(components, bottom, top)
 
 
@@ -158,8 +167,10 @@ def link_blocks(blocks: Sequence[BlockComponents], min_size: int = 0) -> tuple[l
     ]
     total = int(offsets[-1])
     left, right = (np.concatenate([pair[side] for pair in pairs] or [np.zeros(0, np.int64)]) for side in (0, 1))
-    graph = coo_matrix((np.ones(len(left), bool), (left, right)), shape=(total, total))
-    count, whole = connected_components(graph, directed=False) if total else (0, np.zeros(0, np.int64))
+    graph = scipy.sparse.coo_matrix((np.ones(len(left), bool), (left, right)), shape=(total, total))
+    count, whole = 0, np.zeros(0, np.int64)
+    if total:
+        count, whole = scipy.sparse.csgraph.connected_components(graph, directed=False)
 
     parts = Components(
         *(np.concatenate([getattr(b.components, f.name) for b in blocks] or [[]]) for f in fields(Components))
@@ -181,23 +192,16 @@ def link_blocks(blocks: Sequence[BlockComponents], min_size: int = 0) -> tuple[l
     return tables, instances[kept]
 
 
-def _labels_of_regions(labels: np.ndarray, connectivity: Connectivity) -> np.ndarray:
-    """Labels of a slice's connected regions, in raster order: the same order for any labels of the same mask."""
-    regions, count = _connected_components(labels > 0, _IN_PLANE[connectivity])
-    pixels = np.flatnonzero(regions)
-    first = np.zeros(count + 1, np.int64)
-    # Of repeated indices numpy keeps the last assignment: going backwards that is the first pixel.
-    first[regions.ravel()[pixels[::-1]]] = pixels[::-1]
-    return labels.ravel()[np.sort(first[1:])]
+def _labels_of_regions(labels: np.ndarray) -> np.ndarray:
+    """List the labels of a slice's connected regions, in raster order: the same order for any labels of the same mask.
 
-
-def _connected_components(mask: np.ndarray, connectivity: Connectivity) -> tuple[np.ndarray, int]:
-    height, width = mask.shape[-2:]
-    # cc3d 4.1 miscounts lines of voxels: an empty row or column beside one makes it an area.
-    around = [(0, 0)] * (mask.ndim - 2) + [(0, height == 1), (0, width == 1)]
-    mask = np.pad(mask.astype(bool), around) if 1 in (height, width) else np.ascontiguousarray(mask, dtype=bool)
-    labels, count = cc3d.connected_components(mask, connectivity=connectivity, return_N=True)
-    return labels[..., :height, :width], count
+    Args:
+        labels: (H, W) of a slice of a block; regions that meet in other slices have one label.
+    """
+    regions = connected_components(labels > 0)
+    label_of = np.zeros(regions.max(initial=0) + 1, labels.dtype)
+    label_of[regions] = labels  # all pixels of a region have the same label
+    return label_of[1:]
 
 
 def _combine(how: np.ufunc, values: np.ndarray, whole: np.ndarray, count: int, start: int) -> np.ndarray:

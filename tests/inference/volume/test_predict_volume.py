@@ -132,6 +132,18 @@ def test_instances_are_the_components_of_the_whole_volume(predict: Predict, imag
     assert len(result.instances) > 1
 
 
+@pytest.mark.parametrize("linked", [True, False])
+def test_images_of_odd_width(predict: Predict, slices: np.ndarray, tmp_path: Path, linked: bool) -> None:
+    """The last slices of a volume, and slices by themselves, are labelled in 2-D."""
+    tifffile.imwrite(tmp_path / "odd.tif", slices[:, :47, :39])
+    predict(tmp_path / "odd.tif", tmp_path / "out.zarr", linked=linked, min_size=0)
+    maps = arrays(tmp_path / "out.zarr")
+    neighbours = np.ones((3, 3, 3))
+    neighbours[[0, 2]] = linked
+    expected, _ = scipy.ndimage.label(maps["probability"] >= 128, neighbours)
+    np.testing.assert_array_equal(maps[INSTANCES], expected)
+
+
 def test_instances_of_slices(predict: Predict, images: Path, tmp_path: Path) -> None:
     predict(images, tmp_path / "out.zarr", linked=False, threshold=0.501, min_size=4)
     maps = arrays(tmp_path / "out.zarr")
