@@ -10,7 +10,7 @@ from typing import Any
 from prompt_das.evaluation.metrics import evaluate_slice
 from prompt_das.modeling import PromptDAS
 from prompt_das.ops.connected_components import connected_components, semantic_to_instances
-from prompt_das.ops.sliding_window import PROTOCOLS, WindowGrid
+from prompt_das.ops.sliding_window import WINDOW_PRESETS, WindowGrid
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ def benchmark_slice(
     window = cfg.INPUT.CROP_SIZE
     cases, left_out = [], []
     for protocol, density, batch in itertools.product(("fast", "paper"), (False, True), batches):
-        stride = window * PROTOCOLS[protocol]["stride"] // PROTOCOLS[protocol]["window"]
-        rotations = PROTOCOLS[protocol]["rotations"]
+        stride = window * WINDOW_PRESETS[protocol]["stride"] // WINDOW_PRESETS[protocol]["window"]
+        rotations = WINDOW_PRESETS[protocol]["rotations"]
         model.window = {**model.window, "stride": stride, "rotations": rotations, "batch_size": batch}
         windows = number_of_windows(side, window, stride)
         case = {"protocol": protocol, "density": density, "batch": batch, "windows": windows}

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# The test protocols at the paper's size: ``sliding_window(image, predict, **PROTOCOLS["paper"])``.
-PROTOCOLS: dict[str, dict[str, Any]] = {
+# Presets of the paper's size: ``sliding_window(image, predict, **WINDOW_PRESETS["paper"])``.
+WINDOW_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"window": 384, "stride": 128, "rotations": 4},
     "fast": {"window": 384, "stride": 256, "rotations": 1},
 }
@@ -40,11 +40,8 @@ def sliding_window(
     points: Tensor | None = None,
     valid: Tensor | None = None,
     rotations: int = 1,
-    flip: bool = False,
     blend: str = "uniform",
     batch_size: int = 4,
-    device: torch.device | str | None = None,
-    output_device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Predict an image of any size window by window and average the predictions where windows overlap.
@@ -53,23 +50,20 @@ def sliding_window(
     padded by reflection at its right and lower border, and the result is cropped.
 
     Args:
-        image: (C, H, W), on any device.
+        image: (C, H, W), on the device where ``predict`` works.
         predict: called with windows (B, C, w, w), points (B, S, N', 2) in pixels of the window and their validity
-            (B, S, N'), all on ``device``; returns (B, K, w, w). N' is the same in every call, and may be 0.
+            (B, S, N'), all on the image's device; returns (B, K, w, w). N' is the same in every call, and may be 0.
         window: side w of the square windows, pixels.
         stride: step between windows, pixels, 1 ... window.
         points: (S, N, 2) prompts in pixels of the image; each window gets those inside it. None: S = 1, N' = 0.
         valid: (S, N) bool, False for padding. None: all valid.
         rotations: 1, or 4 to average the four right-angle views of every window.
-        flip: average the mirrored views as well.
         blend: "uniform", or "gaussian" to trust the middle of a window more than its border.
         batch_size: windows per call; halved, with a warning, each time a CUDA device runs out of memory.
-        device: where ``predict`` works; the image's device by default.
-        output_device: where the result is summed up; ``device`` by default. "cpu" saves K*H*W*4 bytes there.
         progress: called with (windows done, windows in all) after each batch.
 
     Returns:
-        (K, H, W) float32 on ``output_device``.
+        (K, H, W) float32 on the image's device.
 
     Raises:
         ValueError: an argument has a wrong shape or value, or a valid point lies outside the image.
@@ -82,19 +76,19 @@ def sliding_window(
     height, width = image.shape[1:]
     grid = WindowGrid((height, width), window=window, stride=stride, blend=blend)
     corners = grid.corners
-    device = torch.device(device if device is not None else image.device)
-    image = _to_device(pad_by_reflection(image, window), device)
+    device = image.device
+    image = pad_by_reflection(image, window)
     window_points, window_valid = points_of_windows(points, valid, grid)
     window_points, window_valid = _to_device(window_points, device), _to_device(window_valid, device)
     weight = grid.weight.to(device)
 
-    sums = _RunningSum(image.shape[1:], torch.device(output_device if output_device is not None else device))
+    total: Tensor | None = None
     done = 0
     while done < len(corners):
         chunk = slice(done, done + batch_size)
         windows = torch.stack([image[:, y : y + window, x : x + window] for y, x in corners[chunk]])
         try:
-            output = _predict_views(predict, windows, window_points[chunk], window_valid[chunk], rotations, flip)
+            output = _predict_views(predict, windows, window_points[chunk], window_valid[chunk], rotations)
             output *= weight
         except torch.cuda.OutOfMemoryError:
             if len(windows) == 1:
@@ -106,15 +100,18 @@ def sliding_window(
             torch.cuda.empty_cache()
             logger.warning("Out of device memory: batch reduced to %d windows of %d px", batch_size, window)
             continue
-        sums.add(output, corners[chunk])
+        if total is None:
+            total = torch.zeros((output.shape[1], *image.shape[1:]), device=device)
+        for part, (y, x) in zip(output, corners[chunk], strict=True):
+            total[:, y : y + window, x : x + window] += part
         done += len(windows)
         if progress is not None:
             progress(done, len(corners))
 
-    total = sums.finish()
+    assert total is not None  # there is at least one window
     # Divided row by row and column by column: the weights of a grid of windows are separable.
-    total /= grid.norm(0).to(total.device).unsqueeze(1)
-    total /= grid.norm(1).to(total.device)
+    total /= grid.norm(0).to(device).unsqueeze(1)
+    total /= grid.norm(1).to(device)
     return total[:, :height, :width].contiguous()
 
 
@@ -212,22 +209,15 @@ def points_of_windows(points: Tensor | None, valid: Tensor | None, grid: WindowG
     return torch.where(inside[..., None], local, 0.0), inside
 
 
-def _predict_views(
-    predict: Predict, windows: Tensor, points: Tensor, valid: Tensor, rotations: int, flip: bool
-) -> Tensor:
-    """Mean float32 prediction (B, K, w, w) over the right-angle and mirrored views of a batch of windows."""
-    views = [(turns, mirrored) for mirrored in (False, True)[: 1 + flip] for turns in range(rotations)]
-    outputs = (predict_view(predict, windows, points, valid, *view) for view in views)
-    return reduce(torch.add, outputs) / len(views)
+def _predict_views(predict: Predict, windows: Tensor, points: Tensor, valid: Tensor, rotations: int) -> Tensor:
+    """Mean float32 prediction (B, K, w, w) over the right-angle views of a batch of windows."""
+    outputs = (predict_view(predict, windows, points, valid, turns) for turns in range(rotations))
+    return reduce(torch.add, outputs) / rotations
 
 
-def predict_view(
-    predict: Predict, windows: Tensor, points: Tensor, valid: Tensor, turns: int, mirrored: bool
-) -> Tensor:
-    """Mirror left and right, then turn counter-clockwise; predict; turn and mirror the prediction (B, K, w, w) back."""
+def predict_view(predict: Predict, windows: Tensor, points: Tensor, valid: Tensor, turns: int) -> Tensor:
+    """Turn counter-clockwise by ``turns`` right angles, predict, and turn the prediction (B, K, w, w) back."""
     side = windows.shape[-1]
-    if mirrored:
-        windows, points = windows.flip(-1), torch.stack([side - points[..., 0], points[..., 1]], -1)
     for _ in range(turns):  # a quarter turn, as torch.rot90, moves (x, y) to (y, side - x)
         points = torch.stack([points[..., 1], side - points[..., 0]], -1)
     output = predict(torch.rot90(windows, turns, (-2, -1)).contiguous(), points * valid[..., None], valid)
@@ -236,8 +226,7 @@ def predict_view(
             f"predict returned shape {tuple(output.shape)} for windows {tuple(windows.shape)}; "
             f"expected ({len(windows)}, K, {side}, {side})"
         )
-    output = torch.rot90(output.float(), -turns, (-2, -1))
-    return output.flip(-1) if mirrored else output
+    return torch.rot90(output.float(), -turns, (-2, -1))
 
 
 def _blending_profile(window: int, blend: str) -> Tensor:
@@ -247,46 +236,3 @@ def _blending_profile(window: int, blend: str) -> Tensor:
     position = np.arange(window) + 0.5 - window / 2
     profile = np.exp(-0.5 * (position / (window / 8)) ** 2)  # sigma = w/8 as in nnU-Net
     return torch.from_numpy(np.maximum(profile, 1e-3)).float()  # the border of the image is seen by one window only
-
-
-class _RunningSum:
-    """Sum (K, H, W) of window predictions; from a CUDA device to the CPU without making the device wait.
-
-    In that case each batch is copied to pinned memory in the background and added when the next one arrives.
-    """
-
-    def __init__(self, size: torch.Size, device: torch.device) -> None:
-        self._size, self._device = size, device
-        self._sum: Tensor | None = None
-        self._pending: tuple[Tensor, list[tuple[int, int]], torch.cuda.Event] | None = None
-
-    def add(self, output: Tensor, corners: list[tuple[int, int]]) -> None:
-        if output.device.type == "cuda" and self._device.type == "cpu":
-            copy = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
-            copy.copy_(output, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(output.device))
-            self._flush()
-            self._pending = (copy, corners, event)
-        else:
-            self._add_now(output.to(self._device), corners)
-
-    def finish(self) -> Tensor:
-        self._flush()
-        if self._sum is None:
-            raise RuntimeError("no window was predicted")
-        return self._sum
-
-    def _flush(self) -> None:
-        if self._pending is not None:
-            copy, corners, event = self._pending
-            event.synchronize()
-            self._add_now(copy, corners)
-            self._pending = None
-
-    def _add_now(self, output: Tensor, corners: list[tuple[int, int]]) -> None:
-        if self._sum is None:
-            self._sum = torch.zeros((output.shape[1], *self._size), device=self._device)
-        side = output.shape[-1]
-        for one, (y, x) in zip(output, corners, strict=True):
-            self._sum[:, y : y + side, x : x + side] += one

@@ -360,10 +360,7 @@ class Predictor:
         window = current.window(step.window)[None]
         points = torch.from_numpy(step.points).to(self.device)[None, None]
         valid = torch.ones(points.shape[:3], dtype=torch.bool, device=self.device)
-        views = (
-            predict_view(partial(look, turns), window, points, valid, turns, mirrored=False)
-            for turns in range(self._rotations)
-        )
+        views = (predict_view(partial(look, turns), window, points, valid, turns) for turns in range(self._rotations))
         return (reduce(torch.add, views) / self._rotations)[0, 0]
 
     def _embedding(self, key: tuple[bytes, int, int], window: Tensor, call: _Call) -> Tensor:
