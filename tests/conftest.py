@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from hypothesis import settings
 
 assert prompt_das.__version__
@@ -184,9 +184,7 @@ def forget_new_names() -> Iterator[None]:
     before = set(DatasetCatalog.list())
     yield
     for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
-        datasets._specs.pop(name, None)
+        datasets.unregister(name)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.data.slices import PREPARED_NAME, name_some, slice_number
-from prompt_das.volumes.volume import decode_rgb_ids, read_image_file
+from prompt_das.volumes.folder_volume import read_image_file
+from prompt_das.volumes.image_files import decode_rgb_ids
 
 import numpy as np
 import tifffile
@@ -165,7 +166,7 @@ def _complain_if_size_differs(path: Path, size: tuple[int, ...], plan: Plan, fir
 
 
 def _read_ids(path: Path) -> np.ndarray:
-    array = read_image_file(path)
+    array = read_image_file(path).array
     return decode_rgb_ids(array) if array.ndim == 3 else array
 
 
@@ -179,20 +180,17 @@ def _create(target: Path, progress: Path, plan: Plan) -> Any:
     group = zarr.open_group(str(target), mode="w")
     shape = (len(plan.images), plan.height, plan.width)
     chunks = (1, min(CHUNK, plan.height), min(CHUNK, plan.width))
-    # One file per slice (a shard of chunks) where Zarr can do that, from version 3 on.
+    # One file per slice: a shard of chunks.
     shards = (1, *(-(-size // chunk) * chunk for size, chunk in zip(shape[1:], chunks[1:], strict=True)))
     for name, dtype in (("images", "uint8"), ("labels", plan.label_dtype)):
-        if hasattr(group, "create_array"):
-            array = group.create_array(name, shape=shape, chunks=chunks, shards=shards, dtype=dtype, fill_value=0)
-        else:
-            array = group.create_dataset(name, shape=shape, chunks=chunks, dtype=dtype, fill_value=0)
+        array = group.create_array(name, shape=shape, chunks=chunks, shards=shards, dtype=dtype, fill_value=0)
         array.attrs["slice_names"] = plan.attributes["slice_names"]
     group.attrs.update(plan.attributes)
     return group
 
 
 def _write_slice(group: Any, plan: Plan, z: int, number: int) -> int:
-    group["images"][z] = read_image_file(plan.images[number])
+    group["images"][z] = read_image_file(plan.images[number]).array
     if number in plan.labels:
         group["labels"][z] = _read_ids(plan.labels[number])
     return number

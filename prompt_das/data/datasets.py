@@ -57,28 +57,22 @@ def register_em_volume(
         voxel_size: (z, y, x) in nm.
         slices: (start, stop) of the image volume, all by default.
         images_dataset, labels_dataset: array inside an HDF5 or Zarr file.
-        intensity_range: grey values (lo, hi) that become 0 and 255; estimated once for other than 8-bit images.
+        intensity_range: intensities (lo, hi) that become 0 and 255; estimated once for other than 8-bit images.
         label_type: "instance" or "semantic".
 
     Raises ValueError for a name that already means another volume.
     """
     if label_type not in ("instance", "semantic"):
         raise ValueError(f"{name}: label_type must be 'instance' or 'semantic', not {label_type!r}")
-    size = _numbers(name, "voxel_size", voxel_size, 3)
-    if size is not None and min(size) <= 0:
-        raise ValueError(f"{name}: voxel_size must be positive, not {size}")
-    grey = _numbers(name, "intensity_range", intensity_range, 2)
-    if grey is not None and not grey[0] < grey[1]:
-        raise ValueError(f"{name}: intensity_range must be (lo, hi) with lo < hi, not {grey}")
     spec = VolumeSpec(
         images=_absolute(images),
         labels=_absolute(labels) if labels is not None else None,
         points=_absolute(points) if points is not None else None,
-        voxel_size=size,
+        voxel_size=_voxel_size(name, voxel_size),
         slices=_slice_range(name, slices),
         images_dataset=images_dataset,
         labels_dataset=labels_dataset,
-        intensity_range=grey,
+        intensity_range=_intensity_range(name, intensity_range),
         label_type=label_type,
     )
     _register(name, spec)
@@ -124,6 +118,18 @@ def register_volumes_from_yaml(path: str | Path) -> list[str]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return list(names)
+
+
+def unregister(name: str) -> None:
+    """Forget a registered volume, or a part of one, so that its name is free again."""
+    _specs.pop(name, None)
+    DatasetCatalog.remove(name)
+    MetadataCatalog.pop(name, None)
+
+
+def registered_spec(name: str) -> VolumeSpec:
+    """What a registered volume was described as. Raises KeyError for other names."""
+    return _specs[name]
 
 
 def register_config_volumes(cfg: CfgNode, config_file: str | Path | None = None) -> None:
@@ -178,10 +184,10 @@ def find_volume(
     Raises FileNotFoundError, ValueError (VolumeError for damaged data) that name what is wrong.
     """
     name, path = str(volume), Path(volume).expanduser()
-    size = _numbers(name, "voxel_size", voxel_size, 3)
+    size = _voxel_size(name, voxel_size)
     if path.suffix.lower() not in (".yaml", ".yml") and (path.exists() or os.sep in name or path.suffix):
-        grey = _numbers(name, "intensity_range", intensity_range, 2)
-        spec = VolumeSpec(_absolute(path), images_dataset=dataset, intensity_range=grey, voxel_size=size)
+        window = _intensity_range(name, intensity_range)
+        spec = VolumeSpec(_absolute(path), images_dataset=dataset, intensity_range=window, voxel_size=size)
         return load_slices(path.name, spec), spec
     if dataset or intensity_range:
         raise ValueError(f"{name} is a description, which says itself what the array and the intensity range are")
@@ -252,6 +258,20 @@ def _numbers(name: str, key: str, values: Iterable[float] | None, count: int) ->
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name}: {key} must be {count} numbers, not {values!r:.100}")
     return numbers
+
+
+def _voxel_size(name: str, values: Iterable[float] | None) -> tuple[float, float, float] | None:
+    size = _numbers(name, "voxel_size", values, 3)
+    if size is not None and min(size) <= 0:
+        raise ValueError(f"{name}: voxel_size must be positive, not {size}")
+    return size
+
+
+def _intensity_range(name: str, values: Iterable[float] | None) -> tuple[float, float] | None:
+    window = _numbers(name, "intensity_range", values, 2)
+    if window is not None and not window[0] < window[1]:
+        raise ValueError(f"{name}: intensity_range must be (lo, hi) with lo < hi, not {window}")
+    return window
 
 
 def _slice_range(name: str, slices: Iterable[int] | None) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.ops.connected_components import connected_components
+from prompt_das.volumes.image_files import decode_rgb_ids
 from prompt_das.volumes.intensity import estimate_intensity_range, read_preprocessed
-from prompt_das.volumes.volume import Box, Volume, VolumeError, decode_rgb_ids, open_volume, volume_errors
+from prompt_das.volumes.open_volume import open_volume
+from prompt_das.volumes.volume import Box, Volume, VolumeError, volume_errors
 
 import numpy as np
 
@@ -124,27 +127,33 @@ def load_slices(name: str, spec: VolumeSpec) -> list[dict[str, Any]]:
         intensity_range = _estimated_range(str(images.path), images.dataset)
     if spec.expected is not None and len(pairs) < spec.expected:
         logger.warning("%s: only %d of the %d slices are in %s", name, len(pairs), spec.expected, images.path)
-    entries = []
+    short_names = _short_names(images.slice_names) if images.slice_names else None
+    dataset_dicts = []
     for z, label_z in pairs:
-        slice_name = images.slice_names[z] if images.slice_names else None
-        entries.append(
+        dataset_dicts.append(
             {
                 "dataset_name": name,
-                "image_id": f"{name}/{Path(slice_name).stem if slice_name else f'{z:04d}'}",
+                "image_id": f"{name}/{short_names[z] if short_names else f'{z:04d}'}",
                 "file_name": str(images.path),
                 "image_dataset": images.dataset,
                 "slice": z,
                 "label_file_name": str(labels.path) if labels else None,
                 "label_dataset": labels.dataset if labels else None,
                 "label_slice": label_z,
-                "slice_name": slice_name,
+                "slice_name": images.slice_names[z] if images.slice_names else None,
                 "height": images.shape[1],
                 "width": images.shape[2],
                 "intensity_range": intensity_range,
                 "label_type": spec.label_type,
             }
         )
-    return entries
+    return dataset_dicts
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """File names without their endings, except where these alone tell two slices apart."""
+    stems = Counter(Path(name).stem for name in names)
+    return [name if stems[Path(name).stem] > 1 else Path(name).stem for name in names]
 
 
 # Images, labels, pairs (z of the image, z of its labels).

@@ -10,8 +10,8 @@ from pathlib import Path
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.datasets import ensure_registered, register_volumes_from_yaml
 from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.point_files import read_points
-from prompt_das.volumes.volume import open_volume
 
 import yaml
 

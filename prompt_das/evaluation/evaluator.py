@@ -21,6 +21,7 @@ from typing import Any
 
 from prompt_das.evaluation import metrics, reports
 from prompt_das.ops.connected_components import connected_components, semantic_to_instances
+from prompt_das.utils.natural_sort import natural_key
 
 import numpy as np
 import torch
@@ -131,7 +132,7 @@ class EMEvaluator(DatasetEvaluator):
         gathered = comm.all_gather(self._records) if self.distributed else [self._records]
         # A sampler may give a slice to two ranks; sorted, so that sums do not depend on the number of ranks.
         records = list({r["image_id"]: r for r in itertools.chain(*gathered)}.values())
-        records.sort(key=lambda record: reports.natural_key(record["image_id"]))
+        records.sort(key=lambda record: natural_key(record["image_id"]))
         pictures = self._gather_pictures(records)
         if self.distributed and not comm.is_main_process():
             return OrderedDict()

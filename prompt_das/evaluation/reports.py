@@ -111,11 +111,6 @@ def picture(
     return png.tobytes()
 
 
-def natural_key(text: str) -> list[Any]:
-    """Sort key by which "slice10" comes after "slice9"."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text)]
-
-
 def file_stem(text: str) -> str:
     """The text as part of a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)

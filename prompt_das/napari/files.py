@@ -16,8 +16,9 @@ from prompt_das.engine.project import Project, create_project
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.napari.layers import LayerVolume
 from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.volumes.open_volume import HDF5_SUFFIXES, TIFF_SUFFIXES, open_volume
 from prompt_das.volumes.point_files import write_points
-from prompt_das.volumes.volume import HDF5_SUFFIXES, TIFF_SUFFIXES, Volume, open_volume
+from prompt_das.volumes.volume import Volume
 from prompt_das.volumes.writers import INSTANCES, VoxelSize, add_instances, create_ome_zarr, write_tiff
 
 import dask.array

@@ -3,13 +3,14 @@
 A damaged file must fail, not give a picture whose end is missing: OpenCV checks a PNG to its last byte, but decodes
 what is left of a JPEG.
 
-Errors are ValueError, with what is wrong but not where, or whatever the decoder raises: volumes.py makes one kind of
+Errors are ValueError, with what is wrong but not where, or whatever the decoder raises: volume.py makes one kind of
 them and adds the name.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from prompt_das.volumes import tiff
 from prompt_das.volumes.memory_limit import require_memory
@@ -22,8 +23,16 @@ _PNG, _BMP, _JPEG = b"\x89PNG", b"BM", b"\xff\xd8\xff"
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 
 
-def decode_image(path: Path) -> np.ndarray:
-    """(h, w) grey values or ids, or (h, w, 3 or 4) RGB(A), in the stored type."""
+class DecodedImage(NamedTuple):
+    """(h, w) intensities or ids, or (h, w, 3 or 4) RGB(A), in the stored type, and whether 0 is shown white."""
+
+    array: np.ndarray
+    min_is_white: bool = False
+
+
+def decode_image(path: Path) -> DecodedImage:
+    """The image in a PNG, TIFF, BMP or JPEG file."""
+    min_is_white = False
     if not path.is_file():
         raise ValueError("it is not a file")
     with path.open("rb") as file:
@@ -33,6 +42,7 @@ def decode_image(path: Path) -> np.ndarray:
             series = tiff.first_series(tif)
             require_memory(series.nbytes)
             array = tiff.decode_all(series)
+            min_is_white = tiff.is_min_is_white(series)
     elif start.startswith((_PNG, _BMP, _JPEG)):
         if start.startswith(_JPEG):
             _require_end_of_jpeg(path.read_bytes())
@@ -40,13 +50,21 @@ def decode_image(path: Path) -> np.ndarray:
     else:
         raise ValueError("it is neither PNG, TIFF, BMP nor JPEG" if start else "it is empty")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
-        raise ValueError(f"it is {describe(array)}: expected one grey or RGB slice per file")
-    return array
+        raise ValueError(f"it is {describe(array)}: expected one slice with one channel or three per file")
+    return DecodedImage(array, min_is_white)
 
 
 def describe(array: np.ndarray) -> str:
     """Shape and type for messages: 70 x 45 uint8."""
     return f"{' x '.join(map(str, array.shape))} {array.dtype}"
+
+
+def decode_rgb_ids(array: np.ndarray) -> np.ndarray:
+    """RGB-coded instance ids (..., 3 or 4), uint8 -> (...) uint32: R * 65536 + G * 256 + B. Alpha is ignored."""
+    if array.shape[-1] not in (3, 4) or array.dtype != np.uint8:
+        raise ValueError(f"RGB-coded ids must be uint8 (..., 3), not {array.dtype} {array.shape}")
+    red, green, blue = (array[..., channel].astype(np.uint32) for channel in range(3))
+    return (red << 16) | (green << 8) | blue
 
 
 def _decode_with_opencv(path: Path) -> np.ndarray:

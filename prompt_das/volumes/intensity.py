@@ -99,15 +99,16 @@ def estimate_intensity_range(volume: Volume) -> Range:
 def read_preprocessed(
     volume: Volume, z: int, box: Box | None = None, intensity_range: Range | None = None, scale: float = 1.0
 ) -> np.ndarray:
-    """:func:`preprocess` of slice z or of its box.
+    """:func:`preprocess` of slice z or of its box, white on black where the volume says that its minimum is white.
 
     Raises VolumeError for a slice that cannot be read, and for pixels that are not finite: a network would spread them.
     """
     array = volume.read(z, box)
     try:
-        return preprocess(array, scale, intensity_range)
+        image = preprocess(array, scale, intensity_range)
     except ValueError as error:
         raise VolumeError(f"{volume.name_of(z)}: {error}") from error
+    return 255 - image if volume.min_is_white else image
 
 
 def check_slice(image: np.ndarray) -> np.ndarray:

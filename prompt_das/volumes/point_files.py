@@ -205,14 +205,23 @@ def _from_wdanet(path: Path, content: list[Any], slice_names: Sequence[str] | No
         raise ValueError(f"{path}: a JSON list that is not WDA-Net's [[size], [{{name: [[row, column]]}}]]") from error
     if slice_names is None:
         raise ValueError(f"{path}: its points belong to file names, but this volume has none (it is not a folder)")
-    index = {PurePath(name).stem: z for z, name in enumerate(slice_names)}
+    slices_of: dict[str, list[int]] = {}
+    for z, name in enumerate(slice_names):
+        slices_of.setdefault(PurePath(name).stem, []).append(z)
     found: dict[int, tuple[str, object]] = {}
     for name, points in named:
-        z = index.get(PurePath(name).stem)
+        same = slices_of.get(PurePath(name).stem, [])
+        if len(same) > 1:  # then the ending must tell
+            same = [z for z in same if slice_names[z] == PurePath(name).name] or same
+        if len(same) > 1:
+            names = " and ".join(slice_names[z] for z in same)
+            raise ValueError(f"{path}: points of {name}, which may be the slices {names}; rename one of them")
+        if not same:
+            continue
+        z = same[0]
         if z in found:
             raise ValueError(f"{path}: points of {found[z][0]} and of {name}, which are one slice; which of them hold?")
-        if z is not None:
-            found[z] = (name, points)
+        found[z] = (name, points)
     if not found:
         raise ValueError(
             f"{path}: no file name fits the volume (points of {[n for n, _ in named[:3]]} …, slices "

@@ -3,7 +3,7 @@
 A file that was cut off would give zeros for what is missing, or a volume of fewer slices. So the list of pages must
 end as it should, as many pages must be there as the description says, and every strip or tile must lie in the file.
 
-Errors are ValueError, with what is wrong but not where, or whatever tifffile and its decoders raise: volumes.py makes
+Errors are ValueError, with what is wrong but not where, or whatever tifffile and its decoders raise: volume.py makes
 one kind of them and adds the name.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from prompt_das.volumes.memory_limit import require_memory
 
 import numpy as np
-from tifffile import TiffFile, TiffPageSeries
+from tifffile import PHOTOMETRIC, TiffFile, TiffPageSeries
 
 Box = tuple[int, int, int, int]
 
@@ -48,6 +48,11 @@ def first_series(tif: TiffFile) -> TiffPageSeries:
             odd = min(set(range(numbers[0], numbers[-1])) - set(numbers))
             raise ValueError(f"page {odd} is of another size or type than page {numbers[0]}")
     return series
+
+
+def is_min_is_white(series: TiffPageSeries) -> bool:
+    """Whether the smallest value of the pages is shown white."""
+    return series.keyframe.photometric == PHOTOMETRIC.MINISWHITE
 
 
 def decode_all(series: TiffPageSeries) -> np.ndarray:

@@ -14,7 +14,6 @@ holds nothing that depends on the time or the machine, so equal inputs give equa
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -42,7 +41,7 @@ def create_ome_zarr(
     dtype: Any = np.uint8,
 ) -> zarr.Group:
     """A new OME-Zarr with arrays of the given names, all zero, and what it is ``about``."""
-    group = zarr.open_group(str(path), mode="w", **_FORMAT_2)
+    group = zarr.open_group(str(path), mode="w", zarr_format=2)
     for name in names:
         _create_array(group, name, shape, dtype)
     group.attrs["multiscales"] = [_multiscale(name, name, voxel_size) for name in names]
@@ -122,10 +121,8 @@ def _slices(array: zarr.Array) -> Iterator[np.ndarray]:
 
 def _create_array(group: zarr.Group, name: str, shape: tuple[int, int, int], dtype: Any) -> zarr.Array:
     chunks = (1, *(min(_CHUNK, side) for side in shape[1:]))
-    if hasattr(group, "create_array"):  # Zarr 3
-        key: Any = {"name": "v2", "separator": "/"}
-        return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, fill_value=0, chunk_key_encoding=key)
-    return group.create_dataset(name, shape=shape, chunks=chunks, dtype=dtype, fill_value=0, dimension_separator="/")
+    key: Any = {"name": "v2", "separator": "/"}
+    return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, fill_value=0, chunk_key_encoding=key)
 
 
 def _multiscale(name: str, path: str, voxel_size: VoxelSize | None) -> dict[str, Any]:
@@ -138,7 +135,3 @@ def _multiscale(name: str, path: str, voxel_size: VoxelSize | None) -> dict[str,
         "axes": [{"name": axis, "type": "space", **unit} for axis in "zyx"],
         "datasets": [{"path": path, "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
     }
-
-
-# Zarr 3 writes its format 3 unless asked not to; Zarr 2 knows only format 2.
-_FORMAT_2: dict[str, Any] = {"zarr_format": 2} if "zarr_format" in inspect.signature(zarr.open_group).parameters else {}

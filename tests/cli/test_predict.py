@@ -9,7 +9,7 @@ from pathlib import Path
 from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.cli.predict import explain
 from prompt_das.modeling import PromptDAS
-from prompt_das.volumes.volume import open_volume
+from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.writers import INSTANCES
 from prompt_das_cli import main
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
-from prompt_das.data.datasets import ensure_registered, register_em_volume, register_volumes_from_yaml
+from prompt_das.data.datasets import ensure_registered, find_volume, register_em_volume, register_volumes_from_yaml
 from prompt_das.data.slices import open_image_volume, read_image, read_labels
 from prompt_das.volumes.volume import VolumeError
 
@@ -245,6 +246,26 @@ def test_slices_must_exist(volume: tuple[Path, Path]) -> None:
 def test_options_are_checked_at_once(options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         register_em_volume("wrong", "images", **options)
+
+
+@pytest.mark.parametrize("voxel_size", [(30, 8), (30, 8, 0), (-30, 8, 8), (np.nan, 8, 8), (np.inf, 8, 8), "30 8 8"])
+def test_a_voxel_size_is_checked_wherever_it_comes_from(volume: tuple[Path, Path], voxel_size: Any) -> None:
+    with pytest.raises(ValueError, match="voxel_size must be"):
+        register_em_volume("checked", volume[0], voxel_size=voxel_size)
+    with pytest.raises(ValueError, match="voxel_size must be"):
+        find_volume(volume[0], voxel_size=voxel_size)
+
+
+def test_an_intensity_range_is_checked_wherever_it_comes_from(volume: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="lo < hi, not"):
+        find_volume(volume[0], intensity_range=(5, 5))
+
+
+def test_slices_that_differ_in_their_ending_only_are_two(tmp_path: Path) -> None:
+    for name in ("a.png", "a.tif", "b.png"):
+        cv2.imwrite(str(tmp_path / name), grey(0))
+    slices, _ = find_volume(tmp_path)
+    assert [d["image_id"].split("/")[1] for d in slices] == ["a.png", "a.tif", "b"]
 
 
 # ---- YAML

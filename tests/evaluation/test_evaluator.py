@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prompt_das.evaluation.evaluator import BASELINE, MAX_PENDING, EMEvaluator
-from prompt_das.evaluation.reports import coco_instances, natural_key
+from prompt_das.evaluation.reports import coco_instances
+from prompt_das.utils.natural_sort import natural_key
 
 import cv2
 import numpy as np

@@ -11,8 +11,8 @@ from queue import Queue
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.napari.session import Message, Session
+from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.point_files import read_points, write_points
-from prompt_das.volumes.volume import open_volume
 from prompt_das_cli import main
 
 import numpy as np

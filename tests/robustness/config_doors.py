@@ -138,7 +138,8 @@ def description(folder: Path, tiny: list[str]) -> list[Path]:
 def read_description(folder: Path) -> Any:
     names = register_volumes_from_yaml(folder / "lab.yaml")
     command("check-data", "--volume", str(folder / "lab.yaml"), "--workers", "1")
-    return {name: [len(DatasetCatalog.get(name)), *map(str, vars(datasets._specs[name]).values())] for name in names}
+    specs = {name: vars(datasets.registered_spec(name)) for name in names}
+    return {name: [len(DatasetCatalog.get(name)), *map(str, spec.values())] for name, spec in specs.items()}
 
 
 def hostile_description(canary: Path) -> dict[str, bytes]:

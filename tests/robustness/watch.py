@@ -21,7 +21,7 @@ from door import Door, same
 from prompt_das.data import datasets
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 SECONDS = 60  # for one file: most take a tenth of one, but a machine may be busy
 MEMORY = 4 << 30  # more than the process has when it begins
@@ -69,9 +69,7 @@ def watched(name: str, pipe: Any) -> None:
                 verdict = judge(DOORS[name], folder, true, damage)
                 pipe.send(f"executed {executed}" if executed else verdict)
         for new in set(DatasetCatalog.list()) - known:
-            DatasetCatalog.remove(new)
-            MetadataCatalog.pop(new, None)
-            datasets._specs.pop(new, None)
+            datasets.unregister(new)
 
 
 class Watch:

@@ -10,10 +10,12 @@ from prompt_das.volumes.intensity import (
     normalize,
     percentile_range,
     preprocess,
+    read_preprocessed,
     slice_intensity_range,
 )
+from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.resize import resize_image, resize_labels
-from prompt_das.volumes.volume import open_volume
+from prompt_das.volumes.volume import VolumeError
 
 import numpy as np
 import pytest
@@ -86,6 +88,26 @@ def test_a_pixel_that_is_no_intensity_is_named(value: float) -> None:
         ValueError, match=rf"1 of 16 pixels .* the first is {value:g} in row 2, column 3".replace("+", r"\+")
     ):
         preprocess(image, 1.0, (0, 1))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_what_a_tiff_shows_white_becomes_white(tmp_path: Path, dtype: str) -> None:
+    image, intensity_range = RAMP.astype(dtype), None if dtype == "uint8" else (0, 255)
+    (tmp_path / "slices").mkdir()
+    for path in (tmp_path / "v.tif", tmp_path / "slices" / "0.tif"):
+        tifffile.imwrite(path, image, photometric="miniswhite")
+    for path in (tmp_path / "v.tif", tmp_path / "slices"):
+        volume = open_volume(path)
+        np.testing.assert_array_equal(read_preprocessed(volume, 0, None, intensity_range), 255 - RAMP.astype(float))
+        np.testing.assert_array_equal(volume.read(0), image)  # ids stay what they are
+
+
+def test_slices_of_a_folder_agree_in_what_is_white(tmp_path: Path) -> None:
+    for name in ("miniswhite", "minisblack"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", RAMP, photometric=name)
+    volume = open_volume(tmp_path)
+    with pytest.raises(VolumeError, match=r"miniswhite\.tif \(slice 1\) shows 0 white, but minisblack\.tif .* black"):
+        volume.read(1)
 
 
 # ---- one slice from memory

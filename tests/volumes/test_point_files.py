@@ -106,6 +106,14 @@ WDANET = """[[{"width": 768}, {"height": 1024}],
  [{"train001.png": [[17, 233]]}, {"train005.png": [[51, 620], [767, 1023]]}, {"train010.png": []}]]"""
 
 
+def test_wdanet_points_of_slices_that_differ_in_their_ending_only(tmp_path: Path) -> None:
+    text = '[[{"width": 8}], [{"a.png": [[1, 2]]}, {"a.tif": [[3, 4]]}, {"b.jpg": [[5, 6]]}]]'
+    points = read_points(write(tmp_path, text), ["a.png", "a.tif", "b.bmp"])
+    assert {z: one.tolist() for z, one in points.items()} == {0: [[2.5, 1.5]], 1: [[4.5, 3.5]], 2: [[6.5, 5.5]]}
+    with pytest.raises(ValueError, match=r"points of b\.jpg, which may be the slices b\.png and b\.bmp"):
+        read_points(write(tmp_path, text), ["a.png", "a.tif", "b.png", "b.bmp"])
+
+
 def test_wdanet_points_go_by_file_name(tmp_path: Path) -> None:
     """Slices that the volume lacks are left out, and the size in the file, which is swapped, is not believed."""
     points = read_points(write(tmp_path, WDANET), ["train005.tif", "train010.tif", "train015.tif"], size=(768, 1024))

@@ -7,8 +7,11 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-from prompt_das.volumes import volume as volumes
-from prompt_das.volumes.volume import VolumeError, decode_rgb_ids, natural_key, open_volume
+from prompt_das.utils.natural_sort import natural_key
+from prompt_das.volumes import folder_volume
+from prompt_das.volumes.image_files import decode_rgb_ids
+from prompt_das.volumes.open_volume import open_volume
+from prompt_das.volumes.volume import VolumeError
 
 import cv2
 import h5py
@@ -59,17 +62,15 @@ def write_hdf5(path: Path, array: np.ndarray) -> tuple[Path, str | None]:
 
 def write_zarr(path: Path, array: np.ndarray) -> tuple[Path, str | None]:
     group = zarr.open_group(str(path), mode="w")
-    create = getattr(group, "create_array", None) or group.create_dataset  # Zarr 3 or 2
-    create("raw", shape=array.shape, chunks=(1, 16, 16), dtype=array.dtype)[:] = array
+    group.create_array("raw", shape=array.shape, chunks=(1, 16, 16), dtype=array.dtype)[:] = array
     return path, None
 
 
 def write_ome_zarr(path: Path, array: np.ndarray) -> tuple[Path, str | None]:
     """Axes t, c, z, y, x, and a second, coarser scale."""
     group = zarr.open_group(str(path), mode="w")
-    create = getattr(group, "create_array", None) or group.create_dataset
     for name, scale in (("0", array), ("1", array[:, ::2, ::2])):
-        create(name, shape=(1, 1, *scale.shape), chunks=(1, 1, 1, 16, 16), dtype=array.dtype)[0, 0] = scale
+        group.create_array(name, shape=(1, 1, *scale.shape), chunks=(1, 1, 1, 16, 16), dtype=array.dtype)[0, 0] = scale
     group.attrs["multiscales"] = [{"datasets": [{"path": "0"}, {"path": "1"}]}]
     return path, None
 
@@ -185,13 +186,71 @@ def test_a_tile_that_was_never_written_is_zero(tmp_path: Path) -> None:
 
 def test_a_folder_keeps_decoded_slices_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = write_png_folder(tmp_path / "volume", voxels("uint8"))
-    monkeypatch.setattr(volumes, "_CACHE_BYTES", 2 * SHAPE[1] * SHAPE[2])
+    monkeypatch.setattr(folder_volume, "_CACHE_BYTES", 2 * SHAPE[1] * SHAPE[2])
     volume, decoded = open_volume(path), []
-    decode = volumes.decode_image
-    monkeypatch.setattr(volumes, "decode_image", lambda file: (decoded.append(file.stem), decode(file))[1])
+    decode = folder_volume.decode_image
+    monkeypatch.setattr(folder_volume, "decode_image", lambda file: (decoded.append(file.stem), decode(file))[1])
     for z in (0, 0, 1, 0, 2, 0, 1):  # slice 1 made room for slice 2: it was used longest ago
         np.testing.assert_array_equal(volume.read(z, (0, 0, 9, 9)), voxels("uint8")[z, :9, :9])
     assert decoded == ["slice_8", "slice_9", "slice_10", "slice_9"]
+
+
+# ---- what an OME-Zarr says of its axes and scales
+
+
+def write_scales(path: Path, axes: list, arrays: dict[str, np.ndarray]) -> Path:
+    group = zarr.open_group(str(path), mode="w", zarr_format=2)
+    for name, array in arrays.items():
+        group.create_array(name, shape=array.shape, chunks=array.shape, dtype=array.dtype)[:] = array
+    group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": name} for name in arrays]}]
+    return path
+
+
+def named(axes: str) -> list[dict[str, str]]:
+    return [{"name": axis, "type": "channel" if axis == "c" else "space"} for axis in axes]
+
+
+@pytest.mark.parametrize("dataset", [None, "0"])
+@pytest.mark.parametrize("axes", ["zyx", "xyz", "yxz", "czyx", "zycx"])
+def test_axes_in_any_order(tmp_path: Path, axes: str, dataset: str | None) -> None:
+    lengths = dict(zip("czyx", (1, *SHAPE)))
+    order = tuple("czyx".index(axis) for axis in axes)
+    array = voxels()[None] if "c" in axes else voxels()
+    stored = np.transpose(array, order if "c" in axes else [one - 1 for one in order])
+    assert stored.shape == tuple(lengths[axis] for axis in axes)
+    for description in (named(axes), list(axes)):  # OME-Zarr 0.4 and 0.3
+        volume = open_volume(write_scales(tmp_path / "v.zarr", description, {"0": stored}), dataset)
+        assert volume.shape == SHAPE
+        np.testing.assert_array_equal(volume.read(2, (3, 5, 60, 40)), voxels()[2, 3:60, 5:40])
+
+
+def test_channels_are_not_slices(tmp_path: Path) -> None:
+    path = write_scales(tmp_path / "v.zarr", named("cyx"), {"0": voxels()})
+    with pytest.raises(VolumeError, match=r"v\.zarr: axes cyx of shape \(4, 70, 45\): 4 along 'c'"):
+        open_volume(path)
+    path = write_scales(tmp_path / "v.zarr", named("cyx"), {"0": voxels()[:1]})
+    np.testing.assert_array_equal(open_volume(path).read(0), voxels()[0])
+
+
+def test_axes_that_are_no_axes(tmp_path: Path) -> None:
+    for axes in (named("zy"), named("zzx"), named("abc"), ["depth", "y", "x"]):
+        with pytest.raises(VolumeError, match="axes"):
+            open_volume(write_scales(tmp_path / "v.zarr", axes, {"0": voxels()}))
+
+
+def test_the_finest_scale_is_read_wherever_it_is_listed(tmp_path: Path) -> None:
+    path = write_scales(tmp_path / "v.zarr", named("zyx"), {"s1": voxels()[:, ::2, ::2], "s0": voxels()})
+    assert open_volume(path).shape == SHAPE
+    assert open_volume(path, "s1").shape == (4, 35, 23)
+
+
+def test_dimension_names_of_an_array_by_itself(tmp_path: Path) -> None:
+    stored = voxels().T
+    array = zarr.create_array(
+        str(tmp_path / "v.zarr"), shape=stored.shape, chunks=stored.shape, dtype="u2", dimension_names=["x", "y", "z"]
+    )
+    array[:] = stored
+    np.testing.assert_array_equal(open_volume(tmp_path / "v.zarr").read(2), voxels()[2])
 
 
 # ---- other processes
@@ -222,7 +281,7 @@ def test_forked_workers_read_what_the_parent_reads(tmp_path: Path, name: str) ->
         np.testing.assert_array_equal(crop, voxels()[z % 4, 5:40, 5:40])
 
 
-# ---- ids and grey values
+# ---- ids
 
 
 @given(st.integers(0, 2**24 - 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from prompt_das.volumes.volume import open_volume
+from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.writers import INSTANCES, add_instances, create_ome_zarr, write_hdf5, write_tiff
 
 import h5py

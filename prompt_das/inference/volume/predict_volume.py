@@ -26,8 +26,9 @@ from prompt_das.inference.volume.linking import Components
 from prompt_das.inference.volume.progress import SliceBar
 from prompt_das.inference.volume.slice_prediction import Network, SliceTask, load_network, predict_slices
 from prompt_das.inference.volume.workspace import Workspace
+from prompt_das.volumes.open_volume import HDF5_SUFFIXES, TIFF_SUFFIXES
 from prompt_das.volumes.point_files import SlicePoints, read_points
-from prompt_das.volumes.volume import HDF5_SUFFIXES, TIFF_SUFFIXES, VolumeError
+from prompt_das.volumes.volume import VolumeError
 from prompt_das.volumes.writers import INSTANCES, VoxelSize, create_ome_zarr, write_hdf5, write_tiff
 
 import numpy as np

@@ -18,8 +18,9 @@ from prompt_das.inference.volume.workspace import Workspace
 from prompt_das.modeling import PromptDAS
 from prompt_das.modeling.load import load_model
 from prompt_das.ops.connected_components import semantic_to_instances
+from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.point_files import read_points, write_points
-from prompt_das.volumes.volume import VolumeError, open_volume
+from prompt_das.volumes.volume import VolumeError
 from prompt_das.volumes.writers import INSTANCES
 
 import cv2
