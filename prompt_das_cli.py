@@ -39,6 +39,8 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         prompt-das evaluate --config-file rat2human_wda --weights output/rat2human_wda/model_final.pth
         prompt-das evaluate --config-file rat2human_wda --weights model.safetensors \\
             TEST.WINDOW.STRIDE 128 TEST.WINDOW.ROTATIONS 4
+
+    The last two keys are the paper's test protocol. The results are printed, and written to OUTPUT_DIR/inference.
     """
     add_config_file(parser)
     parser.add_argument("--weights", help="a checkpoint (.pth) or a .safetensors file; default: MODEL.WEIGHTS")
@@ -214,6 +216,8 @@ def replay_batch(parser: argparse.ArgumentParser) -> None:
     """Repeat a training step that was skipped: which loss, and which layers, are not finite?
 
     prompt-das replay-batch output/my_lab/bad_batches/iteration_0001234_rank0.pth
+
+    The file holds the batch and the weights of that moment.
     """
     parser.add_argument("batch", type=Path, help="a file of OUTPUT_DIR/bad_batches")
     parser.add_argument("--config-file", help="default: the config.yaml of its run")

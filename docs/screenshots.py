@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""The pictures of docs/GETTING_STARTED.md: the plugin in a real window, used with the mouse.
+"""The pictures of docs/getting_started/first_clicks.md: the plugin in a real window, used with the mouse.
 
     make demo
-    xvfb-run -s "-screen 0 1400x900x24" python docs/screenshots.py --output docs/getting_started
+    xvfb-run -s "-screen 0 1400x900x24" python -m docs.screenshots --output docs/getting_started
 
 opens the synthetic sample, segments it with the weights of the demo, clicks, asks for suggestions, and runs on the
 whole volume. The same weights give the same pictures, but for what a font or a graphics driver does.

@@ -21,8 +21,8 @@ def test_every_picture(weights: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(screenshots, "SLICE", 1)
     monkeypatch.setattr(screenshots, "CLOSE_UP", ((48, 48), 2.0))
     screenshots.main(["--weights", str(weights), "--output", str(tmp_path)])
-    guide = (Path(__file__).parents[2] / "docs" / "GETTING_STARTED.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs" / "getting_started" / "first_clicks.md").read_text()
     pictures = sorted(tmp_path.iterdir())
-    assert all(f"getting_started/{path.name}" in guide for path in pictures)
-    assert guide.count("](getting_started/") == len(pictures)
+    assert all(f"]({path.name})" in guide for path in pictures)
+    assert guide.count(".png)") == len(pictures)
     assert all(cv2.imread(str(path)).std() > 10 for path in pictures)  # there is something to see
