@@ -11,7 +11,7 @@ from typing import Any
 from prompt_das.adaptation.mean_teacher import make_teacher, update_teacher
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.solver import build_optimizer
-from prompt_das.modeling import PromptDAS
+from prompt_das.modeling.load import build_model
 
 import torch
 from tabulate import tabulate
@@ -106,7 +106,7 @@ def benchmark_model(size: str, repeats: int, seed: int, opts: list[str]) -> dict
     """Milliseconds of each part for one image, and of one training iteration at the config's batch size."""
     cfg = get_prompt_das_cfg(str(CONFIG_OF_SIZE[size]), ["VIS_PERIOD", "0", "MODEL.VIT.WEIGHTS", "", *opts])
     torch.manual_seed(seed)
-    model = PromptDAS(cfg).to(cfg.MODEL.DEVICE).eval()
+    model: Any = build_model(cfg).eval()
     device, side = model.device, cfg.INPUT.CROP_SIZE
     image = torch.rand(1, 1, side, side, device=device) * 255
     points = torch.rand(1, POINTS_PER_IMAGE, 2, device=device) * side

@@ -12,7 +12,7 @@ from typing import Any
 
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.inference.interactive.predictor import Predictor
-from prompt_das.modeling import PromptDAS
+from prompt_das.modeling.load import build_model
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ def report(results: list[dict[str, Any]]) -> str:
 def build_predictor(size: str, seed: int, opts: list[str]) -> Predictor:
     cfg = get_prompt_das_cfg(str(CONFIG_OF_SIZE[size]), ["MODEL.VIT.WEIGHTS", "", *opts])
     torch.manual_seed(seed)
-    return Predictor.from_model(cfg, PromptDAS(cfg).to(cfg.MODEL.DEVICE))
+    return Predictor.from_model(cfg, build_model(cfg))
 
 
 def benchmark(predictor: Predictor, side: int, view: int, repeats: int, seed: int) -> dict[str, Any]:

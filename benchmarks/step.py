@@ -20,6 +20,7 @@ from prompt_das.adaptation.pseudo_labels import PseudoLabeler
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.solver import build_optimizer
 from prompt_das.modeling import PromptDAS
+from prompt_das.modeling.load import build_model
 from prompt_das.ops.points import find_peaks, pad_points
 
 import torch
@@ -157,7 +158,7 @@ class Side(ABC):
 
     def __init__(self, cfg: CfgNode, seed: int) -> None:
         torch.manual_seed(seed)
-        self.network = PromptDAS(cfg).to(cfg.MODEL.DEVICE)
+        self.network: Any = build_model(cfg)
         self.cfg, self.device, side = cfg, self.network.device, cfg.INPUT.CROP_SIZE
         self.size = (side, side)
         self.windows = 255 * torch.rand(WINDOWS, 1, side, side, device=self.device)

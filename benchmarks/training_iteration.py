@@ -19,7 +19,7 @@ from unittest import mock
 import prompt_das
 from prompt_das.adaptation.pseudo_labels import PseudoLabelLoader
 from prompt_das.cli.prepare_mitoem import prepare
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import PromptDASTrainer, build_trainer
 from prompt_das.modeling import PromptDAS, criterion
 from prompt_das.volumes.synthetic import STYLES
 
@@ -94,7 +94,7 @@ def benchmark_training(
     Of a compiled network only the iterations and their memory: its parts are no longer those that are written down.
     """
     with quiet_detectron2():
-        trainer = PromptDASTrainer(cfg)
+        trainer = build_trainer(cfg)
         trainer.resume_or_load(resume=False)
         with running(trainer) as step:
             result: dict[str, Any] = {
@@ -231,7 +231,7 @@ def calling_line() -> str:
 def benchmark_parts(trainer: PromptDASTrainer, repeats: int, seconds_left: Callable[[], float]) -> dict[str, Any]:
     """Milliseconds of the parts of an iteration, the device waited for after each, and their FLOP."""
     student, device = trainer.checkpointer.model, device_of(trainer)
-    labeler = trainer._trainer.data_loader.labeler
+    labeler = trainer.data_loader.labeler
     laps = Laps(device)
     batches = iter(trainer.loader)
     start, enough = time.perf_counter(), seconds_left() / 3

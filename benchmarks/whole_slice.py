@@ -9,6 +9,7 @@ from typing import Any
 
 from prompt_das.evaluation.metrics import evaluate_slice
 from prompt_das.modeling import PromptDAS
+from prompt_das.modeling.load import build_model
 from prompt_das.ops.connected_components import connected_components, semantic_to_instances
 from prompt_das.ops.sliding_window import WINDOW_PRESETS, WindowGrid
 
@@ -30,7 +31,7 @@ def benchmark_slice(
     A case is repeated as often as the time that is left allows, to judge from its warm-up, and left out if not once.
     """
     torch.manual_seed(seed)
-    model = PromptDAS(cfg).to(cfg.MODEL.DEVICE).eval()
+    model = build_model(cfg).eval()
     image = torch.randint(0, 256, (1, side, side), dtype=torch.uint8)
     window = cfg.INPUT.CROP_SIZE
     cases, left_out = [], []

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from prompt_das.config.load import get_prompt_das_cfg
-from prompt_das.modeling import PromptDAS
+from prompt_das.modeling.load import build_model, resolve_device
 from prompt_das.ops.sliding_window import sliding_window
 
 import torch
@@ -160,7 +160,7 @@ def config(name: str, opts: list[str]) -> CfgNode:
 
 def build_image(cfg: CfgNode, size: int, seed: int) -> Tensor:
     side = math.ceil(size * cfg.INPUT.SCALE)
-    return 255 * torch.rand(1, side, side, generator=torch.Generator().manual_seed(seed)).to(cfg.MODEL.DEVICE)
+    return 255 * torch.rand(1, side, side, generator=torch.Generator().manual_seed(seed)).to(resolve_device(cfg))
 
 
 def build_network(name: str, cfg: CfgNode, seed: int) -> Network:
@@ -169,8 +169,8 @@ def build_network(name: str, cfg: CfgNode, seed: int) -> Network:
         return Tensor.clone
     if name == "convolutions":
         layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1), nn.Sigmoid()]
-        return nn.Sequential(*layers).to(cfg.MODEL.DEVICE)
-    model = PromptDAS(cfg).to(cfg.MODEL.DEVICE).eval()
+        return nn.Sequential(*layers).to(resolve_device(cfg))
+    model = build_model(cfg).eval()
 
     def without_prompts(windows: Tensor) -> Tensor:
         points = windows.new_zeros(len(windows), 1, 0, 2)

@@ -11,7 +11,7 @@ from typing import Any
 
 from prompt_das.checkpoint.safe_load import read_checkpoint
 from prompt_das.config.load import get_prompt_das_cfg
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import build_trainer
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def test_deterministic_algorithms_suffice(
 ) -> None:
     def train(folder: Path) -> dict[str, Any]:
         seed_all_rng(0)
-        trainer = PromptDASTrainer(get_prompt_das_cfg(str(CONFIG), options(tiny, folder, MODEL__DEVICE=device)))
+        trainer = build_trainer(get_prompt_das_cfg(str(CONFIG), options(tiny, folder, MODEL__DEVICE=device)))
         trainer.resume_or_load(resume=False)
         trainer.train()
         return read_checkpoint(folder / "model_final.pth")

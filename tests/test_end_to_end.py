@@ -12,6 +12,7 @@ from typing import Any
 
 from prompt_das.checkpoint.safe_load import read_checkpoint
 from prompt_das.cli.train import run_process
+from prompt_das.engine import evaluate
 from prompt_das.engine.launch import launch
 from prompt_das.engine.trainer import PromptDASTrainer
 from prompt_das_cli import build_parser, main
@@ -188,11 +189,11 @@ def test_a_key_chooses_whether_teacher_or_student_is_evaluated(
     """At the end of training, and by itself."""
     tested: list[dict[str, torch.Tensor]] = []
 
-    def remember(trainer: type[PromptDASTrainer], cfg: CfgNode, model: torch.nn.Module) -> dict[str, Any]:
+    def remember(cfg: CfgNode, model: torch.nn.Module) -> dict[str, Any]:
         tested.append(copy.deepcopy(dict(model.state_dict())))
         return {}
 
-    monkeypatch.setattr(PromptDASTrainer, "test", classmethod(remember))
+    monkeypatch.setattr(evaluate, "test", remember)
     choice = {"DOMAIN_ADAPT__TEACHER__EVALUATE": teacher, "SOLVER__MAX_ITER": 3, "DATASETS__VAL": "()"}
     train("source", tmp_path, **choice)
     train("source", tmp_path / "eval", "--eval-only", MODEL__WEIGHTS=tmp_path / "model_final.pth", **choice)

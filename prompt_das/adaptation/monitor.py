@@ -7,6 +7,8 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import NamedTuple
 
+from prompt_das.config.schedule import burn_in_iters
+
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
@@ -31,14 +33,14 @@ class PseudoLabelMonitor(HookBase):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        node = cfg.DOMAIN_ADAPT
+        node, burn_in = cfg.DOMAIN_ADAPT, burn_in_iters(cfg)
         grey = "And look at the target with `prompt-das visualize`: is its contrast the source's?"
         self.anomalies = [
             Anomaly(
                 "pseudo/foreground",
                 lambda share: share > 0.95,
                 "the teacher calls more than 95 % of the pixels foreground, and the student learns it. Try a longer "
-                f"DOMAIN_ADAPT.BURN_IN_ITERS (now {node.BURN_IN_ITERS}), a lower SOLVER.BASE_LR "
+                f"DOMAIN_ADAPT.BURN_IN_ITERS (now {burn_in}), a lower SOLVER.BASE_LR "
                 f"({cfg.SOLVER.BASE_LR:g}), or a higher DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE "
                 f"({node.MASKS.PIXEL_CONFIDENCE:g}). {grey}",
             )
@@ -49,7 +51,7 @@ class PseudoLabelMonitor(HookBase):
                     "pseudo/points",
                     lambda number: number == 0,
                     "the teacher has found no pseudo-point. Try a lower DOMAIN_ADAPT.POINTS.THRESHOLD "
-                    f"(now {node.POINTS.THRESHOLD:g}) or a longer DOMAIN_ADAPT.BURN_IN_ITERS ({node.BURN_IN_ITERS}). "
+                    f"(now {node.POINTS.THRESHOLD:g}) or a longer DOMAIN_ADAPT.BURN_IN_ITERS ({burn_in}). "
                     f"{grey}",
                 )
             )
@@ -61,7 +63,7 @@ class PseudoLabelMonitor(HookBase):
                     "no pixel of the teacher is confident enough to weigh anything, so the target's masks teach "
                     "nothing. Try a lower DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE "
                     f"(now {node.MASKS.IMAGE_CONFIDENCE:g}) or a longer DOMAIN_ADAPT.BURN_IN_ITERS "
-                    f"({node.BURN_IN_ITERS}).",
+                    f"({burn_in}).",
                 )
             )
         self.in_a_row = dict.fromkeys((a.metric for a in self.anomalies), 0)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prompt_das.config.schedule import adaptation_start
 from prompt_das.data.build import get_slices
 from prompt_das.data.corrupt_slices import CorruptSlices
 from prompt_das.data.slices import read_image
@@ -43,6 +44,12 @@ def predict_points(model: PromptDAS, image: np.ndarray, scale: float, peaks: dic
     return points[valid].cpu().numpy() / scale
 
 
+def makes_pseudo_points(cfg: CfgNode) -> bool:
+    """Whether the source model makes the sparse points: in an adaptation for which nobody gives or draws any."""
+    node = cfg.DATASETS.SPARSE_POINTS
+    return cfg.DOMAIN_ADAPT.ENABLED and node.RATIO == 0 and not node.FILE
+
+
 class PseudoSparsePoints(HookBase):
     """Before the first adaptation step, writes the teacher's points of every target slice to ``OUTPUT_DIR``.
 
@@ -55,7 +62,7 @@ class PseudoSparsePoints(HookBase):
         self.teacher = teacher
         self.names = cfg.DATASETS.TARGET
         self.output_dir = Path(cfg.OUTPUT_DIR)
-        self.adapt_from = node.BURN_IN_ITERS
+        self.adapt_from = adaptation_start(cfg)
         self.scale = cfg.INPUT.SCALE
         self.corrupt = corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
         # A whole slice may hold far more instances than a crop, so there is no top-K here beyond memory's sake.

@@ -13,7 +13,7 @@ from prompt_das.cli.make_synthetic import write_domain
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.build import build_test_loader
 from prompt_das.engine.setup import setup_run
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import build_trainer
 from prompt_das.utils.visualization import draw_overlay, save_image, tile
 from prompt_das.volumes.synthetic import STYLES
 
@@ -33,7 +33,7 @@ def train(name: str, output: Path, overrides: list[str]) -> tuple[CfgNode, nn.Mo
     overrides = [*overrides, "OUTPUT_DIR", str(output / name)]
     cfg = get_prompt_das_cfg(CONFIGS / "quick" / f"synthetic_{name}.yaml", overrides)
     setup_run(cfg, argparse.Namespace())
-    trainer = PromptDASTrainer(cfg)
+    trainer = build_trainer(cfg)
     trainer.resume_or_load(resume=False)
     results = trainer.train()
     return cfg, trainer.evaluated_model, results

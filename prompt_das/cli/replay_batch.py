@@ -6,7 +6,7 @@ import argparse
 
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.hooks.nonfinite_guard import replay
-from prompt_das.modeling.meta_arch import PromptDAS
+from prompt_das.modeling.load import build_model
 
 
 def run(args: argparse.Namespace) -> None:
@@ -14,7 +14,7 @@ def run(args: argparse.Namespace) -> None:
     own = ["MODEL.VIT.WEIGHTS", "", "MODEL.WEIGHTS", "", "DATASETS.VOLUMES", "()"]  # the weights are in the file
     try:
         cfg = get_prompt_das_cfg(str(config), [*own, *args.opts])
-        names, losses, bad = replay(PromptDAS(cfg).to(cfg.MODEL.DEVICE), args.batch)
+        names, losses, bad = replay(build_model(cfg), args.batch)
     except (KeyError, RuntimeError) as error:
         raise ValueError(str(error)) from error
     print("\n".join(names))

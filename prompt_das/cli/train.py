@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 from prompt_das.cli.main import one_line_errors
+from prompt_das.engine import evaluate
 from prompt_das.engine.launch import launch
 from prompt_das.engine.setup import setup_from_args
-from prompt_das.engine.trainer import PromptDASTrainer
-from prompt_das.modeling.load import load_weights
+from prompt_das.engine.trainer import build_trainer
+from prompt_das.modeling.load import build_model, load_weights
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,9 +32,9 @@ def prepare(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     if args.eval_only:
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
-        model = PromptDASTrainer.build_model(cfg)
+        model = build_model(cfg)
         load_weights(cfg, model, cfg.MODEL.WEIGHTS)
-        return partial(PromptDASTrainer.test, cfg, model)
-    trainer = PromptDASTrainer(cfg)
+        return partial(evaluate.test, cfg, model)
+    trainer = build_trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train

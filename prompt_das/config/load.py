@@ -13,7 +13,6 @@ from prompt_das.config.defaults import defaults
 from prompt_das.config.validation import check
 from prompt_das.config.yaml_loader import parse_yaml, read_config_file
 
-import torch
 from detectron2.config import CfgNode
 
 # What yacs raises for keys and values that it does not take; the last three for text that only looks like a value.
@@ -35,7 +34,7 @@ def get_prompt_das_cfg(
 ) -> CfgNode:
     """The frozen config: defaults, then a YAML file or ``text``, then overrides ``["KEY", "VALUE", ...]``.
 
-    ``MODEL.DEVICE`` becomes "cpu" where there is no GPU. The volumes of ``DATASETS.VOLUMES`` are registered by
+    Nothing is registered: for the volumes of ``DATASETS.VOLUMES`` see
     :func:`prompt_das.data.datasets.register_config_volumes`.
 
     Args:
@@ -54,14 +53,11 @@ def get_prompt_das_cfg(
         cfg.merge_from_list(rename_options(list(opts or [])))
     except REFUSED as e:
         raise ValueError(f"config options {' '.join(map(str, opts or []))}: {reason(e)}") from e
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
     try:
         check(cfg)
     except ValueError as e:
         source = str(config_file) if config_file else name if text else ""
         raise ValueError(f"{source}: {e}" if source else str(e)) from e
-    skip_burn_in(cfg)
     cfg.freeze()
     return cfg
 
@@ -115,15 +111,6 @@ def reason(error: Exception) -> str:
     """What went wrong; a KeyError would put it into quotes, and yacs would quote whole sections."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return re.sub(r" with values \(.{200,}\) for config", " for config", text, flags=re.DOTALL)
-
-
-def skip_burn_in(cfg: CfgNode) -> None:
-    """With ``MODEL.WEIGHTS``, a trained model, there is nothing left to pretrain or burn in."""
-    if cfg.MODEL.WEIGHTS:
-        cfg.MODEL.VIT.WEIGHTS = ""
-    if cfg.DOMAIN_ADAPT.ENABLED and cfg.MODEL.WEIGHTS:
-        cfg.SOLVER.MAX_ITER -= cfg.DOMAIN_ADAPT.BURN_IN_ITERS
-        cfg.DOMAIN_ADAPT.BURN_IN_ITERS = 0
 
 
 def check_complete(config_file: str | Path) -> None:

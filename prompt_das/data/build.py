@@ -14,6 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
+from prompt_das.config.schedule import adaptation_start, num_iterations
 from prompt_das.data.corrupt_slices import SKIPPED, CorruptSlices, require_few
 from prompt_das.data.dataset_mapper import SliceMapper, SourceMapper, TargetMapper
 from prompt_das.data.datasets import ensure_registered
@@ -152,8 +153,7 @@ class SourceTargetLoader:
 
     def __iter__(self) -> Iterator[tuple[list[SourceSample], list[TargetSample]]]:
         cfg = self.cfg
-        max_iter = cfg.SOLVER.MAX_ITER
-        adapt_from = cfg.DOMAIN_ADAPT.BURN_IN_ITERS if cfg.DOMAIN_ADAPT.ENABLED else max_iter
+        max_iter, adapt_from = num_iterations(cfg), adaptation_start(cfg)
         common = {
             "max_iter": max_iter,
             "workers": cfg.DATALOADER.NUM_WORKERS,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from prompt_das.config.schedule import burn_in_iters, num_iterations
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
@@ -53,7 +55,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippedAdamW:
         lr=cfg.SOLVER.BASE_LR,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         max_norm=clip.CLIP_VALUE if clip.ENABLED else None,
-        fused=torch.device(cfg.MODEL.DEVICE).type == "cuda",
+        fused=next(model.parameters()).device.type == "cuda",
     )
 
 
@@ -74,7 +76,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "PolynomialWithFloor":
         return d2_build_lr_scheduler(cfg, optimizer)
-    burn_in = cfg.DOMAIN_ADAPT.BURN_IN_ITERS if cfg.DOMAIN_ADAPT.ENABLED else 0
+    burn_in, total = burn_in_iters(cfg), num_iterations(cfg)
 
     def stage(iterations: int) -> ParamScheduler:
         decay = PolynomialWithFloor(solver.POLY_POWER, solver.MIN_LR / solver.BASE_LR)
@@ -87,12 +89,12 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.
             solver.WARMUP_METHOD,
         )
 
-    lengths = [n for n in (burn_in, solver.MAX_ITER - burn_in) if n]
+    lengths = [n for n in (burn_in, total - burn_in) if n]
     stages = [stage(n) for n in lengths]
     if len(stages) == 1:
         multiplier = stages[0]
     else:
         multiplier = CompositeParamScheduler(
-            stages, lengths=[n / solver.MAX_ITER for n in lengths], interval_scaling=["rescaled"] * len(stages)
+            stages, lengths=[n / total for n in lengths], interval_scaling=["rescaled"] * len(stages)
         )
-    return LRMultiplier(optimizer, multiplier, max_iter=solver.MAX_ITER)
+    return LRMultiplier(optimizer, multiplier, max_iter=total)

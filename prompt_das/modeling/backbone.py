@@ -97,8 +97,11 @@ class ViTBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> ViTBackbone:
-    """The ViT of ``cfg.MODEL.VIT``, pretrained if it says so; always for 3 channels, so ``input_shape`` is not used."""
+    """The ViT of ``cfg.MODEL.VIT`` for 3 channels; ``input_shape`` is not used.
+
+    ``MODEL.VIT.WEIGHTS`` are only loaded where ``MODEL.WEIGHTS``, those of the whole network, are not given.
+    """
     backbone = ViTBackbone(cfg)
-    if cfg.MODEL.VIT.WEIGHTS:
+    if cfg.MODEL.VIT.WEIGHTS and not cfg.MODEL.WEIGHTS:
         load_vit_weights(backbone.vit, cfg.MODEL.VIT.WEIGHTS)
     return backbone

@@ -12,6 +12,7 @@ from prompt_das.modeling.meta_arch import PromptDAS
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
 
 
 def load_model(
@@ -46,6 +47,17 @@ def load_model(
     return cfg, model.eval()
 
 
+def resolve_device(cfg: CfgNode) -> torch.device:
+    """``MODEL.DEVICE``, or the CPU where there is no GPU."""
+    return torch.device(cfg.MODEL.DEVICE if torch.cuda.is_available() else "cpu")
+
+
+def build_model(cfg: CfgNode) -> PromptDAS:
+    """Detectron2's ``build_model``, on the device of :func:`resolve_device`: the untrained network in training mode."""
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    return model.to(resolve_device(cfg))
+
+
 def build_for(cfg: CfgNode, weights: Path) -> PromptDAS:
     """The untrained network of a config. Raises ValueError if there is none, or if ``weights`` cannot be of it."""
     num_values = sum(value.numel() for value in meta_network(cfg).state_dict().values())
@@ -55,7 +67,7 @@ def build_for(cfg: CfgNode, weights: Path) -> PromptDAS:
             "its config; is the file complete, and is the config its own?"
         )
     try:
-        return PromptDAS(cfg).to(cfg.MODEL.DEVICE)
+        return build_model(cfg)
     except RuntimeError as e:
         raise ValueError(f"the network cannot be brought to MODEL.DEVICE {cfg.MODEL.DEVICE!r}: {e}") from e
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 from prompt_das.adaptation.monitor import PATIENCE, PseudoLabelMonitor
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import build_trainer
 
 import pytest
 from detectron2.config import CfgNode
@@ -86,5 +86,5 @@ def test_burn_in_has_no_pseudo_labels(
 @pytest.mark.parametrize("enabled", [True, False])
 def test_every_adaptation_is_watched(tiny_cfg: CfgNode, enabled: bool) -> None:
     tiny_cfg.DOMAIN_ADAPT.ENABLED = enabled
-    run = PromptDASTrainer(tiny_cfg)
+    run = build_trainer(tiny_cfg)
     assert any(isinstance(hook, PseudoLabelMonitor) for hook in run._hooks) is enabled

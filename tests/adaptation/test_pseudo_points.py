@@ -88,7 +88,7 @@ def test_a_whole_slice_may_hold_more_than_a_crop() -> None:
 @pytest.fixture
 def cfg(tiny_cfg: CfgNode, synthetic_data: Path) -> CfgNode:
     tiny_cfg.DATASETS.TARGET = (TARGET,)
-    tiny_cfg.DOMAIN_ADAPT.BURN_IN_ITERS = 4
+    tiny_cfg.DOMAIN_ADAPT.ENABLED, tiny_cfg.DOMAIN_ADAPT.BURN_IN_ITERS = True, 4
     return tiny_cfg
 
 

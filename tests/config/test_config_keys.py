@@ -10,6 +10,7 @@ from typing import Any
 
 from prompt_das.config.defaults import add_prompt_das_config
 from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.config.schedule import adaptation_start, burn_in_iters, num_iterations
 from prompt_das.data.datasets import ensure_registered
 
 import detectron2
@@ -24,7 +25,6 @@ SWITCHED = ("source", "uda", "wda", "oracle")
 
 # Keys whose default we change, and that Detectron2 reads for us; where.
 READ_BY_DETECTRON2 = {
-    "MODEL.META_ARCHITECTURE": "modeling/meta_arch/build.py",
     "MODEL.BACKBONE.NAME": "modeling/backbone/build.py",
 }
 
@@ -199,8 +199,8 @@ def test_the_source_leaf_is_the_burn_in_of_the_others(path: Path) -> None:
         assert cfg.MODEL == source.MODEL
         assert cfg.INPUT == source.INPUT
         after = load(adapted, "MODEL.WEIGHTS", "source/model_final.pth")
-        assert after.DOMAIN_ADAPT.BURN_IN_ITERS == 0
-        assert after.SOLVER.MAX_ITER == cfg.SOLVER.MAX_ITER - cfg.DOMAIN_ADAPT.BURN_IN_ITERS
+        assert burn_in_iters(after) == adaptation_start(after) == 0
+        assert num_iterations(after) == cfg.SOLVER.MAX_ITER - cfg.DOMAIN_ADAPT.BURN_IN_ITERS
 
 
 def test_no_two_leaves_write_into_the_same_folder() -> None:

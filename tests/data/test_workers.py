@@ -258,7 +258,7 @@ def test_an_evaluation_in_the_middle_stops_at_one_and_goes_on_when_it_is_mended(
     folder = tmp_path / "run"
     job = start(folder, DATALOADER__MAX_CORRUPT_SLICES=9)
     assert job.ends() == 1, job.text
-    assert "cannot be evaluated, and is not left out" in job.text
+    assert "cannot be evaluated, and is not skipped" in job.text
     assert str(path) in job.text
     assert not (folder / "inference").exists()
     assert (folder / "last_checkpoint").read_text() == "model_0000008.pth"  # evaluated after iteration 9

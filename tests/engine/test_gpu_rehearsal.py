@@ -16,7 +16,7 @@ from prompt_das.data.dataset_mapper import SourceMapper, TargetMapper
 from prompt_das.data.slices import read_labels
 from prompt_das.engine.hooks.nonfinite_guard import propagate_nonfinite
 from prompt_das.engine.solver import build_optimizer
-from prompt_das.modeling import PromptDAS, meta_arch
+from prompt_das.modeling import PromptDAS, structures
 from prompt_das.ops import sliding_window
 from prompt_das.volumes.point_files import sample_dataset_points
 
@@ -101,7 +101,7 @@ def test_the_backward_pass_asks_for_no_value(tiny_cfg: CfgNode, samples: Any, mo
     source, target = samples
     student = PromptDAS(tiny_cfg)
     labelled = PseudoLabeler(tiny_cfg, make_teacher(student), lambda metrics: None)(target)
-    monkeypatch.setattr(meta_arch, "pack_points", lambda points, valid: (points, valid))
+    monkeypatch.setattr(structures, "pack_points", lambda points, valid: (points, valid))
     with FakeTensorMode(allow_non_fake_inputs=True):
         to_fake(student, "cpu").train()
         losses = propagate_nonfinite(student(source + labelled))
@@ -118,15 +118,10 @@ def test_a_prediction_mixes_no_devices(tiny_cfg: CfgNode, monkeypatch: pytest.Mo
     )
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # needs a driver
     model = PromptDAS(tiny_cfg).eval()
-    x = {
-        "image": torch.rand(1, 70, 90),
-        "height": 140,
-        "width": 180,
-        "prompts": {name: torch.rand(2, 2) for name in ("0%", "15%", "100%")},
-        "density": True,
-    }
+    prompts = {name: torch.rand(2, 2) for name in ("0%", "15%", "100%")}
     with FakeTensorMode(allow_non_fake_inputs=True):
-        (out,) = to_fake(model, "cuda")([x])
+        network = to_fake(model, "cuda")
+        out = network.predict_slice(torch.rand(1, 70, 90), prompts, (140, 180), with_density=True)
     assert out.keys() == {"sem_seg", "density"}
     for maps in out.values():
         assert maps.keys() == {"0%", "15%", "100%"}

@@ -15,7 +15,7 @@ from typing import Any
 from prompt_das.checkpoint.safe_load import read_checkpoint
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.launch import explain_failures, launch
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import build_trainer
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def train(options: list[str], killed_at: int) -> None:
     """What a rank does; the second one kills itself in the middle of an iteration, with a worker at work."""
     torch.set_num_threads(1)
     seed_all_rng(0)
-    trainer = PromptDASTrainer(get_prompt_das_cfg(None, options))
+    trainer = build_trainer(get_prompt_das_cfg(None, options))
     ordinary = trainer._trainer.model.forward
 
     def forward(batch: list[dict[str, Any]]) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.config.schedule import burn_in_iters
 from prompt_das.data.datasets import register_config_volumes
 from prompt_das.engine.project import Project, create_project
 from prompt_das.volumes.point_files import write_points
@@ -72,7 +73,7 @@ def test_from_a_source_model_no_burn_in_is_needed(create: Callable[..., Project]
     (tmp_path / "source.pth").touch()
     cfg = get_prompt_das_cfg(str(create(weights=tmp_path / "source.pth").config))
     assert Path(cfg.MODEL.WEIGHTS) == tmp_path / "source.pth"
-    assert cfg.DOMAIN_ADAPT.BURN_IN_ITERS == 0
+    assert burn_in_iters(cfg) == 0
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["registered", "described by YAML"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import build_trainer
 
 import pytest
 from detectron2.config import CfgNode
@@ -81,7 +81,7 @@ def losses_of(cfg: CfgNode, mode: str) -> dict[str, dict[int, float]]:
     cfg.DATASETS.SPARSE_POINTS.RATIO = {"wda": 0.15, "uda": 0.0}[mode]
     cfg.DOMAIN_ADAPT.ENABLED, cfg.DOMAIN_ADAPT.BURN_IN_ITERS = True, 4
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR = 8, 1e-3
-    run = PromptDASTrainer(cfg)
+    run = build_trainer(cfg)
     run.resume_or_load(resume=False)
     run.train()
     histories = run.storage.histories()

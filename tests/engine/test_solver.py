@@ -88,6 +88,7 @@ def test_a_short_run_warms_up_for_half_of_its_time(tiny_cfg: CfgNode) -> None:
 def test_no_length_of_the_stages_breaks_the_schedule(burn_in: int, adaptation: int, warmup: int) -> None:
     """Rounding may put the last step beyond the end, where a power of a negative number would be complex."""
     cfg = CfgNode({"SOLVER": SOLVER | {"WARMUP_ITERS": warmup, "MAX_ITER": burn_in + adaptation}})
+    cfg.MODEL = CfgNode({"WEIGHTS": ""})
     cfg.DOMAIN_ADAPT = CfgNode({"ENABLED": True, "BURN_IN_ITERS": burn_in})
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-4)
     multiplier = build_lr_scheduler(cfg, optimizer)._multiplier

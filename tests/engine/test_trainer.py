@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.adaptation.mean_teacher import MeanTeacher
+from prompt_das.adaptation.pseudo_points import PseudoSparsePoints
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
 from prompt_das.checkpoint.safe_load import read_checkpoint
-from prompt_das.engine import trainer
+from prompt_das.engine import evaluate
+from prompt_das.engine.hooks.evaluation import BestCheckpointer, EvalHook, FinalTest
 from prompt_das.engine.hooks.metric_buffer import MetricBuffer
 from prompt_das.engine.hooks.nonfinite_guard import NonFiniteGuard
 from prompt_das.engine.hooks.resume_state import MetricsState, RandomState
 from prompt_das.engine.hooks.stopping import StopOnSignal
+from prompt_das.engine.hooks.training_pictures import TrainingPictures
 from prompt_das.engine.setup import setup_run
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import PromptDASTrainer, build_trainer
 
 import pytest
 import torch
@@ -39,7 +42,7 @@ def cfg(tiny_cfg: CfgNode, synthetic_data: Path) -> CfgNode:
 @pytest.fixture
 def trained(cfg: CfgNode) -> dict[str, Any]:
     """Its checkpoint."""
-    run = PromptDASTrainer(cfg)
+    run = build_trainer(cfg)
     run.resume_or_load(resume=False)
     run.train()
     return read_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth")
@@ -55,7 +58,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 def test_from_nothing_the_teacher_is_the_student(cfg: CfgNode) -> None:
-    run = PromptDASTrainer(cfg)
+    run = build_trainer(cfg)
     run.resume_or_load(resume=False)
     assert_same(run.teacher.state_dict(), run.checkpointer.model.state_dict())
     assert run.start_iter == 0
@@ -69,7 +72,7 @@ def test_student_and_teacher_start_from_the_same_weights_of_a_checkpoint(
     cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
     cfg.OUTPUT_DIR = str(tmp_path / "next")
     cfg.DOMAIN_ADAPT.TEACHER.EVALUATE = evaluate_teacher
-    run = PromptDASTrainer(cfg)
+    run = build_trainer(cfg)
     run.resume_or_load(resume=False)
     assert_same(run.checkpointer.model.state_dict(), trained[weights])
     assert_same(run.teacher.state_dict(), trained[weights])
@@ -78,12 +81,29 @@ def test_student_and_teacher_start_from_the_same_weights_of_a_checkpoint(
 
 
 def test_a_resumed_run_has_its_own_teacher_back(cfg: CfgNode, trained: dict[str, Any]) -> None:
-    run = PromptDASTrainer(cfg)
+    run = build_trainer(cfg)
     run.resume_or_load(resume=True)
     assert_same(run.checkpointer.model.state_dict(), trained["model"])
     assert_same(run.teacher.state_dict(), trained["teacher"])
     assert run.start_iter == 3
     assert len(run.optimizer.state) > 0
+
+
+@pytest.mark.parametrize("resumed_from", ["this release", "an earlier one"])
+def test_the_state_of_an_earlier_release_is_read(
+    cfg: CfgNode, trained: dict[str, Any], tmp_path: Path, resumed_from: str
+) -> None:
+    """Earlier the optimizer lay under ``_trainer``, beside a second, unused number of the iteration."""
+    if resumed_from == "an earlier one":
+        state = trained["trainer"]
+        state["_trainer"] = {"iteration": 0, "optimizer": state.pop("optimizer")}
+        torch.save(trained, tmp_path / "model_final.pth")
+    run = build_trainer(cfg)
+    run.resume_or_load(resume=True)
+    assert (run.iter, run.start_iter) == (2, 3)
+    moments = run.optimizer.state_dict()["state"]
+    assert moments
+    assert all(state["step"] == 3 for state in moments.values())
 
 
 # ---- the order of things
@@ -106,7 +126,7 @@ def test_a_checkpoint_holds_the_teacher_of_its_own_step(
 
 def test_evaluation_comes_after_the_teacher_and_before_the_checkpoint(cfg: CfgNode) -> None:
     cfg.DATASETS.VAL, cfg.DATASETS.TEST = (f"{TARGET}[0:1]",), (TEST,)
-    order = [type(hook) for hook in PromptDASTrainer(cfg)._hooks]
+    order = [type(hook) for hook in build_trainer(cfg)._hooks]
     assert [kind for kind in order if kind is not hooks.IterationTimer] == [
         RandomState,
         MetricsState,
@@ -114,9 +134,10 @@ def test_evaluation_comes_after_the_teacher_and_before_the_checkpoint(cfg: CfgNo
         NonFiniteGuard,
         MeanTeacher,
         hooks.LRScheduler,
-        trainer.EvalHook,  # validation
-        trainer.BestCheckpointer,  # reads what it said
-        trainer.EvalHook,  # the test, at the end
+        TrainingPictures,
+        EvalHook,  # validation
+        BestCheckpointer,  # reads its result
+        FinalTest,
         hooks.PeriodicWriter,
         hooks.PeriodicCheckpointer,  # keeps what the best was, and what was written
         StopOnSignal,  # nothing of the step is left to do
@@ -124,7 +145,7 @@ def test_evaluation_comes_after_the_teacher_and_before_the_checkpoint(cfg: CfgNo
 
 
 def test_only_the_student_is_trained(cfg: CfgNode) -> None:
-    run = PromptDASTrainer(cfg)
+    run = build_trainer(cfg)
     optimized = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
     assert optimized == {id(p) for p in run.checkpointer.model.parameters()}
     assert not optimized & {id(p) for p in run.teacher.parameters()}
@@ -142,24 +163,24 @@ def test_points_are_made_by_the_source_model_where_there_are_no_others(
 ) -> None:
     cfg.DATASETS.SPARSE_POINTS.RATIO, cfg.DATASETS.SPARSE_POINTS.FILE = ratio, file
     cfg.DATASETS.TARGET, cfg.DOMAIN_ADAPT.ENABLED = (TARGET,), enabled
-    run = PromptDASTrainer(cfg)
-    assert (run.pseudo_points in run._hooks) is makes_points
+    run = build_trainer(cfg)
+    assert any(isinstance(hook, PseudoSparsePoints) for hook in run._hooks) is makes_points
 
 
 def test_the_evaluator_is_told_what_the_config_says(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(trainer, "EMEvaluator", lambda name, **settings: seen.append({"name": name, **settings}))
-    monkeypatch.setattr(trainer, "inference_on_dataset", lambda model, loader, evaluator: {"Dice": len(seen)})
+    monkeypatch.setattr(evaluate, "EMEvaluator", lambda name, **settings: seen.append({"name": name, **settings}))
+    monkeypatch.setattr(evaluate, "inference_on_dataset", lambda model, loader, evaluator: {"Dice": len(seen)})
     cfg.TEST.PROTOCOLS, cfg.TEST.MIN_INSTANCE_SIZE, cfg.TEST.NUM_PICTURES = ("paper",), 7, 5
     cfg.TEST.SAVE_RLE = True
     cfg.DATASETS.TEST = (TEST, f"{TARGET}[0:1]")
     model = torch.nn.Identity()
-    assert PromptDASTrainer.test(cfg, model) == {TEST: {"Dice": 1}, f"{TARGET}[0:1]": {"Dice": 2}}
+    assert evaluate.test(cfg, model) == {TEST: {"Dice": 1}, f"{TARGET}[0:1]": {"Dice": 2}}
     first = seen[0]
     folder = Path(cfg.OUTPUT_DIR) / "inference" / TEST
     expected = {"protocols": ("paper",), "min_size": 7, "num_pictures": 5, "save_rle": True, "output_dir": folder}
     assert {key: first[key] for key in expected} == expected
-    trainer.evaluate(cfg, model, (TEST,), write=False)
+    evaluate.evaluate(cfg, model, (TEST,), write=False)
     assert (seen[-1]["output_dir"], seen[-1]["save_rle"]) == (None, False)
 
 
@@ -191,7 +212,7 @@ def test_a_full_disk_stops_the_run_and_it_goes_on_later(
         ordinary(run)
 
     ordinary = PromptDASTrainer.run_step
-    run = PromptDASTrainer(cfg)
+    run = build_trainer(cfg)
     run.resume_or_load(resume=False)
     try:
         with monkeypatch.context() as m:
@@ -201,7 +222,7 @@ def test_a_full_disk_stops_the_run_and_it_goes_on_later(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.glob("*.part"))
-    again = PromptDASTrainer(cfg)
+    again = build_trainer(cfg)
     again.resume_or_load(resume=True)
     assert again.start_iter == 1
     again.train()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.config.load import get_prompt_das_cfg
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import build_trainer
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def train(options: list[str]) -> None:
     torch.set_num_threads(1)
     logging.getLogger("detectron2").setLevel(logging.INFO)
     seed_all_rng(0)
-    trainer = PromptDASTrainer(get_prompt_das_cfg(str(CONFIG), options))
+    trainer = build_trainer(get_prompt_das_cfg(str(CONFIG), options))
     trainer.resume_or_load(resume=True)
     trainer.train()
 

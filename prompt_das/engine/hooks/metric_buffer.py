@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from detectron2.engine import HookBase, SimpleTrainer
+from detectron2.engine import HookBase
 from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class MetricBuffer(HookBase):
@@ -56,17 +54,3 @@ class MetricBuffer(HookBase):
 
     def after_train(self) -> None:
         self.flush()
-
-
-class StepRunner(SimpleTrainer):
-    """Detectron2's training step, whose losses go to a :class:`MetricBuffer`."""
-
-    def __init__(self, model: nn.Module, loader: Any, optimizer: torch.optim.Optimizer, metrics: MetricBuffer) -> None:
-        super().__init__(model, loader, optimizer)
-        self.metrics = metrics
-
-    def _write_metrics(
-        self, loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = "", iter: int | None = None
-    ) -> None:
-        get_event_storage().put_scalar(f"{prefix}data_time", data_time)
-        self.metrics.put({f"{prefix}total_loss": torch.stack(list(loss_dict.values())).sum(), **loss_dict})

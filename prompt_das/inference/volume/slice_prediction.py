@@ -14,7 +14,7 @@ from typing import Any
 
 from prompt_das.data.slices import read_image
 from prompt_das.inference.volume.executors import device_of_worker
-from prompt_das.modeling.load import load_model
+from prompt_das.modeling.load import load_model, resolve_device
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.volumes.volume import VolumeError
 
@@ -124,4 +124,4 @@ def _written(z: int, writing: Future[None]) -> tuple[int, None]:
 @lru_cache(maxsize=1)
 def load_network(network: Network) -> tuple[Any, PromptDAS]:
     cfg, model = load_model(network.weights, network.config_file, network.opts)
-    return cfg, model.to(device_of_worker(cfg.MODEL.DEVICE))
+    return cfg, model.to(device_of_worker(str(resolve_device(cfg))))

@@ -11,7 +11,7 @@ from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
 from prompt_das.checkpoint.safe_load import read_checkpoint
 from prompt_das.data.build import SampleStream
 from prompt_das.engine.hooks.nonfinite_guard import MAX_WRITTEN, propagate_nonfinite
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import PromptDASTrainer, build_trainer
 from prompt_das_cli import main
 
 import pytest
@@ -73,7 +73,7 @@ def bad_gradient(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def train(cfg: CfgNode) -> list[dict[str, Any]]:
     """The checkpoints of all iterations."""
     torch.manual_seed(0)
-    trainer = PromptDASTrainer(cfg)
+    trainer = build_trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
     return checkpoints(cfg)

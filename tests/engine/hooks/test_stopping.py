@@ -18,9 +18,10 @@ from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data import workers as workers_module
 from prompt_das.data.build import build_stream_loader, build_test_loader
 from prompt_das.data.workers import init_worker, raising_for
+from prompt_das.engine import evaluate
 from prompt_das.engine.hooks.stopping import EXIT_RESUMABLE
 from prompt_das.engine.launch import launch
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import PromptDASTrainer, build_trainer
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def run(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
-    trainer = PromptDASTrainer(cfg)
+    trainer = build_trainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer.train()
 
@@ -125,7 +126,7 @@ def test_the_final_test_is_left_at_once(
     if finished_before:
         run(cfg)
     with monkeypatch.context() as m:
-        m.setattr(PromptDASTrainer, "test", lambda *args: signalled(signal.SIGTERM)())
+        m.setattr(evaluate, "test", lambda *args: signalled(signal.SIGTERM)())
         with pytest.raises(SystemExit) as stop:
             run(cfg, resume=finished_before)
     assert stop.value.code == EXIT_RESUMABLE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prompt_das.engine.trainer import PromptDASTrainer
+from prompt_das.engine.trainer import build_trainer
 
 import pytest
 from detectron2.config import CfgNode
@@ -16,7 +16,7 @@ def test_a_picture_of_the_batch_is_stored_every_period(tiny_cfg: CfgNode, synthe
     tiny_cfg.DATASETS.TRAIN, tiny_cfg.DATASETS.TARGET = ("synthetic_source_train",), ("synthetic_target_train",)
     tiny_cfg.DOMAIN_ADAPT.ENABLED = True
     tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.VIS_PERIOD = 4, 3
-    run = PromptDASTrainer(tiny_cfg)
+    run = build_trainer(tiny_cfg)
     run.resume_or_load(resume=False)
     stored = []
     put_image = "detectron2.utils.events.EventStorage.put_image"
