@@ -1,10 +1,10 @@
-"""Damaged and hostile files through the doors that a user takes: an error that names the file, or the right result.
+"""Damaged and hostile files at every entry point: an error that names the file, or the right result.
 
-Each door runs in a process of its own with a limit of memory and time, and is watched: whoever starts a program or
-opens a connection there has run what a file said. Allowed are ValueError and OSError with the file's folder in their
-message, at tools an exit with such a message, and the result of the undamaged file. What a format cannot notice, such
-as another digit in a text, may give another result, if it is one that the format allows; ``Door.certain`` names the
-kinds of damage for which there is no such excuse.
+Each entry point runs in a process of its own, with limits of memory and time and an audit hook: a program started or a
+connection opened there is code of the file that ran. Allowed are ValueError and OSError with the file's folder in their
+message, of a command an exit with such a message, and the result of the undamaged file. What a format cannot notice,
+such as another digit in a text, may give another result, if it is one that the format allows; ``EntryPoint.certain``
+names the kinds of damage for which there is no such excuse.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from door import SEED, command
-from watch import DOORS, Watch
-from weight_doors import hostile_weights
+from entry_point import SEED, command
+from runner import ENTRY_POINTS, Runner
+from weight_entry_points import hostile_weights
 
 import pytest
 import torch
 
 
-# One file of each damage and door in every run of the tests; the slow ones are those of `make test-faults`.
+# One file of each damage and entry point in every run of the tests; the slow ones are those of `make test-faults`.
 @pytest.mark.parametrize("count", [5, pytest.param(50, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_damaged_and_hostile_files(
     name: str,
     count: int,
@@ -36,19 +36,19 @@ def test_damaged_and_hostile_files(
     damages: dict[str, Callable],
     start_process: Callable[..., Any],
 ) -> None:
-    door, rng, canary = DOORS[name], random.Random(f"{SEED} {name}"), tmp_path / "canary"
+    entry_point, rng, canary = ENTRY_POINTS[name], random.Random(f"{SEED} {name}"), tmp_path / "canary"
     whole = tmp_path / "whole"
     whole.mkdir()
     torch.manual_seed(SEED)
-    targets = [path.relative_to(whole) for path in door.write(whole, tiny)]
-    watch = Watch(name, whole, start_process)
-    verdicts: list[tuple[str, str]] = []
+    targets = [path.relative_to(whole) for path in entry_point.write(whole, tiny)]
+    runner = Runner(name, whole, start_process)
+    results: list[tuple[str, str]] = []
 
-    def look(label: str, target: Path, content: bytes, damage: str) -> None:
-        case = tmp_path / f"case{len(verdicts)}"
+    def run_case(label: str, target: Path, content: bytes, damage: str) -> None:
+        case = tmp_path / f"case{len(results)}"
         shutil.copytree(whole, case)
         (case / target).write_bytes(content)
-        verdicts.append((f"{label} {target}", watch.ask(case, damage)))
+        results.append((f"{label} {target}", runner.run(case, damage)))
         shutil.rmtree(case)
 
     for number in range(count):
@@ -56,14 +56,14 @@ def test_damaged_and_hostile_files(
         target = rng.choice(targets)
         content = bytearray((whole / target).read_bytes())
         damages[damage](content, rng)
-        look(f"{number}, {damage}", target, bytes(content), damage)
-    for label, content in door.hostile(canary).items():
-        look(label, targets[0], content, "hostile")
-    watch.close()
+        run_case(f"{number}, {damage}", target, bytes(content), damage)
+    for label, content in entry_point.hostile(canary).items():
+        run_case(label, targets[0], content, "hostile")
+    runner.close()
 
-    defects = [(label, verdict) for label, verdict in verdicts if verdict not in ("refused", "right", "allowed")]
-    logging.getLogger(__name__).info("%s: %s", name, dict(Counter(verdict for _, verdict in verdicts)))
-    assert not defects, "\n".join(f"{label}: {verdict}" for label, verdict in defects)
+    defects = [(label, result) for label, result in results if result not in ("refused", "right", "allowed")]
+    logging.getLogger(__name__).info("%s: %s", name, dict(Counter(result for _, result in results)))
+    assert not defects, "\n".join(f"{label}: {result}" for label, result in defects)
     assert not canary.exists()
 
 

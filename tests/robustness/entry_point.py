@@ -1,4 +1,4 @@
-"""A way in for files, and what the doors of all kinds share: a small volume, a pickle that runs a program."""
+"""An entry point for files, and what all kinds share: a small volume, a command, a pickle that runs a program."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ NAMES = [f"im{z}.png" for z in range(3)]
 
 
 @dataclass(frozen=True)
-class Door:
-    """A way in.
+class EntryPoint:
+    """A function that reads files of a user.
 
     Attributes:
         write: makes a folder with all that is needed; returns the files that are damaged.
-        enter: what a user does with the folder -> the result, nested lists, dicts, arrays, tensors.
+        run: what a user does with the folder -> the result, nested lists, dicts, arrays, tensors.
         certain: damage that never gives another result.
         allowed: (result, true result): whether the format's rules permit this other result.
         hostile: name -> content of the first file, always to be refused.
     """
 
     write: Callable[[Path, list[str]], list[Path]]
-    enter: Callable[[Path], Any]
+    run: Callable[[Path], Any]
     certain: frozenset[str] = ALWAYS
     allowed: Callable[[Any, Any], bool] = lambda result, true: False
     hostile: Callable[[Path], dict[str, bytes]] = lambda canary: {}

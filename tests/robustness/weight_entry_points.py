@@ -9,8 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from config_doors import hostile_yaml, yaml_of
-from door import RUBBISH, Door, Hostile, command, same
+from config_entry_points import hostile_yaml, yaml_of
+from entry_point import RUBBISH, EntryPoint, Hostile, command, same
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
 from prompt_das.checkpoint.safe_load import export_weights, read_checkpoint
 from prompt_das.config.load import get_prompt_das_cfg
@@ -195,12 +195,14 @@ def hostile_checkpoints(canary: Path) -> dict[str, bytes]:
     return hostile_weights(canary)
 
 
-DOORS = {
-    "configs: of a run": Door(trained_config, load_trained, frozenset({"cut"}), same_weights, hostile_yaml),
-    "weights: checkpoint": Door(trained, load_trained, hostile=hostile_checkpoints),
-    "weights: resume": Door(trained, resume),
-    "weights: export": Door(trained, share, hostile=hostile_checkpoints),
-    "weights: shared": Door(exported, load_exported, hostile=hostile_safetensors),
-    "weights: DINO": Door(dino, load_encoder, hostile=hostile_weights),
-    "weights: foreign safetensors": Door(foreign, load_encoder, frozenset({"cut"}), is_encoder, hostile_safetensors),
+ENTRY_POINTS = {
+    "configs: of a run": EntryPoint(trained_config, load_trained, frozenset({"cut"}), same_weights, hostile_yaml),
+    "weights: checkpoint": EntryPoint(trained, load_trained, hostile=hostile_checkpoints),
+    "weights: resume": EntryPoint(trained, resume),
+    "weights: export": EntryPoint(trained, share, hostile=hostile_checkpoints),
+    "weights: shared": EntryPoint(exported, load_exported, hostile=hostile_safetensors),
+    "weights: DINO": EntryPoint(dino, load_encoder, hostile=hostile_weights),
+    "weights: foreign safetensors": EntryPoint(
+        foreign, load_encoder, frozenset({"cut"}), is_encoder, hostile_safetensors
+    ),
 }

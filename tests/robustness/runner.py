@@ -1,4 +1,4 @@
-"""A process that enters through one door again and again, and what became of each file."""
+"""Entry points run on damaged files, in a process of their own, and the classification of each result."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import config_doors
-import point_doors
-import volume_doors
-import weight_doors
-from door import Door, same
+import config_entry_points
+import point_entry_points
+import volume_entry_points
+import weight_entry_points
+from entry_point import EntryPoint, same
 from prompt_das.data import datasets
 
 import torch
@@ -27,13 +27,23 @@ SECONDS = 60  # for one file: most take a tenth of one, but a machine may be bus
 MEMORY = 4 << 30  # more than the process has when it begins
 EXECUTED = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "socket.getaddrinfo")
 
-DOORS: dict[str, Door] = volume_doors.DOORS | point_doors.DOORS | config_doors.DOORS | weight_doors.DOORS
+ENTRY_POINTS: dict[str, EntryPoint] = {
+    **volume_entry_points.ENTRY_POINTS,
+    **point_entry_points.ENTRY_POINTS,
+    **config_entry_points.ENTRY_POINTS,
+    **weight_entry_points.ENTRY_POINTS,
+}
+    volume_entry_points.ENTRY_POINTS
+    | point_entry_points.ENTRY_POINTS
+    | config_entry_points.ENTRY_POINTS
+    | weight_entry_points.ENTRY_POINTS
+)
 
 
-def judge(door: Door, folder: Path, true: Any, damage: str) -> str:
-    """What became of a folder: "refused", "right", "allowed", or the defect."""
+def classify(entry_point: EntryPoint, folder: Path, true: Any, damage: str) -> str:
+    """The result for a folder: "refused", "right", "allowed", or a description of the defect."""
     try:
-        found = door.enter(folder)
+        found = entry_point.run(folder)
     except (ValueError, OSError) as error:
         return "refused" if str(folder) in str(error) else f"{type(error).__name__} names no file: {error}"
     except BaseException:  # noqa: BLE001  (that is what is looked for)
@@ -44,11 +54,15 @@ def judge(door: Door, folder: Path, true: Any, damage: str) -> str:
         true = [None if part is None else whole for part, whole in zip(found, true, strict=True)]
     if same(found, true):
         return "right"
-    return "allowed" if damage not in door.certain and door.allowed(found, true) else f"wrong: {found!r:.500}"
+    return (
+        "allowed"
+        if damage not in entry_point.certain and entry_point.allowed(found, true)
+        else f"wrong: {found!r:.500}"
+    )
 
 
-def watched(name: str, pipe: Any) -> None:
-    """Answer folders with what became of them."""
+def run_cases(name: str, pipe: Any) -> None:
+    """Run one entry point on each folder that comes through ``pipe``, and send back its class."""
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     known = set(DatasetCatalog.list())
@@ -62,18 +76,18 @@ def watched(name: str, pipe: Any) -> None:
         folder, damage = case
         with contextlib.redirect_stderr(io.StringIO()):
             if damage == "none":
-                true = DOORS[name].enter(folder)
+                true = ENTRY_POINTS[name].run(folder)
                 pipe.send("right")
             else:
                 executed.clear()
-                verdict = judge(DOORS[name], folder, true, damage)
-                pipe.send(f"executed {executed}" if executed else verdict)
+                result = classify(ENTRY_POINTS[name], folder, true, damage)
+                pipe.send(f"executed {executed}" if executed else result)
         for new in set(DatasetCatalog.list()) - known:
             datasets.unregister(new)
 
 
-class Watch:
-    """The parent's side: a process, begun anew when it had to be ended."""
+class Runner:
+    """The parent's side: a process that runs cases, started again after a crash or a timeout."""
 
     def __init__(self, name: str, whole: Path, start_process: Callable[..., Any]) -> None:
         self.name, self.whole, self.start_process = name, whole, start_process
@@ -81,22 +95,22 @@ class Watch:
 
     def start(self) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        self.process = self.start_process(watched, self.name, theirs, daemon=True)
+        self.process = self.start_process(run_cases, self.name, theirs, daemon=True)
         theirs.close()
-        assert self.ask(self.whole, "none", 120) == "right"
+        assert self.run(self.whole, "none", 120) == "right"
 
-    def ask(self, folder: Path, damage: str, seconds: float = SECONDS) -> str:
+    def run(self, folder: Path, damage: str, seconds: float = SECONDS) -> str:
         try:
             self.pipe.send((folder, damage))
             if self.pipe.poll(seconds):
                 return self.pipe.recv()
-            verdict = f"still at it after {seconds} s"
+            result = f"not finished after {seconds} s"
         except (EOFError, BrokenPipeError):
-            verdict = "the process died"
+            result = "the process died"
         self.process.kill()
         if damage != "none":
             self.start()
-        return verdict
+        return result
 
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from door import ALWAYS, IMAGES, LABELS, NAMES, SHAPE, Door, command
+from entry_point import ALWAYS, IMAGES, LABELS, NAMES, SHAPE, EntryPoint, command
 from prompt_das.data.datasets import register_volumes_from_yaml
 from prompt_das.data.slices import read_image, read_labels
 from prompt_das.volumes.volume import VolumeError
@@ -83,8 +83,8 @@ def is_volume(found: Any, true: Any) -> bool:
 
 
 VOLUMES = {"PNG": (png, ALWAYS), "TIFF": (tiff, {"cut"}), "HDF5": (hdf5, {"cut"}), "Zarr": (zarr_, {"cut"})}
-DOORS = {
-    f"{kind}: {name}": Door(volume(kind, store), read_volume, frozenset(certain), is_volume)
+ENTRY_POINTS = {
+    f"{kind}: {name}": EntryPoint(volume(kind, store), read_volume, frozenset(certain), is_volume)
     for kind in ("images", "labels")
     for name, (store, certain) in VOLUMES.items()
 }

@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from door import ROOT, RUBBISH, Door, Hostile, command
-from point_doors import own_json
+from entry_point import ROOT, RUBBISH, EntryPoint, Hostile, command
+from point_entry_points import own_json
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data import datasets
 from prompt_das.data.datasets import register_config_volumes, register_volumes_from_yaml
 from prompt_das_cli import main
-from volume_doors import png, volume
+from volume_entry_points import png, volume
 
 import detectron2.engine.defaults
 from detectron2.data import DatasetCatalog
@@ -169,8 +169,10 @@ def hostile_description(canary: Path) -> dict[str, bytes]:
     return {**shared, **{name: text.encode() for name, text in texts.items()}}
 
 
-DOORS = {
-    "configs: file": Door(config_and_base, load_config, frozenset(), lambda *_: True, hostile_yaml),
-    "configs: training": Door(config_and_base, train, frozenset(), lambda *_: True, hostile_yaml),
-    "configs: of a volume": Door(description, read_description, frozenset(), lambda *_: True, hostile_description),
+ENTRY_POINTS = {
+    "configs: file": EntryPoint(config_and_base, load_config, frozenset(), lambda *_: True, hostile_yaml),
+    "configs: training": EntryPoint(config_and_base, train, frozenset(), lambda *_: True, hostile_yaml),
+    "configs: of a volume": EntryPoint(
+        description, read_description, frozenset(), lambda *_: True, hostile_description
+    ),
 }

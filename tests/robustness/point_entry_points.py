@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from door import IMAGES, NAMES, RUBBISH, SHAPE, Door, Hostile
+from entry_point import IMAGES, NAMES, RUBBISH, SHAPE, EntryPoint, Hostile
 from prompt_das.volumes.point_files import read_points, write_points
 
 import cv2
@@ -92,11 +92,11 @@ def hostile_points(canary: Path) -> dict[str, bytes]:
     }
 
 
-DOORS = {
-    "points: JSON": Door(own_json, load_points, frozenset({"cut"}), are_points, hostile_points),
-    "points: list": Door(in_text("p.json", json.dumps(ROWS)), load_points, frozenset({"cut"}), are_points),
-    "points: WDA-Net": Door(in_text("p.json", json.dumps(WDANET)), load_points, frozenset({"cut"}), are_points),
-    "points: CSV": Door(
+ENTRY_POINTS = {
+    "points: JSON": EntryPoint(own_json, load_points, frozenset({"cut"}), are_points, hostile_points),
+    "points: list": EntryPoint(in_text("p.json", json.dumps(ROWS)), load_points, frozenset({"cut"}), are_points),
+    "points: WDA-Net": EntryPoint(in_text("p.json", json.dumps(WDANET)), load_points, frozenset({"cut"}), are_points),
+    "points: CSV": EntryPoint(
         in_text("p.csv", "z,y,x\n" + "".join(f"{z},{y},{x}\n" for z, y, x in ROWS)),
         *(load_points, frozenset(), are_points),
     ),
