@@ -33,11 +33,6 @@ ENTRY_POINTS: dict[str, EntryPoint] = {
     **config_entry_points.ENTRY_POINTS,
     **weight_entry_points.ENTRY_POINTS,
 }
-    volume_entry_points.ENTRY_POINTS
-    | point_entry_points.ENTRY_POINTS
-    | config_entry_points.ENTRY_POINTS
-    | weight_entry_points.ENTRY_POINTS
-)
 
 
 def classify(entry_point: EntryPoint, folder: Path, true: Any, damage: str) -> str:
