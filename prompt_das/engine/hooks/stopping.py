@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
-from prompt_das.data.workers import ASKING
+from prompt_das.data.workers import STOP_SIGNALS
 
 import torch
 import torch.distributed as dist
@@ -49,12 +49,12 @@ class StopOnSignal(HookBase):
         if comm.get_world_size() > 1:
             self.group = dist.new_group(backend="gloo")  # on the CPU: a GPU does not have to wait
         if threading.current_thread() is threading.main_thread():  # Python hears signals nowhere else
-            self.handlers_before = {number: signal.signal(number, self.ask) for number in (*ASKING, PASSED_ON)}
+            self.handlers_before = {number: signal.signal(number, self.ask) for number in (*STOP_SIGNALS, PASSED_ON)}
 
     def ask(self, number: int, frame: FrameType | None) -> None:
         """The signal handler. It does not log: it may have interrupted the logging of something else."""
         if number != PASSED_ON:
-            for asking in ASKING:
+            for asking in STOP_SIGNALS:
                 self.restore(asking)
         if not self.all_saved:
             self.asked = True
@@ -110,7 +110,7 @@ def forward_signals() -> Iterator[None]:
             if child.pid is not None:
                 os.kill(child.pid, PASSED_ON if len(asked) == 1 else signal.SIGKILL)
 
-    before = {number: signal.signal(number, pass_on) for number in ASKING}
+    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
     try:
         yield
     except torch.multiprocessing.ProcessExitedException as e:

@@ -17,7 +17,7 @@ from prompt_das.checkpoint.safe_load import read_checkpoint
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data import workers as workers_module
 from prompt_das.data.build import build_stream_loader, build_test_loader
-from prompt_das.data.workers import init_worker, raising_for
+from prompt_das.data.workers import init_worker, raise_for_dead
 from prompt_das.engine import evaluate
 from prompt_das.engine.hooks.stopping import EXIT_RESUMABLE
 from prompt_das.engine.launch import launch
@@ -206,10 +206,10 @@ def test_a_connection_that_broke_is_the_death_of_a_worker() -> None:
     """It may die while it hands over a tensor, and the end of the connection is noticed before its own."""
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     worker.start()
-    with pytest.raises(RuntimeError, match="exit code -9"), raising_for([worker]):
+    with pytest.raises(RuntimeError, match="exit code -9"), raise_for_dead([worker]):
         hand_over_and_die(worker)
     worker.join()
-    with pytest.raises(FileNotFoundError, match="a file"), raising_for([]):
+    with pytest.raises(FileNotFoundError, match="a file"), raise_for_dead([]):
         raise FileNotFoundError("a file")
 
 
