@@ -206,7 +206,9 @@ def convert(parser: argparse.ArgumentParser) -> None:
     The result is a safetensors file with the config inside; every command takes it as weights.
     """
     parser.add_argument("--from", dest="kind", required=True, choices=["reference", "training"])
-    parser.add_argument("--config-file", help="default: the run's config.yaml; for reference the paper-size network")
+    parser.add_argument(
+        "--config-file", help="default: the one in the weights or beside them; for reference the paper-size network"
+    )
     parser.add_argument("--student", action="store_true", help="export the student instead of the teacher")
     parser.add_argument("input", type=Path, metavar="IN")
     parser.add_argument("output", type=Path, metavar="OUT", help="*.safetensors")
@@ -220,7 +222,7 @@ def replay_batch(parser: argparse.ArgumentParser) -> None:
     The file holds the batch and the weights of that moment.
     """
     parser.add_argument("batch", type=Path, help="a file of OUTPUT_DIR/bad_batches")
-    parser.add_argument("--config-file", help="default: the config.yaml of its run")
+    parser.add_argument("--config-file", help="default: the one in the file, else the config.yaml of its run")
     add_options(parser)
 
 

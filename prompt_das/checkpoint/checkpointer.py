@@ -8,6 +8,7 @@ from typing import Any
 
 from prompt_das.checkpoint.reference_weights import convert_reference_state_dict
 from prompt_das.checkpoint.safe_load import (
+    CONFIG,
     DamagedCheckpointError,
     check_weights,
     export_weights,
@@ -43,13 +44,22 @@ class PromptDASCheckpointer(Checkpointer):
 
     Of the numbered checkpoints of a run the newest two are kept. The files ``last_checkpoint`` and
     ``previous_checkpoint`` name the two to resume from: these are of one run, whatever else lies in the folder.
+
+    ``config``, the YAML of the run, is written into every checkpoint, so that it can be opened wherever it lies.
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, weights_from: str = "teacher", **checkpointables: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        weights_from: str = "teacher",
+        config: str = "",
+        **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.weights_from = weights_from
+        self.config = config
         self.wants_weights_only = False
         self.newest = ""  # the last one that this run wrote, or that it was resumed from
         self.loading = ""  # for messages
@@ -63,6 +73,8 @@ class PromptDASCheckpointer(Checkpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
+        if self.config:
+            data[CONFIG] = self.config
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)

@@ -20,7 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-__all__ = ["DamagedCheckpointError", "check_weights", "export_weights", "read_checkpoint", "read_metadata"]
+__all__ = [
+    "DamagedCheckpointError",
+    "check_weights",
+    "export_weights",
+    "read_checkpoint",
+    "read_config",
+    "read_metadata",
+]
 
 DAMAGED = (
     RuntimeError,
@@ -39,6 +46,7 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
+CONFIG = "config"  # of a checkpoint: the YAML text of its run's config
 CHECKSUM, DIGEST = "prompt_das.checksum", "prompt_das.sha256"  # in the metadata; one flipped bit cannot hide both
 
 
@@ -69,11 +77,14 @@ def check_records(path: str | Path) -> None:
         raise zipfile.BadZipFile(f"the checksum of {record} is wrong")
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     """Load a ``.pth`` or ``.safetensors`` file on the CPU. Nothing in it is ever executed.
 
     Checksums are compared where there are any: in all that this package writes, and in all files of ``torch.save``
     since 2020. Safetensors files of others have none.
+
+    Args:
+        mapped: read the tensors of a ``.pth`` from the file when they are used; it must not change until then.
 
     Returns:
         what the file holds: for a training checkpoint a dict with "model" and "teacher", else a plain state dict.
@@ -91,7 +102,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             compare_digest(state, read_metadata(path))
             return state
         check_records(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # torch's format of before 2020 cannot be mapped
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as e:
         raise ValueError(f"{path} was refused, since it holds more than weights: {e}") from e
     except DAMAGED as e:
@@ -148,6 +160,21 @@ def compare_digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         return
     if metadata.get(CHECKSUM) != "sha256" or metadata.get(DIGEST) != digest_of(state, metadata):
         raise ValueError("its checksum is wrong")
+
+
+def read_config(path: str | Path) -> str:
+    """The YAML text of the config inside a file of weights; "" where there is none.
+
+    Of a checkpoint only the text is read, not the weights: they are mapped into memory, and left there.
+
+    Raises:
+        DamagedCheckpointError: the file is damaged.
+        ValueError: it holds more than weights, or is not a readable safetensors file.
+    """
+    if Path(path).suffix == ".safetensors":
+        return read_metadata(path).get("prompt_das.config", "")
+    text = read_checkpoint(path, mapped=True).get(CONFIG, "")
+    return text if isinstance(text, str) else ""
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

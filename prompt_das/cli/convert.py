@@ -10,8 +10,8 @@ import prompt_das
 from prompt_das.checkpoint.reference_weights import convert_reference_state_dict
 from prompt_das.checkpoint.safe_load import check_weights, export_weights, read_checkpoint
 from prompt_das.cli.main import CONFIGS
-from prompt_das.config.load import check_complete, get_prompt_das_cfg
-from prompt_das.modeling.load import meta_network
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.modeling.load import config_of_weights, meta_network
 
 import torch
 
@@ -37,14 +37,7 @@ def from_training(
     key = "model" if student else "teacher"
     if key not in content:
         raise ValueError(f"{source} is not a training checkpoint: it has no {key!r}, only {list(content)[:5]}")
-    path = Path(config_file) if config_file else source.parent / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"no config of the run at {path}; give it with --config-file")
-    if not config_file:
-        check_complete(path)
-    return check_weights(content[key], source), get_prompt_das_cfg(
-        path, ["MODEL.VIT.WEIGHTS", "", "DATASETS.VOLUMES", "()"]
-    ).dump()
+    return check_weights(content[key], source), config_of_weights(source, config_file).dump()
 
 
 def run(args: argparse.Namespace) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.hooks.nonfinite_guard import replay
-from prompt_das.modeling.load import build_model
+from prompt_das.modeling.load import build_model, config_of_weights
 
 
 def run(args: argparse.Namespace) -> None:
-    config = args.config_file or args.batch.resolve().parents[1] / "config.yaml"
-    own = ["MODEL.VIT.WEIGHTS", "", "MODEL.WEIGHTS", "", "DATASETS.VOLUMES", "()"]  # the weights are in the file
+    beside = args.batch.resolve().parents[1] / "config.yaml"  # batches lie in a folder of the run's
     try:
-        cfg = get_prompt_das_cfg(str(config), [*own, *args.opts])
+        cfg = config_of_weights(args.batch, args.config_file, ["MODEL.WEIGHTS", "", *args.opts], beside=beside)
         names, losses, bad = replay(build_model(cfg), args.batch)
     except (KeyError, RuntimeError) as error:
         raise ValueError(str(error)) from error

@@ -56,6 +56,7 @@ class PromptDASTrainer(SimpleTrainer):
         output_dir: str,
         weights: str = "",
         weights_from: str = "teacher",
+        config: str = "",
     ) -> None:
         """
         Args:
@@ -65,6 +66,7 @@ class PromptDASTrainer(SimpleTrainer):
             weights: file to start from; "" for the weights that the student has.
             weights_from: whose weights to take of a training checkpoint, and which model is evaluated: "teacher" or
                 "model", the student.
+            config: YAML of the run's config, for its checkpoints.
         """
         super().__init__(student, PseudoLabelLoader(loader, labeler), optimizer)
         self.teacher = teacher
@@ -73,7 +75,12 @@ class PromptDASTrainer(SimpleTrainer):
         self.max_iter = max_iter
         self.weights = weights
         self.checkpointer = PromptDASCheckpointer(
-            unwrap(student), output_dir, weights_from=weights_from, trainer=weakref.proxy(self), teacher=teacher
+            unwrap(student),
+            output_dir,
+            weights_from=weights_from,
+            config=config,
+            trainer=weakref.proxy(self),
+            teacher=teacher,
         )
         self.evaluated_model = teacher if weights_from == "teacher" else unwrap(student)
 
@@ -139,6 +146,7 @@ def build_trainer(cfg: CfgNode) -> PromptDASTrainer:
         output_dir=cfg.OUTPUT_DIR,
         weights=cfg.MODEL.WEIGHTS,
         weights_from="teacher" if cfg.DOMAIN_ADAPT.TEACHER.EVALUATE else "model",
+        config=cfg.dump(),
     )
     trainer.register_hooks(build_hooks(cfg, trainer, optimizer, pseudo_points))
     return trainer

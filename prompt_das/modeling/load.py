@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
-from prompt_das.checkpoint.safe_load import read_metadata
+from prompt_das.checkpoint.safe_load import read_config
 from prompt_das.config.load import check_complete, get_prompt_das_cfg, reason
 from prompt_das.modeling.meta_arch import PromptDAS
 
@@ -22,7 +22,7 @@ def load_model(
 
     Args:
         weights: a training checkpoint (its teacher is taken unless the config says otherwise) or a safetensors file.
-        config_file: by default the config inside the safetensors file, else the ``config.yaml`` beside the weights.
+        config_file: by default the config inside the weights, else the ``config.yaml`` beside them.
         opts: overrides of the config, for example ``["MODEL.DEVICE", "cpu"]``.
 
     Raises:
@@ -32,19 +32,34 @@ def load_model(
     weights = Path(weights)
     if not weights.is_file():
         raise FileNotFoundError(f"no weights at {weights}")
-    text = "" if config_file else read_metadata(weights).get("prompt_das.config", "")
+    cfg = config_of_weights(weights, config_file, opts)
+    model = build_for(cfg, weights)
+    load_weights(cfg, model, weights)
+    return cfg, model.eval()
+
+
+def config_of_weights(
+    weights: Path, config_file: str | Path | None = None, opts: Sequence[str] = (), *, beside: Path | None = None
+) -> CfgNode:
+    """The config of a file of weights: ``config_file``, else the one inside the file, else the one beside it.
+
+    Args:
+        beside: by default the ``config.yaml`` in the folder of the weights.
+
+    Raises:
+        FileNotFoundError: there is none of the three.
+        ValueError: the file of weights or the config is damaged.
+    """
+    text = "" if config_file else read_config(weights)
     if not config_file and not text:
-        config_file = weights.parent / "config.yaml"
+        config_file = beside or weights.parent / "config.yaml"
         if not config_file.is_file():
             raise FileNotFoundError(
                 f"{weights} has no config inside, and there is no {config_file}; name the config it was trained with"
             )
         check_complete(config_file)
     own = ["MODEL.VIT.WEIGHTS", "", "DATASETS.VOLUMES", "()"]  # the data of the training are not needed
-    cfg = get_prompt_das_cfg(config_file, [*own, *opts], text=text, name=f"the config inside of {weights}")
-    model = build_for(cfg, weights)
-    load_weights(cfg, model, weights)
-    return cfg, model.eval()
+    return get_prompt_das_cfg(config_file, [*own, *opts], text=text, name=f"the config inside of {weights}")
 
 
 def resolve_device(cfg: CfgNode) -> torch.device:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.checkpoint.checkpointer import BEST, PromptDASCheckpointer
-from prompt_das.checkpoint.safe_load import DamagedCheckpointError, export_weights, read_checkpoint, read_metadata
+from prompt_das.checkpoint.safe_load import (
+    DamagedCheckpointError,
+    export_weights,
+    read_checkpoint,
+    read_config,
+    read_metadata,
+)
 
 import numpy as np
 import pytest
@@ -58,6 +64,20 @@ def test_a_run_is_continued_with_all_it_had(saved: Path) -> None:
     assert student.weight.tolist() == [[1, 1]]
     assert teacher.weight.tolist() == [[2, 2]]
     assert trainer.state == {"iteration": 7, "hooks": {"BestCheckpointer": {"best_metric": 81.5, "best_iter": None}}}
+
+
+def test_a_checkpoint_has_the_config_of_its_run_inside(tmp_path: Path) -> None:
+    PromptDASCheckpointer(network(1), str(tmp_path), config="SEED: 3\n", teacher=network(2)).save("model_0000007")
+    assert read_config(tmp_path / "model_0000007.pth") == "SEED: 3\n"
+    student = network(0)
+    PromptDASCheckpointer(student, str(tmp_path), teacher=network(0)).resume_or_load("", resume=True)
+    assert student.weight.tolist() == [[1, 1]]
+
+
+def test_checkpoints_of_earlier_releases_have_none(saved: Path, tmp_path: Path) -> None:
+    assert read_config(saved) == ""
+    torch.save(network(3).state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert read_config(tmp_path / "old.pth") == ""
 
 
 @pytest.mark.parametrize(("weights_from", "value"), [("teacher", 2), ("model", 1)])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prompt_das.adaptation.mean_teacher import make_teacher
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
-from prompt_das.checkpoint.safe_load import export_weights
+from prompt_das.checkpoint.safe_load import DamagedCheckpointError, export_weights
 from prompt_das.modeling import PromptDAS
 from prompt_das.modeling.load import load_model
 
@@ -25,7 +25,8 @@ def run(tiny_cfg: CfgNode) -> Path:
     teacher = make_teacher(student)
     for parameter in teacher.parameters():
         nn.init.constant_(parameter, 0.25)
-    PromptDASCheckpointer(student, str(folder), teacher=teacher).save("model_final")
+    PromptDASCheckpointer(student, str(folder), teacher=teacher).save("model_final")  # as earlier releases wrote it
+    PromptDASCheckpointer(student, str(folder), config=tiny_cfg.dump(), teacher=teacher).save("model_best")
     (folder / "config.yaml").write_text(tiny_cfg.dump())
     return folder
 
@@ -53,6 +54,42 @@ def test_a_shared_file_has_its_config_inside(run: Path, tmp_path: Path) -> None:
     cfg, model = load_model(file)
     assert cfg.MODEL.VIT.EMBED_DIM == 32
     assert is_teacher(model)
+
+
+@pytest.fixture
+def moved(run: Path, tmp_path: Path) -> Path:
+    """A checkpoint without its folder."""
+    file = tmp_path / "elsewhere" / "model.pth"
+    file.parent.mkdir()
+    return (run / "model_best.pth").rename(file)
+
+
+def test_a_checkpoint_that_was_moved_has_its_config_inside(moved: Path) -> None:
+    cfg, model = load_model(moved)
+    assert cfg.MODEL.VIT.EMBED_DIM == 32
+    assert cfg.DATASETS.VOLUMES == ()  # those of the training are not needed
+    assert is_teacher(model)
+
+
+def test_the_config_file_comes_before_the_config_inside_and_that_before_the_one_beside(moved: Path, run: Path) -> None:
+    text = (run / "config.yaml").read_text()
+    for name, stride in ("config.yaml", 8), ("named.yaml", 16):
+        (moved.parent / name).write_text(text.replace("STRIDE: 32", f"STRIDE: {stride}"))
+    assert load_model(moved)[0].TEST.WINDOW.STRIDE == 32
+    assert load_model(moved, moved.parent / "named.yaml")[0].TEST.WINDOW.STRIDE == 16
+
+
+def test_a_damaged_config_inside_is_damage(moved: Path) -> None:
+    content = moved.read_bytes()
+    moved.write_bytes(content.replace(b"CROP_SIZE: 32", b"CROP_SIZE: 64"))
+    with pytest.raises(DamagedCheckpointError, match=r"checksum"):
+        load_model(moved)
+
+
+def test_a_config_inside_that_is_no_text_is_none(moved: Path) -> None:
+    torch.save({**torch.load(moved, weights_only=True), "config": {"MODEL": 1}}, moved)
+    with pytest.raises(FileNotFoundError, match="no config inside"):
+        load_model(moved)
 
 
 def test_what_is_missing_is_named(run: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.adaptation.mean_teacher import unwrap
-from prompt_das.checkpoint.safe_load import read_checkpoint
+from prompt_das.checkpoint.safe_load import CONFIG, read_checkpoint
 from prompt_das.engine.solver import ClippedAdamW
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.utils.atomic_write import atomic_write
@@ -46,6 +46,7 @@ class NonFiniteGuard(HookBase):
         self.batch_sizes = {"source": cfg.SOLVER.IMS_PER_BATCH, "target": cfg.DATALOADER.TARGET_IMS_PER_BATCH}
         self.seed = max(cfg.SEED, 0)
         self.folder = Path(cfg.OUTPUT_DIR) / "bad_batches"
+        self.config = cfg.dump()
         self.student = unwrap(student)
         self.optimizer = optimizer
         self.in_a_row = self.written = 0
@@ -101,7 +102,7 @@ class NonFiniteGuard(HookBase):
         )
         if self.written < MAX_WRITTEN:
             path = self.folder / f"iteration_{iteration:07d}_rank{comm.get_rank()}.pth"
-            write_batch(path, iteration, batch, names, self.student)
+            write_batch(path, iteration, batch, names, self.student, self.config)
             self.written += 1
             logger.warning("It is in %s; `prompt-das replay-batch` shows which loss and which layer it is.", path)
 
@@ -132,9 +133,17 @@ class NonFiniteGuard(HookBase):
             handle.remove()
 
 
-def write_batch(path: Path, iteration: int, batch: list[dict[str, Any]], names: list[str], student: nn.Module) -> None:
-    """Keep what :func:`replay` needs: the student's inputs and its weights."""
-    content = {"iteration": iteration, "names": names, "batch": plain(batch), "model": student.state_dict()}
+def write_batch(
+    path: Path, iteration: int, batch: list[dict[str, Any]], names: list[str], student: nn.Module, config: str
+) -> None:
+    """Keep what :func:`replay` needs: the student's inputs, its weights, and the config (YAML) to build it with."""
+    content = {
+        "iteration": iteration,
+        "names": names,
+        "batch": plain(batch),
+        "model": student.state_dict(),
+        CONFIG: config,
+    }
     with atomic_write(path) as part:
         torch.save(content, part)
 
