@@ -107,7 +107,7 @@ def _assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:
 
 @pytest.fixture(scope="session")
 def assert_same() -> Callable[..., None]:
-    """``assert_same(a, b, name)``: two checkpoints, or other nested results, are equal to the bit; configs may differ."""
+    """``assert_same(a, b, name)``: two checkpoints, but for their configs, or other results are equal to the bit."""
     return _assert_same
 
 
