@@ -112,19 +112,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     widget.images.setCurrentIndex(widget.images.findText(image.name))
     widget.images.activated.emit(widget.images.currentIndex())
     tour.wait()
-    scene = widget.controller.scene
-    assert scene is not None
+    image_session = widget.controller.image_session
+    assert image_session is not None
     tour.shoot("2_automatic")
     camera = camera_of(viewer)
     center, zoom = camera.center, camera.zoom
     camera.center, camera.zoom = image.data_to_world((SLICE, *CLOSE_UP[0])), zoom * CLOSE_UP[1]
     tour.shoot("3_close_up")
 
-    before = scene.instances.data[SLICE] > 0
-    for x, y in missed(scene.instances.data[SLICE], truth[SLICE]):
+    before = image_session.instances.data[SLICE] > 0
+    for x, y in missed(image_session.instances.data[SLICE], truth[SLICE]):
         tour.click(y - 0.5, x - 0.5)
     tour.wait()
-    after = scene.instances.data[SLICE] > 0
+    after = image_session.instances.data[SLICE] > 0
     true = truth[SLICE] > 0
     for name, mask in (("automatic", before), ("after the clicks", after)):
         print(f"Dice {name}: {2 * (mask & true).sum() / (mask.sum() + true.sum()):.3f}")

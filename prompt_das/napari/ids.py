@@ -1,4 +1,4 @@
-"""Ids of instances that stay, so that their colours stay when the next answer comes."""
+"""Ids of instances that stay, so that their colours stay from one response to the next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def keep_ids(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
     Args:
         before: (H, W) ids, 0 is background.
-        after: the same, with ids of about 1 ... n: as much memory is taken as the largest one says.
+        after: the same, with ids of about 1 ... n: memory grows with the largest one.
     """
     both = (before > 0) & (after > 0)
     count = int(after.max(initial=0)) + 1

@@ -31,7 +31,7 @@ WEIGHTS = "Weights (*.pth *.safetensors)"
 LABELS = "TIFF (*.tif);;OME-Zarr (*.zarr)"
 VOLUMES = "OME-Zarr (*.zarr);;TIFF (*.tif);;HDF5 (*.h5)"
 CONFIGS = Path(prompt_das.__file__).parents[1] / "configs"  # of the repository
-COALESCE_MS = 30  # events that come together, as when a slider is dragged, make one question
+COALESCE_MS = 30  # events that come together, as when a slider is dragged, make one request
 
 
 class _Mailbox(QObject):
@@ -54,9 +54,9 @@ class PromptDASWidget(QWidget):
         self.controller = Controller(
             viewer,
             Session(mailbox.message.emit),
-            tell_error=show_error,
-            tell_warning=show_warning,
-            tell=show_info,
+            notify_error=show_error,
+            notify_warning=show_warning,
+            notify=show_info,
         )
         mailbox.message.connect(self._receive)
         self._timer = QTimer(self, singleShot=True, interval=COALESCE_MS)
@@ -71,7 +71,7 @@ class PromptDASWidget(QWidget):
 
     @property
     def busy(self) -> bool:
-        """Whether an answer, or a result of longer work, is still to come."""
+        """Whether a response, or the result of a task, is still to come."""
         controller = self.controller
         return self._timer.isActive() or controller.progress is not None or controller.task_progress is not None
 
@@ -167,7 +167,7 @@ class PromptDASWidget(QWidget):
         weights = controller.session.weights
         self.weights.setText(NO_WEIGHTS if weights is None else f"{weights.parent.name}/{weights.name}")
         shown = [self.images.itemData(index) for index in range(self.images.count())]
-        chosen = None if controller.scene is None else controller.scene.image
+        chosen = None if controller.image_session is None else controller.image_session.image
         self.images.setCurrentIndex(shown.index(chosen) if chosen in shown else 0)
         self.accept.setEnabled(controller.suggest)
         self.reject.setEnabled(controller.suggest)
@@ -184,10 +184,10 @@ class PromptDASWidget(QWidget):
             return f"{controller.task} …"
         if controller.session.predictor is None:
             return "Open weights"
-        if controller.scene is None:
+        if controller.image_session is None:
             return "Choose an image"
         if controller.slice_in_view is None:
-            return f"There is nothing of '{controller.scene.image.name}' here"
+            return f"There is nothing of '{controller.image_session.image.name}' here"
         if controller.progress is not None:
             return "Segmenting …"
         return "Click on what is missed or wrong"

@@ -57,13 +57,13 @@ class Bench:
         self.viewer = ViewerModel()
         self.messages: Queue[Message] = Queue()
         self.session = Session(self.messages.put)
-        self.told: dict[str, list[str]] = {"error": [], "warning": [], "info": []}
+        self.notified: dict[str, list[str]] = {"error": [], "warning": [], "info": []}
         self.controller = Controller(
             self.viewer,
             self.session,
-            tell_error=self.told["error"].append,
-            tell_warning=self.told["warning"].append,
-            tell=self.told["info"].append,
+            notify_error=self.notified["error"].append,
+            notify_warning=self.notified["warning"].append,
+            notify=self.notified["info"].append,
         )
 
     def work(self) -> None:
@@ -81,19 +81,19 @@ class Bench:
 
     @property
     def prompts(self) -> Points:
-        assert self.controller.scene is not None
-        return self.controller.scene.prompts
+        assert self.controller.image_session is not None
+        return self.controller.image_session.prompts
 
     @property
     def instances(self) -> Labels:
-        assert self.controller.scene is not None
-        return self.controller.scene.instances
+        assert self.controller.image_session is not None
+        return self.controller.image_session.instances
 
     @property
     def centers(self) -> Points:
-        assert self.controller.scene is not None
-        assert self.controller.scene.centers is not None
-        return self.controller.scene.centers
+        assert self.controller.image_session is not None
+        assert self.controller.image_session.centers is not None
+        return self.controller.image_session.centers
 
 
 @pytest.fixture
@@ -430,7 +430,7 @@ def test_only_one_long_work_at_a_time(ready: Bench, weights: Path, image: np.nda
     ready.prompts.add([0, 20, 30])
     ready.work()
     assert (tmp_path / "volume.zarr").is_dir()
-    assert 0 in ready.controller.scene.answered
+    assert 0 in ready.controller.image_session.responded
 
 
 def test_a_result_is_not_replaced(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
@@ -525,7 +525,7 @@ def test_weights_of_another_model(ready: Bench, image: np.ndarray, tmp_path: Pat
 def test_colours_are_refused(ready: Bench, shape: tuple, kwargs: dict, says: str) -> None:
     ready.segment(np.zeros(shape, np.uint8), **kwargs)
     assert says in ready.told["error"][0]
-    assert ready.controller.scene is None
+    assert ready.controller.image_session is None
     assert len(ready.viewer.layers) == 1
 
 
@@ -557,7 +557,7 @@ def test_a_layer_is_deleted_while_the_network_works(ready: Bench, image: np.ndar
     ready.prompts.add([0, 20, 30])
     gone = {"image": layer, "prompts": ready.prompts, "instances": ready.instances}[which]
     ready.viewer.layers.remove(gone)
-    assert ready.controller.scene is None
+    assert ready.controller.image_session is None
     ready.work()
     if which != "image":
         ready.controller.choose(layer)

@@ -17,11 +17,11 @@ from torch import Tensor
 
 
 class WindowBlend:
-    """What :func:`prompt_das.ops.sliding_window.sliding_window` puts together, window by window, in any order.
+    """The map of :func:`prompt_das.ops.sliding_window.sliding_window`, put together window by window in any order.
 
-    Nothing is ever subtracted: a box is blended anew from the predictions of all windows that touch it, always in the
+    Nothing is ever subtracted: a box is blended anew from the predictions of all windows that overlap it, always in the
     same order. So the map depends on the predictions that it holds now and on nothing that was there before, bit by
-    bit. A pixel is NaN as long as a window that sees it has no prediction.
+    bit. A pixel is NaN as long as a window that contains it has no prediction.
     """
 
     def __init__(self, grid: WindowGrid, device: torch.device | str | None = None) -> None:
@@ -30,20 +30,20 @@ class WindowBlend:
         self._weight = grid.weight.to(device)
         self._norm = [grid.norm(axis).to(device) for axis in (0, 1)]
         self._parts: list[Tensor | None] = [None] * len(grid.corners)
-        self._tags: list[bytes | None] = [None] * len(grid.corners)
+        self._point_keys: list[bytes | None] = [None] * len(grid.corners)
         self._stale = np.zeros((len(grid.ys), len(grid.xs)), dtype=bool)
 
-    def tag(self, index: int) -> bytes | None:
-        """What the prediction of a window was made from; None if it has no prediction."""
-        return self._tags[index]
+    def point_key(self, index: int) -> bytes | None:
+        """Key of the points that a window was predicted with; None if it has no prediction."""
+        return self._point_keys[index]
 
-    def put(self, index: int, tag: bytes, prediction: Tensor) -> None:
+    def set_window(self, index: int, point_key: bytes, prediction: Tensor) -> None:
         """Replace the (w, w) prediction of a window; the map follows with :meth:`refresh`."""
-        self._parts[index], self._tags[index] = prediction, tag
+        self._parts[index], self._point_keys[index] = prediction, point_key
         self._stale[np.unravel_index(index, self._stale.shape)] = True
 
     def refresh(self) -> list[Box]:
-        """Blend anew where predictions were put; the boxes of the map that may have changed."""
+        """Blend anew where predictions were set, and return the boxes of the map that may have changed."""
         groups, _ = scipy.ndimage.label(self._stale, structure=np.ones((3, 3)))
         boxes = [self._box(rows, columns) for rows, columns in scipy.ndimage.find_objects(groups)]
         for box in boxes:
@@ -51,8 +51,8 @@ class WindowBlend:
         self._stale[:] = False
         return boxes
 
-    def touching(self, box: Box) -> list[int]:
-        """The windows that share pixels with a box of the map, in raster order."""
+    def windows_overlapping(self, box: Box) -> list[int]:
+        """List the windows that overlap a box of the map, in raster order."""
         y0, x0, y1, x1 = box
         side = self.grid.window
         rows = [i for i, y in enumerate(self.grid.ys) if y < y1 and y + side > y0]
@@ -69,7 +69,7 @@ class WindowBlend:
         y0, x0, y1, x1 = box
         side = self.grid.window
         total = self.map[y0:y1, x0:x1].zero_()
-        for index in self.touching(box):
+        for index in self.windows_overlapping(box):
             y, x = self.grid.corners[index]
             top, left, bottom, right = max(y, y0), max(x, x0), min(y + side, y1), min(x + side, x1)
             there = total[top - y0 : bottom - y0, left - x0 : right - x0]

@@ -4,9 +4,9 @@ Shapes: H, W height and width of the slice, N points, w side of a window in pixe
 A point is (x, y) in pixels of the slice, the centre of the first pixel is (0.5, 0.5). A box is (y0, x0, y1, x1) in
 pixels of the slice, half open.
 
-How it stays exact: what the network says of a window depends on the pixels of the window and on the points inside it,
+How it stays exact: the prediction of a window depends on the pixels of the window and on the points inside it,
 and is always computed for one window alone, with its points in one order. So it can be kept, forgotten and computed
-again without any difference, and an answer does not depend on the clicks before it, nor on the cache.
+again without any difference, and a result does not depend on the clicks before it, nor on the cache.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from prompt_das.inference.interactive.arguments import check_points, check_region
 from prompt_das.inference.interactive.cache import TensorCache
+from prompt_das.inference.interactive.newest_call import NewestCall, Superseded
 from prompt_das.inference.interactive.resize import Box
-from prompt_das.inference.interactive.slice_maps import CENTERS, MASK, SliceMaps
+from prompt_das.inference.interactive.slice_maps import SliceMaps
+from prompt_das.inference.interactive.windows import WindowPredictor
 from prompt_das.modeling.load import load_model
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.connected_components import semantic_to_instances
 from prompt_das.ops.points import find_peaks
-from prompt_das.ops.sliding_window import check_rotations, predict_view
 from prompt_das.volumes.intensity import check_slice, preprocess, slice_intensity_range
 
 import numpy as np
@@ -45,12 +47,8 @@ Progress = Callable[[int, int], None]
 Range = tuple[float, float]
 
 
-class Superseded(Exception):
-    """A newer call, or :meth:`Predictor.cancel`, has made this one pointless. Its caller has nothing to do."""
-
-
 class Centers(NamedTuple):
-    """Predicted centres of instances, the surest first."""
+    """Predicted centres of instances, by falling score."""
 
     points: np.ndarray  # (N, 2) float32, (x, y) in pixels of the slice
     scores: np.ndarray  # (N,) float32, about 1 for a sure one
@@ -58,17 +56,17 @@ class Centers(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """What is known of a slice. The arrays are read-only and stay as they are, whatever is asked next.
+    """The prediction of a slice so far. The arrays are read-only and no later call changes them.
 
     Attributes:
-        probability: (H, W) float32 of the foreground; NaN where nobody has asked yet, see ``region`` of
+        probability: (H, W) float32 of the foreground; NaN where nothing was predicted yet, see ``region`` of
             :meth:`Predictor.predict`.
         points: (N, 2) float32, those of the call.
-        changed: a box that holds every pixel that is not as it was in the answer before (of a new image: every pixel
-            that is known); None if there is none.
-        done, total: windows of this call that are in the answer, and all of them. A window counts twice if centres
-            are asked for.
-        centers: predicted centres in the part that is known; None unless they were asked for and the answer is whole.
+        changed: a box around the pixels that differ from the result before (of a new image: around those that were
+            predicted); None if there are none.
+        done, total: windows of this call that are in the result, and all of them. A window counts twice with
+            ``centers``.
+        centers: predicted centres in the part that was predicted; None without ``centers``, or if windows are missing.
         min_size: components of at most so many pixels are no instances.
     """
 
@@ -94,12 +92,12 @@ class Segmentation:
 class Predictor:
     """Interactive segmentation of slices of any size, for one viewer.
 
-    Nothing is computed before somebody asks for it. A window is encoded with its first prediction; at the paper's size
+    Nothing is computed before it is needed. A window is encoded with its first prediction; at the paper's size
     that takes as long as 40 decodings. For a viewer that shows a part of a large slice, pass that part as ``region``.
 
     Threads: every method may be called from any thread at any time, and **the newest call wins**: a call that is still
     running ends after the window in work and raises :class:`Superseded`. What it has computed is kept. A call
-    that finds its windows encoded does not wait for another one's encoding.
+    whose windows are encoded does not wait for the encoding of another call.
 
     ``TEST.WINDOW.ROTATIONS 4`` works, at four times the time and memory. Set it to 1 (in ``opts``) to click, unless
     the answers must be those of an evaluation with rotations.
@@ -115,7 +113,7 @@ class Predictor:
 
     def __init__(
         self,
-        weights: str | Path,
+        weights: str | Path | tuple[CfgNode, PromptDAS],
         *,
         device: str | torch.device | None = None,
         config_file: str | Path | None = None,
@@ -124,7 +122,8 @@ class Predictor:
     ) -> None:
         """
         Args:
-            weights: a training checkpoint or a safetensors file, see :func:`prompt_das.modeling.load.load_model`.
+            weights: a training checkpoint or a safetensors file, see :func:`prompt_das.modeling.load.load_model`; or a
+                config and its network, which are used as they are, see :meth:`from_model`.
             device: "cpu", "cuda", "cuda:1"; by default the config's, which is a GPU where there is one.
             config_file: by default the one inside or beside the weights.
             opts: overrides of the config: ``["TEST.WINDOW.STRIDE", "128"]``.
@@ -134,33 +133,21 @@ class Predictor:
             FileNotFoundError: no weights, or no config for them.
             ValueError: damaged weights, weights of another network, or a device that is not there.
         """
-        if device is not None:
-            if torch.device(device).type != "cpu" and not torch.cuda.is_available():
-                raise ValueError(f"device is {str(device)!r}, but torch finds no GPU here; use 'cpu' or leave it out")
-            opts = [*opts, "MODEL.DEVICE", str(device)]
-        self._set_up(*load_model(weights, config_file, opts), cache_bytes)
+        self.cfg, self._model = weights if isinstance(weights, tuple) else _load(weights, device, config_file, opts)
+        self._model.eval()
+        self.cache = TensorCache(cache_bytes)
+        self.center_threshold = float(self.cfg.DOMAIN_ADAPT.POINTS.THRESHOLD)
+        self._kernel = int(self.cfg.DOMAIN_ADAPT.POINTS.KERNEL)
+        self._windows = WindowPredictor(self._model, self.cache)
+        self._calls = NewestCall()
+        self._slice: SliceMaps | None = None
+        self._image_ticket = 0  # of the call that set the slice
+        self._lock = threading.Lock()  # of the slice and its maps; never held while the network works
 
     @classmethod
     def from_model(cls, cfg: CfgNode, model: PromptDAS, *, cache_bytes: int = CACHE_BYTES) -> Predictor:
-        """For a network that is loaded already, and its config. Its weights must not change from now on."""
-        predictor = cls.__new__(cls)
-        predictor._set_up(cfg, model, cache_bytes)
-        return predictor
-
-    def _set_up(self, cfg: CfgNode, model: PromptDAS, cache_bytes: int) -> None:
-        self._rotations = model.window["rotations"]
-        check_rotations(self._rotations)
-        self.cfg = cfg
-        self.cache = TensorCache(cache_bytes)
-        self.center_threshold = float(cfg.DOMAIN_ADAPT.POINTS.THRESHOLD)
-        self._kernel = int(cfg.DOMAIN_ADAPT.POINTS.KERNEL)
-        self._model = model.eval()
-        self._slice: SliceMaps | None = None
-        self._lock = threading.Lock()  # of the slice and its maps; never held while the network works
-        self._encoding = threading.Lock()  # one window at a time
-        self._ticket_lock = threading.Lock()
-        self._newest = 0  # the ticket of the newest call
-        self._newest_image = 0  # that of the call that set the slice
+        """Build a predictor of a network that is loaded already. Its weights must not change from now on."""
+        return cls((cfg, model), cache_bytes=cache_bytes)
 
     @property
     def device(self) -> torch.device:
@@ -168,10 +155,10 @@ class Predictor:
         return self._model.device
 
     def set_image(self, image: ArrayLike, intensity_range: Range | None = None) -> None:
-        """The slice that points are on from now on. Nothing is encoded yet.
+        """Choose the slice that points are on from now on. Nothing is encoded yet.
 
-        For a slice that was here before, an equal one, the cache is asked for what it still has. Where several threads
-        call, pass ``image`` to :meth:`predict` instead: an image and its points cannot be separated then.
+        An equal slice of before is still in the cache, as far as that reaches. Where several threads call,
+        pass ``image`` to :meth:`predict` instead: an image and its points cannot be separated then.
 
         Args:
             image: (H, W) integers or floats, or (H, W, 3 or 4) whose three colours are equal.
@@ -184,13 +171,13 @@ class Predictor:
             Superseded: another thread has set a newer image meanwhile.
         """
         image = check_slice(np.asarray(image))
-        ticket = self._take_ticket()
+        ticket = self._calls.start()
         with self._lock:
             self._use(image, intensity_range, ticket)
 
     def cancel(self) -> None:
-        """Make the call that is running raise :class:`Superseded`; does not wait for it."""
-        self._take_ticket()
+        """End the call that is running: it raises :class:`Superseded`. Does not wait for it."""
+        self._calls.start()
 
     def predict(
         self,
@@ -202,7 +189,7 @@ class Predictor:
         centers: bool = False,
         progress: Progress | None = None,
     ) -> Segmentation:
-        """The answer to these points: to all of them, not only the new ones.
+        """Segment the slice given these points: all that hold now, not only the new ones.
 
         Decodes the windows in which a point was added, removed or moved since the last call, and those of the region
         that were never predicted.
@@ -210,8 +197,8 @@ class Predictor:
         Args:
             points: (N, 2), N may be 0.
             image, intensity_range: if given, first :meth:`set_image`.
-            region: a box that must be known in the answer, such as what a viewer shows; it may reach beyond the slice.
-                What is known outside stays known, and follows the points. None: the whole slice.
+            region: a box that is predicted, such as what a viewer shows; it may reach beyond the slice. What was
+                predicted outside is kept, and follows the points. None: the whole slice.
             centers: predict centres as well; at the paper's size half as much work as to encode.
             progress: called with (windows done, windows in all) after each window, in this thread.
 
@@ -220,7 +207,7 @@ class Predictor:
             ValueError: points of a wrong shape, NaN, a point outside the slice; a bad image or region.
             RuntimeError: there is no image yet.
         """
-        answers = self.stream(
+        results = self.stream(
             points,
             image=image,
             intensity_range=intensity_range,
@@ -229,7 +216,7 @@ class Predictor:
             progress=progress,
             interval=math.inf,
         )
-        return next(answers)
+        return next(results)
 
     def stream(
         self,
@@ -242,13 +229,13 @@ class Predictor:
         progress: Progress | None = None,
         interval: float = 0.5,
     ) -> Iterator[Segmentation]:
-        """As :meth:`predict`, but answers come while it works, and the whole one last.
+        """Predict as :meth:`predict` does, and yield results on the way, the complete one last.
 
-        First come the windows that are encoded already, and an answer with all of them; then the others, from the
-        middle of the region outwards, and an answer every ``interval`` seconds (none on the way if it is infinite);
-        then the centres. Where windows overlap, an answer on the way may blend old and new predictions.
+        First come the windows that are encoded already, and a result with all of them; then the others, from the
+        middle of the region outwards, and a result every ``interval`` seconds (none on the way if it is infinite);
+        then the centres. Where windows overlap, a result on the way may blend old and new predictions.
 
-        The call checks its arguments and counts as the newest at once; the work is done where, and while, its answers
+        The call checks its arguments and counts as the newest at once; the work is done where, and while, its results
         are taken. A stream may be left at any time.
         """
         current = self._slice
@@ -259,12 +246,12 @@ class Predictor:
             height, width = current.size
         else:
             raise RuntimeError("there is no image yet: call set_image, or pass image")
-        checked_points = _check_points(points, height, width)
-        checked_region = (0, 0, height, width) if region is None else _check_region(region)
-        call = _Call(self._take_ticket(), checked_points, checked_region, centers)
-        return self._answers(call, current, new, intensity_range, progress, interval)
+        checked_points = check_points(points, height, width)
+        checked_region = (0, 0, height, width) if region is None else check_region(region)
+        call = _Call(self._calls.start(), checked_points, checked_region, centers)
+        return self._results(call, current, new, intensity_range, progress, interval)
 
-    def _answers(
+    def _results(
         self,
         call: _Call,
         current: SliceMaps | None,
@@ -274,109 +261,40 @@ class Predictor:
         interval: float,
     ) -> Iterator[Segmentation]:
         with self._lock:
-            self._check(call)
+            self._calls.check(call.ticket)
             if new is not None:
                 current = self._use(new, intensity_range, call.ticket)
             if current is None or current is not self._slice:
                 raise Superseded("another image was set")
-            steps = self._plan(current, call)
-        answered = time.monotonic()
+            steps = self._windows.plan(current, call.points, call.region, call.centers)
+        last_result = time.monotonic()
         for i, step in enumerate(steps):
             starts_to_be_slow = i > 0 and step.pace > steps[i - 1].pace
-            if i > 0 and interval < math.inf and (starts_to_be_slow or time.monotonic() - answered >= interval):
-                yield self._answer(current, call, i, len(steps))
-                answered = time.monotonic()
-            prediction = self._prediction(current, step, call)
+            if i > 0 and interval < math.inf and (starts_to_be_slow or time.monotonic() - last_result >= interval):
+                yield self._result(current, call, i, len(steps))
+                last_result = time.monotonic()
+            prediction = self._windows.predict(current, step, lambda: self._calls.check(call.ticket))
             with self._lock:
-                self._check(call)
-                current.blend(step.kind).put(step.window, step.tag, prediction)
+                self._calls.check(call.ticket)
+                current.blend(step.kind).set_window(step.window, step.point_key, prediction)
             if progress is not None:
                 progress(i + 1, len(steps))
-        yield self._answer(current, call, len(steps), len(steps))
-
-    def _take_ticket(self) -> int:
-        with self._ticket_lock:
-            self._newest += 1
-            return self._newest
-
-    def _check(self, call: _Call) -> None:
-        if call.ticket != self._newest:
-            raise Superseded("a newer call came, or this one was cancelled")
+        yield self._result(current, call, len(steps), len(steps))
 
     def _use(self, image: np.ndarray, intensity_range: Range | None, ticket: int) -> SliceMaps:
         """Make a slice the current one. The caller holds the lock."""
-        if ticket < self._newest_image:
+        if ticket < self._image_ticket:
             raise Superseded("a newer image was set")
         key = _digest(image, intensity_range)
         if self._slice is None or self._slice.key != key:
             seen = preprocess(image, self.cfg.INPUT.SCALE, intensity_range or slice_intensity_range(image))
             self._slice = SliceMaps(key, (image.shape[0], image.shape[1]), seen, self._model.window, self.device)
-        self._newest_image = ticket
+        self._image_ticket = ticket
         return self._slice
 
-    def _plan(self, current: SliceMaps, call: _Call) -> list[_Step]:
-        """The windows to predict, in the order to do it.
-
-        They are those that the region needs and those that were predicted before, less those whose points are still
-        the points of their last prediction.
-        """
-        wanted = current.windows_of(call.region)
-        points = current.points_per_window(call.points)
-        known = set(wanted)
-        others = [index for index in range(len(points)) if index not in known]
-        steps = []
-        for kind in (MASK, CENTERS)[: 1 + call.centers]:
-            tag_of = current.blend(kind).tag
-            for index in [*wanted, *(i for i in others if tag_of(i) is not None)]:
-                tag = points[index].tobytes()
-                if tag != tag_of(index):
-                    key = (current.key, index, kind, tag)
-                    slow = key not in self.cache and (current.key, index, 0) not in self.cache
-                    steps.append(_Step(kind, index, points[index], tag, key, 2 * (kind == CENTERS) + slow))
-        return sorted(steps, key=lambda step: step.pace)
-
-    def _prediction(self, current: SliceMaps, step: _Step, call: _Call) -> Tensor:
-        """(w, w): what the network says of a window, from the cache if it has it."""
-        prediction = self.cache.get(step.key)
-        if prediction is None:
-            prediction = self._decode(current, step, call)
-            self.cache.put(step.key, prediction)
-        else:
-            for turns in range(self._rotations):  # in use as well: the next click here needs it
-                self.cache.get((current.key, step.window, turns))
-        return prediction
-
-    @torch.no_grad()
-    def _decode(self, current: SliceMaps, step: _Step, call: _Call) -> Tensor:
-        def look(turns: int, windows: Tensor, points: Tensor, valid: Tensor) -> Tensor:
-            embedding = self._embedding((current.key, step.window, turns), windows, call)
-            size = (windows.shape[-2], windows.shape[-1])
-            if step.kind == MASK:
-                return (
-                    self._model.decode(embedding, points[0], valid[0], size, with_density=False).logits[None].sigmoid()
-                )
-            return self._model.decode(embedding, points[0], valid[0], size, with_mask=False).density[None]
-
-        window = current.window(step.window)[None]
-        points = torch.from_numpy(step.points).to(self.device)[None, None]
-        valid = torch.ones(points.shape[:3], dtype=torch.bool, device=self.device)
-        views = (predict_view(partial(look, turns), window, points, valid, turns) for turns in range(self._rotations))
-        return (reduce(torch.add, views) / self._rotations)[0, 0]
-
-    def _embedding(self, key: tuple[bytes, int, int], window: Tensor, call: _Call) -> Tensor:
-        embedding = self.cache.get(key)
-        if embedding is None:
-            with self._encoding:
-                self._check(call)
-                embedding = self.cache.get(key)  # another call may have made it while this one waited
-                if embedding is None:
-                    embedding = self._model.encode(window)
-                    self.cache.put(key, embedding)
-        return embedding
-
-    def _answer(self, current: SliceMaps, call: _Call, done: int, total: int) -> Segmentation:
+    def _result(self, current: SliceMaps, call: _Call, done: int, total: int) -> Segmentation:
         with self._lock:
-            self._check(call)
+            self._calls.check(call.ticket)
             changed = current.update()
             probability = current.probability
             density = current.density(self._kernel) if call.centers and done == total else None
@@ -395,17 +313,6 @@ class _Call(NamedTuple):
     centers: bool
 
 
-class _Step(NamedTuple):
-    """One window to predict."""
-
-    kind: str
-    window: int  # its index
-    points: np.ndarray  # (N', 2) in pixels of the window, as the network sees it
-    tag: bytes  # says which points
-    key: tuple[Any, ...]  # of the prediction in the cache
-    pace: int  # 0, 1, 2 ...: those of lower pace come first, and faster
-
-
 def _digest(image: np.ndarray, intensity_range: Range | None) -> bytes:
     """The same for equal images, and only for them."""
     digest = hashlib.blake2b(repr((image.shape, image.dtype.str, intensity_range)).encode())
@@ -413,30 +320,11 @@ def _digest(image: np.ndarray, intensity_range: Range | None) -> bytes:
     return digest.digest()
 
 
-def _check_points(points: ArrayLike, height: int, width: int) -> np.ndarray:
-    points = np.array(points, dtype=np.float32)  # a copy: the caller may change his
-    if points.size == 0:
-        points = points.reshape(0, 2)
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"points have shape {points.shape}; expected (number, 2), each (x, y) in pixels")
-    outside = ~((points >= 0) & (points < (width, height))).all(axis=1)  # NaN is nowhere
-    if outside.any():
-        index = int(np.flatnonzero(outside)[0])
-        x, y = points[index]
-        raise ValueError(
-            f"point {index} (x={x:g}, y={y:g}) lies outside the image of {width} x {height} px (width x height)"
-        )
-    points += 0.0  # -0 becomes 0
-    points.flags.writeable = False
-    return points
-
-
-def _check_region(region: Box) -> Box:
-    try:
-        y0, x0, y1, x1 = region
-        box = math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)
-    except (TypeError, ValueError, OverflowError) as e:
-        raise ValueError(f"region is {region!r}; expected a box (y0, x0, y1, x1) in pixels") from e
-    if not (y0 < y1 and x0 < x1):
-        raise ValueError(f"region is {region!r}; expected (y0, x0, y1, x1) with y0 < y1 and x0 < x1")
-    return box
+def _load(
+    weights: str | Path, device: str | torch.device | None, config_file: str | Path | None, opts: Sequence[str]
+) -> tuple[CfgNode, PromptDAS]:
+    if device is not None:
+        if torch.device(device).type != "cpu" and not torch.cuda.is_available():
+            raise ValueError(f"device is {str(device)!r}, but torch finds no GPU here; use 'cpu' or leave it out")
+        opts = [*opts, "MODEL.DEVICE", str(device)]
+    return load_model(weights, config_file, opts)

@@ -1,6 +1,6 @@
-"""One slice as the network sees it, with what was predicted of it so far.
+"""One slice at the resolution of the network, with what was predicted of it so far.
 
-Shapes: H, W height and width of the slice; h, w' those of the image that the network sees; w side of a window.
+Shapes: H, W height and width of the slice; h, w' the same at the resolution of the network; w side of a window.
 A point is (x, y) in pixels, the centre of the first pixel is (0.5, 0.5). A box is (y0, x0, y1, x1) in pixels of the
 slice, half open.
 """
@@ -35,7 +35,7 @@ class SliceMaps:
     ) -> None:
         """
         Args:
-            image: (h, w') float32 grey values, as the network shall see them.
+            image: (h, w') float32 grey values, at the resolution of the network.
             window: "window", "stride" and "blend" of the sliding window.
         """
         height, width = image.shape
@@ -85,7 +85,7 @@ class SliceMaps:
             half = self._grid.window / 2
             return math.hypot(y + half - (y0 + y1) / 2, x + half - (x0 + x1) / 2)
 
-        return sorted(self.blend(MASK).touching((y0, x0, y1, x1)), key=distance)
+        return sorted(self.blend(MASK).windows_overlapping((y0, x0, y1, x1)), key=distance)
 
     def update(self) -> Box | None:
         """Bring ``probability`` up to date with its blend; a box that holds all that changed, None if nothing."""

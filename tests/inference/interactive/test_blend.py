@@ -52,7 +52,7 @@ def test_any_order_gives_the_bits_of_the_sliding_window(tiling: dict[str, Any], 
     blend, order = WindowBlend(grid), list(range(len(parts)))
     random.shuffle(order)
     for index in order:
-        blend.put(index, b"", parts[index])
+        blend.set_window(index, b"", parts[index])
         if random.random() < 0.3:
             blend.refresh()
     blend.refresh()
@@ -66,16 +66,16 @@ def test_a_window_that_is_replaced_leaves_nothing_behind(tiling: dict[str, Any],
     first, second = predictions(grid, 0), predictions(grid, 1)
     blend = WindowBlend(grid)
     for index, part in enumerate(first):
-        blend.put(index, b"first", part)
+        blend.set_window(index, b"first", part)
     assert blend.refresh() == [(0, 0, *grid.image_size)]
     before = blend.map.clone()
     replaced = data.draw(st.sets(st.integers(0, len(first) - 1)))
     for index in replaced:
-        blend.put(index, b"second", second[index])
+        blend.set_window(index, b"second", second[index])
     boxes = blend.refresh()
     mixed = torch.stack([second[i] if i in replaced else first[i] for i in range(len(first))])
     assert torch.equal(blend.map, at_once(mixed, **tiling))
-    assert [blend.tag(i) for i in range(len(first))] == [
+    assert [blend.point_key(i) for i in range(len(first))] == [
         b"second" if i in replaced else b"first" for i in range(len(first))
     ]
     elsewhere = torch.ones(grid.image_size, dtype=torch.bool)
@@ -84,7 +84,7 @@ def test_a_window_that_is_replaced_leaves_nothing_behind(tiling: dict[str, Any],
     assert torch.equal(blend.map[elsewhere], before[elsewhere])
 
     for index in replaced:
-        blend.put(index, b"first", first[index])
+        blend.set_window(index, b"first", first[index])
     blend.refresh()
     assert torch.equal(blend.map, before)
 
@@ -98,7 +98,7 @@ def test_a_pixel_is_known_when_all_windows_that_see_it_are(tiling: dict[str, Any
     blend, unknown = WindowBlend(grid), torch.zeros(grid.size, dtype=torch.bool)
     for index, (y, x) in enumerate(grid.corners):
         if index in there:
-            blend.put(index, b"", parts[index])
+            blend.set_window(index, b"", parts[index])
         else:
             cut(unknown, (y, x, y + grid.window, x + grid.window)).fill_(True)
     blend.refresh()
@@ -112,13 +112,16 @@ def test_windows_far_from_each_other_are_boxes_of_their_own() -> None:
     blend = WindowBlend(WindowGrid((20, 20), window=8, stride=4, blend="uniform"))
     part = torch.zeros(8, 8)
     for index in (0, 1, 15):
-        blend.put(index, b"", part)
+        blend.set_window(index, b"", part)
     assert blend.refresh() == [(0, 0, 8, 12), (12, 12, 20, 20)]
     assert blend.refresh() == []
 
 
 def test_windows_that_touch_a_box() -> None:
     blend = WindowBlend(WindowGrid((20, 20), window=8, stride=4, blend="uniform"))
-    assert blend.touching((0, 0, 1, 1)) == [0]
-    assert blend.touching((8, 0, 9, 4)) == [4, 8]  # rows from 4 and from 8; the first row of windows ends before
-    assert blend.touching((0, 0, 20, 20)) == list(range(16))
+    assert blend.windows_overlapping((0, 0, 1, 1)) == [0]
+    assert blend.windows_overlapping((8, 0, 9, 4)) == [
+        4,
+        8,
+    ]  # rows from 4 and from 8
+    assert blend.windows_overlapping((0, 0, 20, 20)) == list(range(16))

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.checkpoint.safe_load import export_weights
-from prompt_das.inference.interactive.predictor import Predictor, Segmentation, Superseded
+from prompt_das.inference.interactive.newest_call import Superseded
+from prompt_das.inference.interactive.predictor import Predictor, Segmentation
 from prompt_das.inference.interactive.resize import Box
 from prompt_das.modeling import PromptDAS
 from prompt_das.ops.connected_components import semantic_to_instances
@@ -74,7 +75,7 @@ class Calls:
         self.in_encode, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
         self.looking_for_an_embedding = 0
-        embedding = predictor._embedding
+        embedding = predictor._windows.embedding
         model = predictor._model
         encode, decode, center_head = model.encode, model.decode, model.center_head.forward
 
@@ -96,7 +97,7 @@ class Calls:
             self.looking_for_an_embedding += 1
             return embedding(*args)
 
-        monkeypatch.setattr(predictor, "_embedding", counted_embedding)
+        monkeypatch.setattr(predictor._windows, "embedding", counted_embedding)
         monkeypatch.setattr(model, "encode", counted_encode)
         monkeypatch.setattr(model, "decode", counted_decode)
         monkeypatch.setattr(model.center_head, "forward", counted_head)
@@ -587,15 +588,15 @@ def test_who_waits_in_vain_does_not_encode(predictor: Predictor, calls: Calls, p
 
 def meanwhile(predictor: Predictor, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any]) -> None:
     """Lets something happen when the next call has begun and not done anything yet."""
-    take = predictor._take_ticket
+    take = predictor._calls.start
 
     def interrupted() -> int:
-        monkeypatch.setattr(predictor, "_take_ticket", take)
+        monkeypatch.setattr(predictor._calls, "start", take)
         ticket = take()
         happens()
         return ticket
 
-    monkeypatch.setattr(predictor, "_take_ticket", interrupted)
+    monkeypatch.setattr(predictor._calls, "start", interrupted)
 
 
 def test_of_two_images_the_newer_stays(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
-"""A scene: an image layer with the layers that belong to it, and what is known of its slices.
+"""An image layer with the layers that belong to it, and what was predicted of its slices.
 
-These are prompts, where the user clicks; instances, the answer; and centres that the network suggests. They are
+These are prompts, where the user clicks; instances, the result; and centres that the network suggests. They are
 ordinary layers: points may be dragged and deleted, instances painted over.
 """
 
@@ -25,14 +25,14 @@ POINT_SIZE = 5  # pixels of the slice
 
 
 @dataclass(eq=False)
-class Scene:
-    """Layers that belong together, and what is known of their slices.
+class ImageSession:
+    """Layers that belong together, and what was predicted of their slices.
 
     Attributes:
-        answered: the question, without its image, that the instances of a slice answer.
+        responded: the request, without its image, whose result the instances of a slice are.
         suggested: centres of a slice that were put into the layer; those that are gone from it were judged.
         judged: centres of a slice that shall not be suggested again.
-        outside: how many prompts lie outside the image; the user was told.
+        outside: how many prompts lie outside the image; the user has been notified.
     """
 
     image: Image
@@ -40,7 +40,7 @@ class Scene:
     prompts: Points
     instances: Labels
     centers: Points | None = None
-    answered: dict[int, Any] = field(default_factory=dict)
+    responded: the request, without its image, whose result the instances of a slice are.
     suggested: dict[int, np.ndarray] = field(default_factory=dict)
     judged: dict[int, np.ndarray] = field(default_factory=dict)
     outside: int = 0
@@ -66,8 +66,8 @@ class Scene:
         )
 
 
-def new_scene(image: Image) -> Scene:
-    """The scene of an image, with layers that are in no viewer yet. Raises ValueError if the image is no grey stack."""
+def new_image_session(image: Image) -> ImageSession:
+    """Build the layers of an image, which are in no viewer yet. Raises ValueError if the image is no grey stack."""
     if image.rgb:
         raise ValueError(
             f"layer '{image.name}' is in colour. Electron microscopy is grey: right click on it, 'Split RGB'"
@@ -77,7 +77,7 @@ def new_scene(image: Image) -> Scene:
     shape = volume.shape[-image.ndim :]
     instances = Labels(empty_labels(shape), name=f"{image.name} instances", opacity=0.5, **place)
     prompts = Points(np.zeros((0, image.ndim)), name=f"{image.name} prompts", size=POINT_SIZE, **PROMPTS, **place)
-    return Scene(image, volume, prompts, instances)
+    return ImageSession(image, volume, prompts, instances)
 
 
 def place_of(image: Image) -> dict[str, Any]:
