@@ -40,7 +40,7 @@ class ImageSession:
     prompts: Points
     instances: Labels
     centers: Points | None = None
-    responded: the request, without its image, whose result the instances of a slice are.
+    responded: dict[int, Any] = field(default_factory=dict)
     suggested: dict[int, np.ndarray] = field(default_factory=dict)
     judged: dict[int, np.ndarray] = field(default_factory=dict)
     outside: int = 0
