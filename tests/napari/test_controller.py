@@ -214,7 +214,7 @@ def test_layers_of_every_kind(ready: Bench, by_hand: Predictor, image: np.ndarra
     seen, grey = (image, None) if eight_bits else (wide, tuple(np.percentile(wide, (0.1, 99.9))))
     expected = by_hand.predict([(30.5, 20.5)], image=seen[0].astype(array[0].dtype), intensity_range=grey)
     assert same_instances(ready.instances.data[0], expected.instances)
-    assert ready.told["error"] == []
+    assert ready.notified["error"] == []
 
 
 # ---- suggestions
@@ -295,11 +295,11 @@ def test_points_are_saved_as_training_reads_them(ready: Bench, image: np.ndarray
 
 def test_points_that_cannot_be_saved(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
     ready.controller.save_points(tmp_path / "points.json")
-    assert "Choose an image" in ready.told["warning"][0]
+    assert "Choose an image" in ready.notified["warning"][0]
     ready.segment(image)
     (tmp_path / "file").touch()
     ready.controller.save_points(tmp_path / "file" / "points.json")
-    assert "could not be saved" in ready.told["error"][0]
+    assert "could not be saved" in ready.notified["error"][0]
 
 
 def test_saved_points_are_opened_again(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_saved_points_are_opened_again(ready: Bench, image: np.ndarray, tmp_path
     ready.controller.open_points(tmp_path / "points.json")
     np.testing.assert_allclose(ready.prompts.data, before)
     ready.controller.open_points(tmp_path / "none.json")
-    assert "not found" in ready.told["error"][0]
+    assert "not found" in ready.notified["error"][0]
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".zarr"])
@@ -325,7 +325,7 @@ def test_labels_are_saved(ready: Bench, image: np.ndarray, tmp_path: Path, suffi
     saved = open_volume(path, "labels/instances/0" if suffix == ".zarr" else None)
     assert saved.dtype == np.uint16
     assert np.array_equal(np.stack([saved.read(z) for z in range(4)]), ready.instances.data)
-    assert "saved to" in ready.told["info"][-1]
+    assert "saved to" in ready.notified["info"][-1]
     if suffix == ".zarr":
         (scale,) = zarr.open(path)["labels/instances"].attrs["multiscales"][0]["datasets"]
         assert scale["coordinateTransformations"][0]["scale"] == [30, 8, 8]
@@ -338,7 +338,7 @@ def test_labels_that_cannot_be_saved(ready: Bench, image: np.ndarray, tmp_path: 
     (tmp_path / "missing" / "labels.tif").touch()
     ready.controller.save_labels(tmp_path / name)
     ready.work()
-    assert len(ready.told["error"]) == 1
+    assert len(ready.notified["error"]) == 1
     ready.prompts.add([0, 20, 30])
     ready.work()
 
@@ -376,7 +376,7 @@ def test_the_whole_volume(
     ready.work()
     ready.controller.segment_volume(tmp_path / "volume.zarr")
     ready.work()
-    assert ready.told["error"] == []
+    assert ready.notified["error"] == []
     tifffile.imwrite(tiff, image, photometric="minisblack")
     assert np.array_equal(np.asarray(ready.viewer.layers[-1].data), expected_volume(weights, tiff, tmp_path))
     left = {path.name for path in tmp_path.iterdir()}
@@ -388,7 +388,7 @@ def test_a_volume_of_sixteen_bits_in_another_place(ready: Bench, image: np.ndarr
     layer = ready.segment(image.astype(np.uint16) * 200, scale=(30, 8, 8), units=("nm",) * 3, translate=(0, 80, 0))
     ready.controller.segment_volume(tmp_path / "volume.tif")
     ready.work()
-    assert ready.told["error"] == []
+    assert ready.notified["error"] == []
     result = ready.viewer.layers[-1]
     assert result.data.shape == image.shape
     assert np.array_equal(result.scale, layer.scale)
@@ -408,7 +408,7 @@ def test_cancelled_and_resumed(ready: Bench, weights: Path, image: np.ndarray, t
     assert ready.controller.task_progress is None
     until(lambda: not list(tmp_path.glob("*.points.json")))
     assert not (tmp_path / "volume.zarr").exists()
-    assert "cancelled" in ready.told["info"][-1]
+    assert "cancelled" in ready.notified["info"][-1]
 
     ready.controller.segment_volume(tmp_path / "volume.zarr")
     totals = set()
@@ -416,7 +416,7 @@ def test_cancelled_and_resumed(ready: Bench, weights: Path, image: np.ndarray, t
         totals.add(ready.controller.task_progress[1])
         ready.controller.receive(ready.messages.get(timeout=WAIT))
     assert max(totals) <= 200  # two slices were left
-    assert ready.told["error"] == []
+    assert ready.notified["error"] == []
     assert np.array_equal(np.asarray(ready.viewer.layers[-1].data), expected_volume(weights, tiff, tmp_path))
 
 
@@ -426,7 +426,7 @@ def test_only_one_long_work_at_a_time(ready: Bench, weights: Path, image: np.nda
     ready.controller.segment_volume(tmp_path / "volume.zarr")
     ready.controller.save_labels(tmp_path / "labels.tif")
     ready.controller.open_weights(weights)
-    assert ["under way" in text for text in ready.told["warning"]] == [True, True]
+    assert ["under way" in text for text in ready.notified["warning"]] == [True, True]
     ready.prompts.add([0, 20, 30])
     ready.work()
     assert (tmp_path / "volume.zarr").is_dir()
@@ -438,14 +438,14 @@ def test_a_result_is_not_replaced(ready: Bench, image: np.ndarray, tmp_path: Pat
     (tmp_path / "volume.zarr").mkdir()
     ready.controller.segment_volume(tmp_path / "volume.zarr")
     ready.work()
-    assert "exists already" in ready.told["error"][0]
+    assert "exists already" in ready.notified["error"][0]
     assert not list((tmp_path / "volume.zarr").iterdir())
 
 
 @pytest.mark.parametrize("what", ["save_points", "save_labels", "segment_volume", "open_points"])
 def test_without_an_image_there_is_nothing_to_do(ready: Bench, tmp_path: Path, what: str) -> None:
     getattr(ready.controller, what)(tmp_path / "file.zarr")
-    assert "Choose an image" in ready.told["warning"][0]
+    assert "Choose an image" in ready.notified["warning"][0]
 
 
 # ---- the loop: from clicks to new weights
@@ -459,12 +459,12 @@ def test_a_project_that_comes_to_nothing_leaves_nothing(ready: Bench, image: np.
     ready.prompts.add(CLICKED)
     ready.controller.new_project(tmp_path / "project", CONFIG.with_name("synthetic_source.yaml"))
     ready.work()
-    assert "does not adapt" in ready.told["error"][0]
+    assert "does not adapt" in ready.notified["error"][0]
     assert not list((tmp_path / "project").iterdir())
     (tmp_path / "project" / "points.json").write_text("mine")
     ready.controller.new_project(tmp_path / "project", CONFIG)
     ready.work()
-    assert "points.json exists already" in ready.told["error"][1]
+    assert "points.json exists already" in ready.notified["error"][1]
     assert (tmp_path / "project" / "points.json").read_text() == "mine"
 
 
@@ -482,8 +482,8 @@ def test_from_clicks_to_a_network_that_answers_clicks(
     ready.work()
     ready.controller.new_project(tmp_path / "project", CONFIG)
     ready.work()
-    assert ready.told["error"] == []
-    assert "prompt-das train --config-file" in ready.told["info"][-1]
+    assert ready.notified["error"] == []
+    assert "prompt-das train --config-file" in ready.notified["info"][-1]
     description = yaml.safe_load((tmp_path / "project" / "my_lab.yaml").read_text())
     assert description["points"] == "points.json"
     assert description["voxel_size"] == [30, 8, 8]
@@ -496,7 +496,7 @@ def test_from_clicks_to_a_network_that_answers_clicks(
     trained = tmp_path / "project" / "output" / "model_final.pth"
     ready.controller.open_weights(trained)
     ready.work()
-    assert ready.told["error"] == []
+    assert ready.notified["error"] == []
     assert ready.session.weights == trained
     expected = Predictor(trained).predict([(30.5, 20.5)], image=layer.data[0])
     assert same_instances(ready.instances.data[0], expected.instances)
@@ -512,7 +512,7 @@ def test_weights_of_another_model(ready: Bench, image: np.ndarray, tmp_path: Pat
     for path, says in [(tmp_path / "other.pth", "other.pth"), (tmp_path / "missing.pth", "no weights at")]:
         ready.controller.open_weights(path)
         ready.work()
-        assert says in ready.told["error"][-1]
+        assert says in ready.notified["error"][-1]
     assert ready.session.predictor is before
     ready.segment(image)
     assert ready.instances.data[0].any()
@@ -524,7 +524,7 @@ def test_weights_of_another_model(ready: Bench, image: np.ndarray, tmp_path: Pat
 )
 def test_colours_are_refused(ready: Bench, shape: tuple, kwargs: dict, says: str) -> None:
     ready.segment(np.zeros(shape, np.uint8), **kwargs)
-    assert says in ready.told["error"][0]
+    assert says in ready.notified["error"][0]
     assert ready.controller.image_session is None
     assert len(ready.viewer.layers) == 1
 
@@ -538,7 +538,7 @@ def test_points_outside_are_left_out_and_the_user_is_told_once(
     assert same_instances(ready.instances.data[0], by_hand.predict([(30.5, 20.5)], image=image[0]).instances)
     ready.prompts.add([0, 40, 10])
     ready.work()
-    assert [text for text in ready.told["warning"] if "2 of 3 points" in text] == ready.told["warning"]
+    assert [text for text in ready.notified["warning"] if "2 of 3 points" in text] == ready.notified["warning"]
 
 
 def test_beside_the_volume_nothing_is_asked(ready: Bench, image: np.ndarray) -> None:
@@ -548,7 +548,7 @@ def test_beside_the_volume_nothing_is_asked(ready: Bench, image: np.ndarray) -> 
     ready.viewer.dims.set_current_step(0, 8)
     assert ready.controller.slice_in_view is None
     assert ready.controller.progress is None
-    assert ready.told == {"error": [], "warning": [], "info": ready.told["info"]}
+    assert ready.notified == {"error": [], "warning": [], "info": ready.notified["info"]}
 
 
 @pytest.mark.parametrize("which", ["image", "prompts", "instances"])
@@ -564,7 +564,7 @@ def test_a_layer_is_deleted_while_the_network_works(ready: Bench, image: np.ndar
         ready.work()
         assert ready.instances in ready.viewer.layers
         assert ready.instances.data[0].any()
-    assert ready.told["error"] == []
+    assert ready.notified["error"] == []
 
 
 def test_the_newest_click_wins(
@@ -618,11 +618,11 @@ def test_a_slice_that_cannot_be_read(ready: Bench, image: np.ndarray) -> None:
     there = False
     ready.prompts.add([0, 20, 30])
     ready.work()
-    assert "the disk is gone" in ready.told["error"][0]
+    assert "the disk is gone" in ready.notified["error"][0]
     there = True
     ready.prompts.add([0, 30, 30])
     ready.work()
-    assert len(ready.told["error"]) == 1
+    assert len(ready.notified["error"]) == 1
 
 
 def test_the_data_of_the_layer_are_replaced(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
@@ -634,7 +634,7 @@ def test_the_data_of_the_layer_are_replaced(ready: Bench, by_hand: Predictor, im
     layer.data = image[:, :40, :50]  # too small for the layers of before
     ready.work()
     assert same_instances(ready.instances.data[0], by_hand.predict([], image=image[0, :40, :50]).instances)
-    assert ready.told["error"] == []
+    assert ready.notified["error"] == []
 
 
 def test_the_layer_of_instances_is_changed_to_something_else(ready: Bench, image: np.ndarray) -> None:
@@ -642,14 +642,14 @@ def test_the_layer_of_instances_is_changed_to_something_else(ready: Bench, image
     ready.instances.data = np.zeros((2, 9, 9), int)
     ready.prompts.add([0, 20, 30])
     ready.work()
-    assert "has another shape now" in ready.told["error"][0]
+    assert "has another shape now" in ready.notified["error"][0]
 
 
 def test_without_weights_nothing_happens(bench: Bench, image: np.ndarray) -> None:
     bench.segment(image)
     bench.prompts.add([0, 20, 30])
     assert not bench.instances.data.any()
-    assert bench.told["error"] == []
+    assert bench.notified["error"] == []
 
 
 def test_weights_that_come_later_are_used_at_once(bench: Bench, weights: Path, image: np.ndarray) -> None:
