@@ -10,6 +10,8 @@ from pathlib import Path
 
 from prompt_das.inference.volume.executors import Executor, dask_executor, run_here
 from prompt_das.inference.volume.predict_volume import predict_volume
+from prompt_das.inference.volume.settings import VolumeSettings
+from prompt_das.inference.volume.source import VolumeSource
 
 from detectron2.utils.logger import setup_logger
 
@@ -25,21 +27,27 @@ def run(args: argparse.Namespace) -> None:
             if args.dask:
                 address = None if args.dask == "local" else args.dask
                 executor = stack.enter_context(dask_executor(address, args.workers))
-            result = predict_volume(
-                args.weights,
+            source = VolumeSource(
                 args.input,
-                args.output,
+                dataset=args.dataset,
+                intensity_range=args.intensity_range,
+                voxel_size=args.voxel_size,
                 points=args.points,
+            )
+            settings = VolumeSettings(
                 linked=args.instances == "volume",
                 threshold=args.threshold,
                 min_size=args.min_size,
                 density=not args.no_density,
-                table=args.table,
                 on_error=args.on_error,
+            )
+            result = predict_volume(
+                args.weights,
+                source,
+                args.output,
+                settings,
+                table=args.table,
                 overwrite=args.overwrite,
-                dataset=args.dataset,
-                intensity_range=args.intensity_range,
-                voxel_size=args.voxel_size,
                 config_file=args.config_file,
                 opts=[*args.opts, *device],
                 executor=executor,

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from prompt_das.engine.project import Project, create_project
 from prompt_das.inference.volume.predict_volume import predict_volume
+from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.napari.layers import LayerVolume
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.open_volume import HDF5_SUFFIXES, TIFF_SUFFIXES, open_volume
@@ -44,13 +47,11 @@ def save_labels(path: str | Path, labels: Any, voxel_size: VoxelSize | None, rep
     shape = labels.shape
     count = max(int(np.max(labels[z])) for z in range(len(labels)))
     if zarr_suffix:
-        part = path.with_name(f"{path.name}.part")
-        try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            part = Path(folder, path.name)
             group = create_ome_zarr(part, shape, (), voxel_size, {"instances": "from napari"})
             copy_slices(labels, add_instances(group, shape, count, voxel_size), report)
             part.rename(path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return path
     dtype = np.promote_types(np.uint16, np.min_scalar_type(count))
     small = dask.array.from_array(labels, chunks=(1, *shape[1:])).astype(dtype)
@@ -106,11 +107,13 @@ def segment_volume(
     try:
         predict_volume(
             weights,
-            copy or str(file),
+            VolumeSource(
+                copy or str(file),
+                intensity_range=volume.intensity_range,
+                voxel_size=voxel_size,
+                points=prompts,
+            ),
             output,
-            points=prompts,
-            voxel_size=voxel_size,
-            intensity_range=volume.intensity_range,
             overwrite=not output.exists(),  # an unfinished one of other clicks is of no use any more
             executor=partial(_run_and_report, report),
             progress=False,
@@ -172,20 +175,20 @@ def holds(file: str, volume: LayerVolume) -> bool:
 
 def copy_volume(volume: Volume, beside: Path, voxel_size: VoxelSize | None, report: Report) -> Path:
     """A Zarr with the slices of a volume. Its name has a digest of them, so that equal ones have one name."""
-    part = beside.with_name(f"{beside.name}.copying")
     digest = hashlib.blake2b(digest_size=6)
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{beside.name}.", dir=beside.parent) as folder:
+        part = Path(folder, beside.name)
         group: Any = create_ome_zarr(part, volume.shape, ("image",), voxel_size, {}, volume.dtype)
         for z in range(len(volume)):
             report(0, len(volume))
             image = np.ascontiguousarray(volume.read(z))
             digest.update(image.data)
             group["image"][z] = image
+        for file in part.rglob("*"):  # the name has a digest of the content: equal copies count as unchanged
+            os.utime(file, (0, 0))
         copy = beside.with_name(f"{beside.name}.{digest.hexdigest()}.zarr")
         shutil.rmtree(copy, ignore_errors=True)  # of a process that was killed
         return part.rename(copy)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _run_and_report(report: Report, work: Callable[..., Iterator], slices: Sequence) -> Iterator:

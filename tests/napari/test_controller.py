@@ -10,6 +10,7 @@ from queue import Queue
 
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.inference.volume.predict_volume import predict_volume
+from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.napari.session import Message, Session
 from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.point_files import read_points, write_points
@@ -356,7 +357,8 @@ def expected_volume(weights: Path, volume: Path, folder: Path) -> np.ndarray:
     """By the Python API, with the prompts of `clicked`."""
     points = {0: np.array([[30.5, 20.5]]), 2: np.array([[10.5, 40.5]])}
     write_points(folder / "points.json", points)
-    predict_volume(weights, volume, folder / "expected.zarr", points=folder / "points.json", progress=False)
+    source = VolumeSource(volume, points=folder / "points.json")
+    predict_volume(weights, source, folder / "expected.zarr", progress=False)
     return np.asarray(zarr.open(folder / "expected.zarr", mode="r")["labels/instances/0"])
 
 

@@ -1,30 +1,42 @@
-"""Where the slices of a volume are predicted: in this process, or by the workers of a Dask cluster.
-
-A work is a function from some slices to an iterator of results, one for each slice.
-"""
+"""Where the slices of a volume are predicted: in this process, or by the workers of a Dask cluster."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import queue
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 
-Work = Callable[[Sequence], Iterator]
-Executor = Callable[[Work, Sequence], Iterator]
-
 SLICES_AT_ONCE = 4  # of a Dask task: few, so that little is lost with a worker, but the next is read ahead
+PATIENCE = 30.0  # seconds without a scheduler, or without any worker, after which a Dask cluster counts as lost
+_POLL = 1.0  # seconds
 
 
-def run_here(work: Work, items: Sequence) -> Iterator:
-    """All in this process, results in order."""
+class Work(Protocol):
+    """A function of some slices that yields one result for each."""
+
+    def __call__(self, items: Sequence[Any], /) -> Iterator[Any]: ...
+
+
+class Executor(Protocol):
+    """Applies a work to slices, here or elsewhere, and yields its results in any order."""
+
+    def __call__(self, work: Work, items: Sequence[Any], /) -> Iterator[Any]: ...
+
+
+def run_here(work: Work, items: Sequence[Any]) -> Iterator[Any]:
+    """Work in this process, results in order."""
     return work(items)
 
 
 @contextmanager
 def dask_executor(address: str | None = None, workers: int | None = None) -> Iterator[Executor]:
-    """An executor on a Dask cluster. Its workers must see input, weights and output under the same paths.
+    """Provide an executor on a Dask cluster. Its workers must see input, weights and output under the same paths.
 
     A worker that dies is replaced or its slices go to others; results come in any order.
 
@@ -34,13 +46,18 @@ def dask_executor(address: str | None = None, workers: int | None = None) -> Ite
 
     Raises:
         OSError: there is no scheduler at the address.
-        RuntimeError: a slice has brought down several workers (raised while running).
+        RuntimeError: a slice has brought down several workers, the scheduler is lost, or there are no workers (raised
+            while running, after ``PATIENCE`` seconds).
     """
     from distributed import Client, LocalCluster  # here: a second to import, for those who want it
 
     if address is not None:
-        with Client(address, timeout="20s") as client:
-            yield _on(client)
+        try:
+            client = Client(address, timeout="20s")
+        except (OSError, ValueError) as error:
+            raise OSError(f"no Dask scheduler answers at {address}: is it running, is the address right?") from error
+        with _closing(client):
+            yield _on(client, address)
         return
     workers = workers or torch.cuda.device_count() or len(os.sched_getaffinity(0))
     # Memory is bounded by the size of a slice; Dask's own limit would kill workers on large ones.
@@ -51,11 +68,11 @@ def dask_executor(address: str | None = None, workers: int | None = None) -> Ite
         dashboard_address="127.0.0.1:0",
     )
     with local as cluster, Client(cluster) as client:
-        yield _on(client)
+        yield _on(client, "this machine")
 
 
 def device_of_worker(device: str) -> str:
-    """Share out the GPUs of a machine among its Dask workers: "cuda" becomes "cuda:1" for the second worker.
+    """Distribute the GPUs of a machine over its Dask workers: "cuda" becomes "cuda:1" for the second worker.
 
     Elsewhere, on one GPU, and for a device with a number, the device stays as it is.
     """
@@ -70,20 +87,49 @@ def device_of_worker(device: str) -> str:
     return f"cuda:{name % torch.cuda.device_count()}" if isinstance(name, int) else device
 
 
-def _on(client: object) -> Executor:
-    from distributed import KilledWorker, as_completed
+@contextmanager
+def _closing(client: Any) -> Iterator[None]:
+    """Close a client in the end, also one whose scheduler is gone, for which it would wait."""
+    try:
+        yield
+    finally:
+        client.close(timeout="5s")
 
-    def run(work: Work, items: Sequence) -> Iterator:
+
+def _on(client: Any, where: str) -> Executor:
+    from distributed import KilledWorker
+
+    def run(work: Work, items: Sequence[Any]) -> Iterator[Any]:
         chunks = [items[start : start + SLICES_AT_ONCE] for start in range(0, len(items), SLICES_AT_ONCE)]
-        futures = client.map(_all, [work] * len(chunks), chunks, pure=False)  # type: ignore[attr-defined]
+        futures = client.map(_all, [work] * len(chunks), chunks, pure=False)
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for future in futures:
+            future.add_done_callback(done.put)
         try:
-            for future in as_completed(futures):
-                yield from future.result()
+            for _ in futures:
+                yield from _next(client, done, where).result()
         except KilledWorker as error:
             raise RuntimeError(f"several workers died at the same slices, out of memory perhaps: {error}") from error
+        except CancelledError as error:
+            raise RuntimeError(f"the Dask scheduler of {where} is lost: start it again") from error
 
     return run
 
 
-def _all(work: Work, items: Sequence) -> list:
+def _next(client: Any, done: queue.SimpleQueue[Any], where: str) -> Any:
+    """Wait for the next future that is done, as long as there are a scheduler and workers."""
+    last_seen = time.monotonic()
+    while True:
+        try:
+            return done.get(timeout=_POLL)
+        except queue.Empty:
+            connected = client.status == "running"
+            if connected and client.scheduler_info()["workers"]:
+                last_seen = time.monotonic()
+            elif time.monotonic() - last_seen > PATIENCE:
+                problem = "has no workers: start some" if connected else "is lost: start it again"
+                raise RuntimeError(f"the Dask scheduler of {where} {problem}") from None
+
+
+def _all(work: Work, items: Sequence[Any]) -> list[Any]:
     return list(work(items))

@@ -33,8 +33,11 @@ def label_instances(
     threshold: float,
     min_size: int,
     progress: bool = True,
-) -> Components:
+) -> tuple[Components, np.ndarray]:
     """Turn the stored probability into stored instance ids.
+
+    Returns the n instances, and for each (n, 3) the z, y, x of its voxel nearest to its centroid, the first in raster
+    order of several: a point that lies inside, which a centroid of a bent instance may not.
 
     ``group`` is a Zarr group as `prompt_das.volumes.writers.create_ome_zarr` makes it. Both passes over the volume are
     repeated if the process is killed: they take seconds where the network takes minutes.
@@ -50,35 +53,64 @@ def label_instances(
             measured.append(measure_block(stored >= lowest, stored, block))
             bar.slice_done(block.stop - block.start)
     ids, instances = link_blocks(measured, min_size)
+    points = _NearestVoxels(instances.centroid)
     labels = add_instances(group, shape, len(instances), voxel_size)
     with SliceBar("Writing instances", shape[0], 0, progress) as bar:
         for block, id_of in zip(blocks, ids, strict=True):
             in_block, _ = label_block(_read_block(probability, block) >= lowest)
             id_of = id_of.astype(labels.dtype)
             for z in range(block.start, block.stop):
-                labels[z] = id_of[in_block[z - block.start]]
+                labels_of_slice = id_of[in_block[z - block.start]]
+                labels[z] = labels_of_slice
+                points.add_slice(z, labels_of_slice)
                 bar.slice_done()
-    return instances
+    return instances, points.voxels
+
+
+class _NearestVoxels:
+    """The voxel of each instance that is nearest to its centroid, slice by slice."""
+
+    def __init__(self, centroids: np.ndarray) -> None:
+        self.voxels = np.zeros(centroids.shape, np.int64)
+        self._centroids = centroids
+        self._distance = np.full(len(centroids), math.inf)
+
+    def add_slice(self, z: int, labels: np.ndarray) -> None:
+        """Take the voxels of a slice (H, W), whose ids count from 1. Slices must come in their order."""
+        y, x = np.nonzero(labels)
+        index = labels[y, x].astype(np.int64) - 1
+        voxels = np.stack([np.full_like(y, z), y, x], axis=-1)
+        distance = ((voxels - self._centroids[index]) ** 2).sum(-1)
+        before = self._distance.copy()
+        np.minimum.at(self._distance, index, distance)
+        nearest = np.flatnonzero((distance == self._distance[index]) & (distance < before[index]))
+        # Of repeated indices numpy keeps the last assignment: going backwards that is the first voxel.
+        self.voxels[index[nearest[::-1]]] = voxels[nearest[::-1]]
 
 
 def _read_block(array: zarr.Array, block: Block) -> np.ndarray:
     return np.asarray(array[block.start : block.end])
 
 
-def write_table(path: str | Path, instances: Components, linked: bool, voxel_size: VoxelSize | None) -> None:
-    """One row for each instance: id, centre, bounding box (half open), size, mean probability.
+def write_table(
+    path: str | Path, instances: Components, points: np.ndarray, linked: bool, voxel_size: VoxelSize | None
+) -> None:
+    """Write one row for each instance: id, point, centroid, bounding box (half open), size, mean probability.
 
-    Centre and box count pixels as napari does: the centre of the first one is 0. With the columns z, y, x, the file can
-    be read as points. Sizes are also in micrometres, if the voxel size is known.
+    The point z, y, x is the instance's voxel nearest to its centroid, so the file can be read as points, each of which
+    lies inside its instance. Coordinates count pixels as napari does: the centre of the first one is 0. Sizes are also
+    in micrometres, if the voxel size is known.
+
+    Args:
+        points: (n, 3) z, y, x, see :func:`label_instances`.
     """
-    low, high, centre = instances.low, instances.high, instances.centroid
+    low, high, centroid = instances.low, instances.high, instances.centroid
     columns: dict[str, Any] = {"id": np.arange(1, len(instances) + 1)}
-    columns |= {axis: centre[:, i].round(3) for i, axis in enumerate("zyx")}
+    columns |= {axis: points[:, i] for i, axis in enumerate("zyx")}
+    columns |= {f"centroid_{axis}": centroid[:, i].round(3) for i, axis in enumerate("zyx") if linked or axis != "z"}
     for i, axis in enumerate("zyx"):
         if linked or axis != "z":
             columns |= {f"{axis}_start": low[:, i], f"{axis}_stop": high[:, i]}
-    if not linked:
-        columns["z"] = low[:, 0]
     columns["voxels" if linked else "pixels"] = instances.size
     if voxel_size is not None:
         z, y, x = (size / 1000 for size in voxel_size)

@@ -6,16 +6,19 @@ Maps are stored as uint8, 255 is 1: a pixel of probability 0.5 is stored as 128,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from prompt_das.data.slices import read_image
+from prompt_das.inference.volume.durable import sync_tree
 from prompt_das.inference.volume.executors import device_of_worker
 from prompt_das.modeling.load import load_model, resolve_device
 from prompt_das.modeling.meta_arch import PromptDAS
+from prompt_das.utils.atomic_write import sync_folder
 from prompt_das.volumes.volume import VolumeError
 
 import numpy as np
@@ -72,7 +75,7 @@ def predict_slices(
                 yield _written(*writing)
                 writing = None
             if maps is not None:
-                writing = task.z, writer.submit(_write, group, task.z, maps)
+                writing = task.z, writer.submit(_write, group, Path(store), task.z, maps)
             else:
                 yield task.z, str(image)
         if writing is not None:
@@ -111,9 +114,18 @@ def _try_to_read(task: SliceTask, scale: float) -> Any:
         return error
 
 
-def _write(group: Any, z: int, maps: Mapping[str, np.ndarray]) -> None:
+def paths_of_slice(store: Path, maps: Iterable[str], z: int) -> list[Path]:
+    """List the folders with the chunks of a slice, one for each map."""
+    return [store / name / str(z) for name in maps]
+
+
+def _write(group: Any, store: Path, z: int, maps: Mapping[str, np.ndarray]) -> None:
+    """Write the maps of a slice and bring them to the disk."""
     for name, one in maps.items():
         group[name][z] = one
+    for folder in paths_of_slice(store, maps, z):
+        sync_tree(folder)
+        sync_folder(folder.parent)
 
 
 def _written(z: int, writing: Future[None]) -> tuple[int, None]:

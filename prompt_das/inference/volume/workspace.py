@@ -2,25 +2,31 @@
 
 While it works, everything is in the folder ``OUTPUT.part``:
 
-    settings.json    what the job is; another job does not go on with its folder
-    progress.jsonl   one line for each thing that is done, written after it is on the disk
-    volume.zarr      the arrays, and what else is in the making
+    made_by_prompt_das   marks the folder as this program's; a folder without it is never touched
+    settings.json        what the job is; another job does not go on with its folder
+    progress.jsonl       the journal: one line for each thing that is done, written after it is on the disk
+    volume.zarr          the arrays, and what else is in the making
 
-The result gets its own name at the very end, whole. The folder is locked while a process works in it.
+The results get their names at the very end, when they are complete. The folder is locked while a process works in it.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.inference.volume.durable import make_receipt, sync_tree
+from prompt_das.utils.atomic_write import atomic_write, sync_folder
+
+MARKER = "made_by_prompt_das"
+_NAMED = 3  # differences of a setting that an error lists
 
 
 class Workspace:
@@ -29,26 +35,32 @@ class Workspace:
     Args:
         output: where the result will be.
         settings: what decides about the result, as JSON.
-        overwrite: replace a result that is there, and an unfinished one of other settings.
+        beside: further files that the results will be moved to.
+        overwrite: replace results that are there, and an unfinished job of other settings.
 
     Attributes:
         folder: of the job.
-        notes: what was noted, by this process and those before.
+        journal: what was logged, by this process and those before.
         finished: the result is complete already; there is nothing to do.
 
     Raises:
-        FileExistsError: there is a result already, an unfinished job of other settings, or a process at work.
+        FileExistsError: there is a result already, an unfinished job of other settings, a folder of another program,
+            or a process at work.
+        OSError: a result that was being moved is damaged.
     """
 
-    def __init__(self, output: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, output: Path, settings: Mapping[str, Any], *, beside: Iterable[Path] = (), overwrite: bool = False
+    ) -> None:
         self.output = output
         self.folder = output.with_name(f"{output.name}.part")
         self.finished = False
-        self.notes: list[dict[str, Any]] = []
+        self.journal: list[dict[str, Any]] = []
         self._settings = json.loads(json.dumps(settings))
-        if output.exists() and not self.folder.exists() and not overwrite:
-            raise FileExistsError(f"{output} exists already; choose another name, or replace it with --overwrite")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._results = [output, *beside]
+        if not self.folder.exists() and not overwrite:
+            self._refuse_existing()
+        self._mark_folder()
         self._lock = open(self.folder / "lock", "w")  # noqa: SIM115  (closed by __exit__)
         try:
             self._take_lock()
@@ -65,18 +77,38 @@ class Workspace:
     ) -> None:
         self._lock.close()
 
-    def note(self, **what: Any) -> None:
-        """Remember that something is done, also after a crash of the machine."""
+    def log(self, **what: Any) -> None:
+        """Add to the journal that something is done. It outlasts a loss of power; so must, by now, what was done."""
+        new = not (self.folder / "progress.jsonl").exists()
         with open(self.folder / "progress.jsonl", "a") as file:
             file.write(json.dumps(what) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.notes.append(what)
+        if new:
+            sync_folder(self.folder)
+        self.journal.append(what)
+
+    def rewrite(self, journal: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the journal."""
+        with atomic_write(self.folder / "progress.jsonl") as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in journal))
+        self.journal = [dict(line) for line in journal]
 
     def finish(self, results: Mapping[str, Path]) -> None:
-        """Move results (names in the folder) to their final places, ``output`` last, and remove the folder."""
-        if not any("moving" in note for note in self.notes):
-            self.note(moving={name: str(path) for name, path in results.items()})
+        """Move results (names in the folder) to their final places, ``output`` last, and remove the folder.
+
+        Each is on the disk before the journal lists it, and is compared with what was listed before it is believed.
+
+        Raises:
+            OSError: a result is not what was written: the machine lost power, or the disk is damaged.
+        """
+        if not any("moving" in line for line in self.journal):
+            for name in results:
+                sync_tree(self.folder / name)
+            sync_folder(self.folder)
+            receipts = {name: make_receipt(self.folder / name) for name in results}
+            self.log(moving={name: str(path) for name, path in results.items()}, receipts=receipts)
+        self._check_results()
         for name, path in sorted(results.items(), key=lambda item: item[1] == self.output):
             made = self.folder / name
             if not made.exists():  # moved, before the process was killed
@@ -85,8 +117,42 @@ class Workspace:
                 replaced = self.folder / f"{name}.replaced"
                 shutil.rmtree(replaced, ignore_errors=True)
                 path.rename(replaced)  # a folder cannot be replaced in one step
-            made.replace(path)
+            _move(made, path)
         self._remove()
+
+    def _check_results(self) -> None:
+        """Compare the results, wherever they are by now, with their receipts."""
+        for line in self.journal:
+            for name, receipt in line.get("receipts", {}).items():
+                made, path = self.folder / name, Path(line["moving"][name])
+                found = make_receipt(made if made.exists() else path)
+                if found != receipt:
+                    raise OSError(
+                        f"{path} is damaged: {found['files']} files of {found['bytes']} bytes instead of "
+                        f"{receipt['files']} of {receipt['bytes']}, or other content (did the machine lose power?); "
+                        "begin again with --overwrite"
+                    )
+
+    def _refuse_existing(self) -> None:
+        for path in self._results:
+            if path.exists():
+                raise FileExistsError(f"{path} exists already; choose another name, or replace it with --overwrite")
+
+    def _mark_folder(self) -> None:
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise FileExistsError(f"{self.folder} is in the way: move it, or choose another output")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        marker = self.folder / MARKER
+        if not marker.exists():
+            others = sorted(path.name for path in self.folder.iterdir() if path.name != "lock")
+            if others:
+                raise FileExistsError(
+                    f"{self.folder} was not made by this program (it holds {others[0]}): "
+                    "move it, or choose another output"
+                )
+            marker.touch()
+            sync_folder(self.folder)
+            sync_folder(self.folder.parent)
 
     def _take_lock(self) -> None:
         try:
@@ -96,45 +162,87 @@ class Workspace:
 
     def _resume_or_begin(self, overwrite: bool) -> None:
         settings, progress = self.folder / "settings.json", self.folder / "progress.jsonl"
+        if progress.exists():
+            complete = [line for line in progress.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            self.rewrite([json.loads(line) for line in complete])  # without a last line that was cut off
+        moving = any("moving" in line for line in self.journal)
         if settings.exists():
             before = json.loads(settings.read_text())
-            other = sorted(key for key in {*before, *self._settings} if before.get(key) != self._settings.get(key))
-            if other and not overwrite:
-                changes = ", ".join(f"{key} {before.get(key)!r} -> {self._settings.get(key)!r}" for key in other)
+            changes = _differences(before, self._settings)
+            if changes and not overwrite:
                 raise FileExistsError(
-                    f"{self.folder} was begun with other settings ({changes}); "
+                    f"{self.folder} was begun with other settings ({', '.join(changes)}); "
                     "use the same to go on, or --overwrite to begin again"
                 )
-            if other:
+            if changes:
                 self._clear()
+                self.journal, moving = [], False
+            elif not (overwrite or moving or any(line.get("overwrite") for line in self.journal)):
+                self._refuse_existing()
         elif progress.exists():  # killed while it removed the folder
+            self._check_results()
             self._remove()
             return
-        elif self.output.exists() and not overwrite:  # killed at its last or its first step
+        elif not overwrite and any(path.exists() for path in self._results):  # killed at its last or its first step
             shutil.rmtree(self.folder)
-            raise FileExistsError(f"{self.output} exists already; choose another name, or replace it with --overwrite")
+            self._refuse_existing()
+        if moving and overwrite:
+            try:
+                self._check_results()
+            except OSError:
+                self._clear()
+                self.journal, moving = [], False
         if not settings.exists():
             with atomic_write(settings) as part:
                 part.write_text(json.dumps(self._settings, indent=1))
-        if progress.exists():
-            whole = [line for line in progress.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            self.notes = [json.loads(line) for line in whole]
-            with atomic_write(progress) as part:  # without a last line that was cut off
-                part.write_text("".join(whole))
-        for note in self.notes:
-            if "moving" in note:
-                self.finish({name: Path(path) for name, path in note["moving"].items()})
+        if overwrite and not any(line.get("overwrite") for line in self.journal):
+            self.log(overwrite=True)
+        for line in self.journal:
+            if "moving" in line:
+                self.finish({name: Path(path) for name, path in line["moving"].items()})
+                return
 
     def _clear(self) -> None:
-        """Remove what is in the folder; what says how far the job is, last."""
-        last = ["settings.json", "progress.jsonl", "lock"]
+        """Remove what is in the folder; the settings and the journal last."""
+        last = ["settings.json", "progress.jsonl", "lock", MARKER]
         for path in sorted(self.folder.iterdir(), key=lambda path: path.name in last and 1 + last.index(path.name)):
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != "lock":
+            elif path.name not in ("lock", MARKER):
                 path.unlink()
 
     def _remove(self) -> None:
         self._clear()
         shutil.rmtree(self.folder)
+        sync_folder(self.folder.parent)
         self.finished = True
+
+
+def _move(made: Path, path: Path) -> None:
+    """Rename a result, or copy a file to another file system; the new name is on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made.replace(path)
+    except OSError as error:
+        if error.errno != errno.EXDEV or made.is_dir():
+            raise
+        with atomic_write(path) as part:
+            shutil.copyfile(made, part)
+        made.unlink()
+    sync_folder(path.parent)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Describe each setting that differs, "name before -> now"; of a table only the entries that differ."""
+    changes = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            entries = [f"{key}: {change}" for change in _differences(old, new)]
+            more = len(entries) - _NAMED
+            changes += [*entries[:_NAMED], *([f"{key}: {more} more"] if more > 0 else [])]
+        else:
+            changes.append(f"{key} {old!r} -> {new!r}")
+    return changes

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
+from prompt_das.inference.volume import executors
 from prompt_das.inference.volume.executors import dask_executor, device_of_worker, run_here
 
 import distributed
@@ -53,14 +58,54 @@ def test_a_cluster_of_the_user() -> None:
         assert list(run(double, [])) == []
 
 
-def test_a_slice_that_brings_down_every_worker_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(futures: object) -> Iterator[object]:
-        raise distributed.KilledWorker("predict_slices", SimpleNamespace(address="tcp://worker"), 3)
+def killed(items: Sequence[int]) -> Iterator[int]:
+    raise distributed.KilledWorker("predict_slices", SimpleNamespace(address="tcp://worker"), 3)
 
-    monkeypatch.setattr(distributed, "as_completed", never)
+
+def test_a_slice_that_brings_down_every_worker_is_an_error() -> None:
     with (
         distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
         dask_executor(cluster.scheduler_address) as run,
         pytest.raises(RuntimeError, match="several workers died at the same slices"),
     ):
+        list(run(killed, [1]))
+
+
+def test_no_scheduler_at_the_address_is_one_line() -> None:
+    with pytest.raises(OSError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9: is it running"):
+        dask_executor("tcp://127.0.0.1:9").__enter__()
+
+
+def test_a_cluster_without_workers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "PATIENCE", 1.5)
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
+        dask_executor(cluster.scheduler_address) as run,
+        pytest.raises(RuntimeError, match=r"the Dask scheduler of .* has no workers: start some"),
+    ):
         list(run(double, [1]))
+
+
+def test_a_scheduler_that_is_lost_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "PATIENCE", 3)
+
+    def slow(items: Sequence[int]) -> Iterator[int]:  # inside, so that it is sent by value
+        time.sleep(60)
+        return iter(items)
+
+    program = [sys.executable, "-c", SCHEDULER]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as scheduler:
+        assert scheduler.stdout is not None
+        address = scheduler.stdout.readline().strip()
+        threading.Timer(5, scheduler.kill).start()
+        with dask_executor(address) as run, pytest.raises(RuntimeError, match=r"the Dask scheduler of .* is lost"):
+            list(run(slow, [1]))
+
+
+SCHEDULER = """
+import distributed, time
+if __name__ == "__main__":
+    cluster = distributed.LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0")
+    print(cluster.scheduler_address, flush=True)
+    time.sleep(100)
+"""

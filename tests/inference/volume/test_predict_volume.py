@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 import resource
+import shutil
 import signal
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +17,9 @@ from typing import Any
 from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.inference.volume.executors import dask_executor
 from prompt_das.inference.volume.predict_volume import predict_volume
-from prompt_das.inference.volume.workspace import Workspace
+from prompt_das.inference.volume.settings import VolumeSettings
+from prompt_das.inference.volume.source import OpenedSource, VolumeSource
+from prompt_das.inference.volume.workspace import MARKER, Workspace
 from prompt_das.modeling import PromptDAS
 from prompt_das.modeling.load import load_model
 from prompt_das.ops.connected_components import semantic_to_instances
@@ -33,6 +38,8 @@ import zarr
 from distributed import default_client
 
 SHAPE = (5, 48, 40)
+SOURCE = {field.name for field in dataclasses.fields(VolumeSource)}
+SETTINGS = {field.name for field in dataclasses.fields(VolumeSettings)}
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +82,12 @@ Predict = Callable[..., Any]
 
 @pytest.fixture
 def predict(weights: Path) -> Predict:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return predict_volume(weights, *args, progress=False, **kwargs)
+    """`predict_volume` with the fields of source and settings as arguments."""
+
+    def run(volume: Any, output: Any, **kwargs: Any) -> Any:
+        source = VolumeSource(volume, **{name: kwargs.pop(name) for name in SOURCE & kwargs.keys()})
+        settings = VolumeSettings(**{name: kwargs.pop(name) for name in SETTINGS & kwargs.keys()})
+        return predict_volume(weights, source, output, settings, progress=False, **kwargs)
 
     return run
 
@@ -224,21 +235,25 @@ def test_the_table_has_one_row_for_each_instance(predict: Predict, images: Path,
         assert int(row["voxels"]) == inside.sum()
         assert float(row["volume_um3"]) == pytest.approx(inside.sum() * 0.03 * 0.008 * 0.008, rel=1e-5)
         assert float(row["mean_probability"]) == pytest.approx(maps["probability"][inside].mean() / 255, abs=1e-4)
-        centre = [float(row[axis]) for axis in "zyx"]
-        np.testing.assert_allclose(centre, scipy.ndimage.center_of_mass(inside), atol=1e-3)
+        centroid = np.array(scipy.ndimage.center_of_mass(inside))
+        np.testing.assert_allclose([float(row[f"centroid_{axis}"]) for axis in "zyx"], centroid, atol=1e-3)
+        voxels = np.argwhere(inside)
+        nearest = voxels[((voxels - centroid) ** 2).sum(1).argmin()]
+        assert [int(row[axis]) for axis in "zyx"] == nearest.tolist()
         assert [(int(row[f"{a}_start"]), int(row[f"{a}_stop"])) for a in "zyx"] == [(s.start, s.stop) for s in box]
 
 
-def test_the_table_of_slices_can_be_read_as_points(predict: Predict, images: Path, tmp_path: Path) -> None:
-    predict(images, tmp_path / "out.zarr", linked=False, table=tmp_path / "table.csv")
+@pytest.mark.parametrize("linked", [True, False])
+def test_the_table_can_be_read_as_points_each_inside_its_instance(
+    predict: Predict, images: Path, tmp_path: Path, linked: bool
+) -> None:
+    predict(images, tmp_path / "out.zarr", linked=linked, min_size=0, table=tmp_path / "table.csv")
     labels = arrays(tmp_path / "out.zarr")[INSTANCES]
     points = read_points(tmp_path / "table.csv", num_slices=SHAPE[0], size=SHAPE[1:])
-    for z, one in enumerate(labels):
-        ids = np.unique(one[one > 0])
-        centres = scipy.ndimage.center_of_mass(one > 0, one, ids) if len(ids) else np.zeros((0, 2))
-        np.testing.assert_allclose(points.get(z, np.zeros((0, 2))), np.array(centres)[:, ::-1] + 0.5, atol=1e-3)
+    ids = [labels[z][tuple(np.floor(one[:, ::-1]).astype(int).T)] for z, one in points.items()]
+    assert sorted(np.concatenate(ids)) == list(range(1, labels.max() + 1))
     header = (tmp_path / "table.csv").read_text().splitlines()[0]
-    assert "pixels" in header
+    assert ("voxels" if linked else "pixels") in header
     assert "um" not in header  # nobody said how large a pixel is
 
 
@@ -246,11 +261,11 @@ def test_the_table_of_slices_can_be_read_as_points(predict: Predict, images: Pat
 
 
 def stopping_after(count: int) -> Callable[..., None]:
-    """``Workspace.note`` as if the user pressed Ctrl-C at the last of so many."""
-    note, left = Workspace.note, iter(range(count - 1, -1, -1))
+    """``Workspace.log`` as if the user pressed Ctrl-C at the last of so many."""
+    log, left = Workspace.log, iter(range(count - 1, -1, -1))
 
     def stop(self: Workspace, **what: Any) -> None:
-        note(self, **what)
+        log(self, **what)
         if next(left) == 0:
             raise KeyboardInterrupt
 
@@ -262,7 +277,7 @@ def test_stopped_after_any_step_it_goes_on_to_the_same_files(
 ) -> None:
     predict(images, tmp_path / "whole.zarr")
     expected = content(tmp_path / "whole.zarr")
-    note, predicted = Workspace.note, []
+    log, predicted = Workspace.log, []
     network = PromptDAS.predict_slice
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -273,11 +288,11 @@ def test_stopped_after_any_step_it_goes_on_to_the_same_files(
     for stop_at in range(1, SHAPE[0] + 3):
         out = tmp_path / f"stopped{stop_at}.zarr"
         predicted.clear()
-        monkeypatch.setattr(Workspace, "note", stopping_after(stop_at))
+        monkeypatch.setattr(Workspace, "log", stopping_after(stop_at))
         with pytest.raises(KeyboardInterrupt):
             predict(images, out)
         assert not out.exists()
-        monkeypatch.setattr(Workspace, "note", note)
+        monkeypatch.setattr(Workspace, "log", log)
         predict(images, out)
         assert content(out) == expected
         assert len(predicted) <= SHAPE[0] + 2  # the one in work and the one being written are lost, no more
@@ -347,6 +362,166 @@ def test_a_result_that_is_there_stays_there(predict: Predict, images: Path, tmp_
     assert content(tmp_path / "out.zarr") == before
     predict(images, tmp_path / "out.zarr", threshold=0.6, overwrite=True)
     assert content(tmp_path / "out.zarr") != before
+
+
+@pytest.mark.parametrize("victim", ["weights", "images", "points"])
+@pytest.mark.parametrize("argument", ["table", "output"])
+def test_no_input_is_written_over(weights: Path, images: Path, tmp_path: Path, victim: str, argument: str) -> None:
+    copies = {"weights": tmp_path / "my.safetensors", "images": images, "points": tmp_path / "clicks.csv"}
+    shutil.copy(weights, copies["weights"])
+    copies["points"].write_text("z,y,x\n0,1,2\n")
+    before = content(tmp_path)
+    given: dict[str, Any] = {"output": tmp_path / "out.zarr", argument: copies[victim]}
+    output = given.pop("output")
+    source = VolumeSource(images, points=copies["points"])
+    with pytest.raises(ValueError, match=r"would be written over the input|is not a format"):
+        predict_volume(copies["weights"], source, output, overwrite=True, progress=False, **given)
+    assert content(tmp_path) == before
+
+
+def test_an_input_with_the_name_of_a_map_is_not_replaced(predict: Predict, images: Path, tmp_path: Path) -> None:
+    named = images.rename(tmp_path / "out_probability.tif")
+    before = named.read_bytes()
+    with pytest.raises(ValueError, match=r"out_probability\.tif would be written over the input"):
+        predict(named, tmp_path / "out.tif", overwrite=True)
+    assert named.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["out_density.tif", "table.csv"])
+def test_every_file_that_is_there_stays_there(predict: Predict, images: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"{name} exists already"):
+        predict(images, tmp_path / "out.tif", table=tmp_path / "table.csv")
+    assert (tmp_path / name).read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, images.name])
+
+
+def test_an_output_that_cannot_be_named_is_refused_before_anything_is_predicted(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PromptDAS, "predict_slice", lambda *_: pytest.fail("predicted"))
+    with pytest.raises(OSError, match="the name is 2 bytes too long"):
+        predict(images, tmp_path / f"{'x' * 247}.zarr")
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "nowhere.zarr")
+    with pytest.raises(FileNotFoundError, match=r"link\.zarr is a link to .*nowhere\.zarr, which does not exist"):
+        predict(images, tmp_path / "link.zarr")
+
+
+# ---- inputs that change while the job is stopped
+
+
+@pytest.fixture
+def stopped(predict: Predict, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The output of a job on ``folder`` that was stopped after two slices."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "log", stopping_after(3))
+        with pytest.raises(KeyboardInterrupt):
+            predict(folder, tmp_path / "out.zarr")
+    return tmp_path / "out.zarr"
+
+
+def test_a_slice_that_changed_is_named(predict: Predict, folder: Path, stopped: Path) -> None:
+    cv2.imwrite(str(folder / "2.png"), np.zeros(SHAPE[1:], np.uint8))
+    with pytest.raises(FileExistsError, match=r"begun with other settings \(inputs: 2\.png \["):
+        predict(folder, stopped)
+    predict(folder, stopped, overwrite=True)
+    assert not open_volume(folder).read(2).any()
+
+
+def test_a_first_slice_with_other_pixels_but_the_same_size_and_time_is_noticed(
+    predict: Predict, folder: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OpenedSource, "_digest_slice", lambda self, index: f"other {index}")
+    with pytest.raises(FileExistsError, match=r"first_slice .* -> 'other 0'"):
+        predict(folder, stopped)
+
+
+def test_slices_of_another_size_are_noticed(predict: Predict, folder: Path, stopped: Path) -> None:
+    for z in range(SHAPE[0]):
+        cv2.imwrite(str(folder / f"{z}.png"), np.zeros((30, 30), np.uint8))
+    with pytest.raises(FileExistsError, match=r"shape \[5, 48, 40\] -> \[5, 30, 30\]"):
+        predict(folder, stopped)
+
+
+# ---- a loss of power
+
+
+class Disk:
+    """Records what was flushed, and loses the rest."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.files: dict[int, int] = {}  # by inode, the time of the content that was flushed
+        self.names: dict[int, set[str]] = {}  # of a folder
+        fsync = os.fsync
+
+        def recorded(descriptor: int) -> None:
+            fsync(descriptor)
+            found = os.fstat(descriptor)
+            self.files[found.st_ino] = found.st_mtime_ns
+            if stat.S_ISDIR(found.st_mode):
+                self.names[found.st_ino] = set(os.listdir(descriptor))
+
+        monkeypatch.setattr(os, "fsync", recorded)
+
+    def lose_power(self, folder: Path) -> int:
+        """Empty files whose content was not flushed, remove names that were not -> how many."""
+        lost = 0
+        known = self.names.get(folder.stat().st_ino, set())
+        for path in sorted(folder.iterdir()):
+            if path.name not in known and path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                lost += 1
+            elif path.is_dir():
+                lost += self.lose_power(path)
+            elif self.files.get(path.stat().st_ino) != path.stat().st_mtime_ns:
+                path.write_bytes(b"")
+                lost += path.name not in ("lock", MARKER)
+        return lost
+
+
+def test_power_lost_after_any_line_of_the_journal_costs_nothing_that_the_journal_lists(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(images, tmp_path / "whole.zarr")
+    expected = content(tmp_path / "whole.zarr")
+    log = Workspace.log
+    disk = Disk(monkeypatch)
+    for stop_at in (1, 2, 4, SHAPE[0] + 1, SHAPE[0] + 2):
+        out = tmp_path / f"lost{stop_at}.zarr"
+        monkeypatch.setattr(Workspace, "log", stopping_after(stop_at))
+        with pytest.raises(KeyboardInterrupt):
+            predict(images, out)
+        monkeypatch.setattr(Workspace, "log", log)
+        part = out.with_name(f"{out.name}.part")
+        disk.lose_power(part)
+        assert lines(part / "progress.jsonl") == stop_at
+        predict(images, out)
+        assert content(out) == expected
+
+
+def test_power_lost_after_the_end_costs_nothing(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    (tmp_path / "results").mkdir()
+    predict(images, tmp_path / "results" / "out.zarr", table=tmp_path / "results" / "table.csv")
+    predict(images, tmp_path / "results" / "out.tif")
+    assert disk.lose_power(tmp_path / "results") == 0
+
+
+def test_a_slice_that_is_not_what_was_written_is_predicted_again(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(images, tmp_path / "whole.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "log", stopping_after(4))
+        with pytest.raises(KeyboardInterrupt):
+            predict(images, tmp_path / "out.zarr")
+    store = tmp_path / "out.zarr.part" / "volume.zarr"
+    (store / "probability" / "1" / "0" / "0").write_bytes(b"")
+    shutil.rmtree(store / "density" / "2")
+    predict(images, tmp_path / "out.zarr")
+    assert content(tmp_path / "out.zarr") == content(tmp_path / "whole.zarr")
 
 
 # ---- bad input

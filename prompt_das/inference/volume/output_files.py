@@ -1,0 +1,86 @@
+"""The files that a prediction writes, checked before anything is predicted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prompt_das.volumes.open_volume import HDF5_SUFFIXES, TIFF_SUFFIXES
+
+FORMATS = {".zarr": "zarr", **dict.fromkeys(HDF5_SUFFIXES, "hdf5"), **dict.fromkeys(TIFF_SUFFIXES, "tiff")}
+LONGEST_ADDITION = len(".part")  # to the name of the output, for the folder that the job works in
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """Where the results go.
+
+    Attributes:
+        output: ``*.zarr`` (all maps and the labels), ``*.h5`` (the same) or ``*.tif`` (the labels).
+        beside: for TIFF, the files of the maps: ``*_probability.tif`` and ``*_density.tif``.
+        table: CSV file with one row for each instance.
+    """
+
+    output: Path
+    beside: dict[str, Path]
+    table: Path | None
+
+    @classmethod
+    def plan(cls, output: str | Path, maps: Sequence[str], table: str | Path | None) -> OutputFiles:
+        """List the files for an output and a table. Raises ValueError if the format is unknown."""
+        output = Path(output)
+        if output.suffix.lower() not in FORMATS:
+            raise ValueError(f"{output}: '{output.suffix}' is not a format that is written; use {', '.join(FORMATS)}")
+        beside = {}
+        if FORMATS[output.suffix.lower()] == "tiff":
+            beside = {name: output.with_name(f"{output.stem}_{name}{output.suffix}") for name in maps}
+        return cls(output, beside, None if table is None else Path(table))
+
+    @property
+    def format(self) -> str:
+        """ "zarr", "hdf5" or "tiff"."""
+        return FORMATS[self.output.suffix.lower()]
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files and folders that are written."""
+        return [self.output, *self.beside.values(), *([] if self.table is None else [self.table])]
+
+    def check(self, inputs: Iterable[Path]) -> None:
+        """Compare what is written with what is read, and with what the file system allows.
+
+        Raises:
+            ValueError: a file would replace one of the inputs, or another result; or lie in the folder of an input.
+            OSError: a name that is too long, a link that leads nowhere, a folder that cannot be written to.
+        """
+        for path in self.paths:
+            _check_name(path)
+        for i, path in enumerate(self.paths):
+            if any(_overlap(path, other) for other in self.paths[:i]):
+                raise ValueError(f"{path} is written twice: give output and table names of their own")
+        for source in inputs:
+            for path in (*self.paths, self.output.with_name(f"{self.output.name}.part")):
+                if _overlap(path, source):
+                    raise ValueError(
+                        f"{path} would be written over the input {source}, or into it: choose another name"
+                    )
+
+
+def _overlap(first: Path, second: Path) -> bool:
+    """Whether two paths are one, or one lies inside the other."""
+    first, second = first.resolve(), second.resolve()
+    return first == second or first in second.parents or second in first.parents
+
+
+def _check_name(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path} is a link to {path.readlink()}, which does not exist: remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    longest = os.pathconf(path.parent, "PC_NAME_MAX")
+    length = len(os.fsencode(path.name)) + LONGEST_ADDITION
+    if length > longest:
+        raise OSError(f"{path}: the name is {length - longest} bytes too long, a file system takes {longest}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: no permission to write into {path.parent}")
