@@ -108,8 +108,7 @@ class WindowPredictor:
         points = torch.from_numpy(step.points).to(self._model.device)[None, None]
         valid = torch.ones(points.shape[:3], dtype=torch.bool, device=self._model.device)
         views = (
-            predict_view(partial(decode_view, turns), window, points, valid, turns)
-            for turns in range(self._rotations)
+            predict_view(partial(decode_view, turns), window, points, valid, turns) for turns in range(self._rotations)
         )
         return (reduce(torch.add, views) / self._rotations)[0, 0]
 

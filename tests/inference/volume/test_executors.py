@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
@@ -84,28 +80,3 @@ def test_a_cluster_without_workers_is_an_error(monkeypatch: pytest.MonkeyPatch) 
         pytest.raises(RuntimeError, match=r"the Dask scheduler of .* has no workers: start some"),
     ):
         list(run(double, [1]))
-
-
-def test_a_scheduler_that_is_lost_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "PATIENCE", 3)
-
-    def slow(items: Sequence[int]) -> Iterator[int]:  # inside, so that it is sent by value
-        time.sleep(60)
-        return iter(items)
-
-    program = [sys.executable, "-c", SCHEDULER]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as scheduler:
-        assert scheduler.stdout is not None
-        address = scheduler.stdout.readline().strip()
-        threading.Timer(5, scheduler.kill).start()
-        with dask_executor(address) as run, pytest.raises(RuntimeError, match=r"the Dask scheduler of .* is lost"):
-            list(run(slow, [1]))
-
-
-SCHEDULER = """
-import distributed, time
-if __name__ == "__main__":
-    cluster = distributed.LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0")
-    print(cluster.scheduler_address, flush=True)
-    time.sleep(100)
-"""
