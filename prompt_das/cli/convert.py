@@ -9,7 +9,7 @@ from typing import Any
 import prompt_das
 from prompt_das.checkpoint.reference_weights import convert_reference_state_dict
 from prompt_das.checkpoint.safe_load import check_weights, export_weights, read_checkpoint
-from prompt_das.cli.main import CONFIGS
+from prompt_das.config.find import CONFIGS
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.modeling.load import config_of_weights, meta_network
 

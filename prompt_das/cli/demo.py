@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from prompt_das.cli.main import CONFIGS
 from prompt_das.cli.make_synthetic import write_domain
+from prompt_das.config.find import CONFIGS
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.build import build_test_loader
 from prompt_das.engine.setup import setup_run

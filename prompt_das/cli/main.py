@@ -6,9 +6,6 @@ import argparse
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -18,19 +15,7 @@ def run(args: argparse.Namespace) -> None:
         SystemExit: what the command was given is wrong, with one line that begins with "error: ".
     """
     with one_line_errors():
-        if getattr(args, "config_file", None):
-            args.config_file = find_config(args.config_file)
         importlib.import_module(f"prompt_das.cli.{args.command.replace('-', '_')}").run(args)
-
-
-def find_config(name: str | Path) -> str:
-    """A config's file: ``name`` if there is such a file, else that of a config which comes with the package.
-
-    "quick/vnc2lucchi_wda" is ``configs/quick/vnc2lucchi_wda.yaml``, whatever the working directory. A name that is
-    neither is returned as it is: reading it says what is wrong.
-    """
-    ours = CONFIGS / f"{str(name).removesuffix('.yaml').removeprefix('configs/')}.yaml"
-    return str(ours if not Path(name).exists() and ours.is_file() else name)
 
 
 @contextmanager

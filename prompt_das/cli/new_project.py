@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from prompt_das.cli.main import find_config
+from prompt_das.config.find import find_config
 from prompt_das.engine.project import create_project
 
 

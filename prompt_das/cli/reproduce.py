@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prompt_das.cli.main import CONFIGS
+from prompt_das.config.find import CONFIGS
 
 from tabulate import tabulate
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.config.defaults import defaults
+from prompt_das.config.find import find_config
 from prompt_das.config.validation import check
 from prompt_das.config.yaml_loader import parse_yaml, read_config_file
 
@@ -38,6 +39,7 @@ def get_prompt_das_cfg(
     :func:`prompt_das.data.datasets.register_config_volumes`.
 
     Args:
+        config_file: a path, or the name of a config that comes with the package, see :func:`find_config`.
         name: where ``text`` comes from, for messages.
 
     Raises:
@@ -46,7 +48,7 @@ def get_prompt_das_cfg(
     """
     cfg = defaults()
     if config_file:
-        merge(cfg, read_config_file(config_file), str(config_file))
+        merge(cfg, read_config_file(find_config(config_file)), str(config_file))
     if text:
         merge(cfg, parse_yaml(text, name), name)
     try:

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from prompt_das.config.find import packaged_config
+
 import yaml
 
 __all__ = ["parse_yaml", "read_config_file", "read_yaml"]
@@ -109,7 +111,8 @@ def _line(node: yaml.Node) -> int:
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
-    """A Detectron2 config file with what its ``_BASE_`` says: one file or a list, relative to the file itself.
+    """A Detectron2 config file with what its ``_BASE_`` names: one file or a list, relative to the file itself, or
+    names of configs that come with the package.
 
     Unlike Detectron2 it never fetches a base from the network.
 
@@ -139,7 +142,10 @@ def _with_bases(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[s
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or not base or "\0" in base or "://" in base:
             raise ValueError(f"{path}: _BASE_ {base!r} is not the path of a file on this machine")
-        _merge(_with_bases(path.parent / Path(base).expanduser(), (*above, here), read), merged, path)
+        file = path.parent / Path(base).expanduser()
+        if not file.is_file():
+            file = packaged_config(base) or file
+        _merge(_with_bases(file, (*above, here), read), merged, path)
     _merge(content, merged, path)
     return merged
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
+from prompt_das.config.find import find_config
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.datasets import register_config_volumes
 
@@ -24,6 +25,8 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         logging.getLogger(name).handlers.clear()
     setup_logger.cache_clear()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="prompt_das", abbrev_name="prompt_das")
+    if getattr(args, "config_file", None):  # Detectron2 opens it to log it, so it has to be a path
+        args = argparse.Namespace(**{**vars(args), "config_file": str(find_config(args.config_file))})
     default_setup(cfg, args)
     torch.manual_seed(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
 
