@@ -28,6 +28,8 @@ def train(parser: argparse.ArgumentParser) -> None:
     """
     add_config_file(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--overwrite", action="store_true", help="remove the run that is in OUTPUT_DIR, and begin anew")
+    parser.add_argument("--allow-changes", action="store_true", help="resume with settings that change the run")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead, as `evaluate` does")
     add_processes(parser)
     add_last_options(parser)

@@ -1,25 +1,31 @@
-"""Warns when the teacher has had nothing to say for long, or says the same of every pixel."""
+"""Monitoring of an adaptation without masks: pseudo-labels that teach nothing, and recall on the sparse points."""
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prompt_das.config.schedule import burn_in_iters
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.utils.events import EventStorage
+from fvcore.common.history_buffer import HistoryBuffer
 
 logger = logging.getLogger(__name__)
 
 # Iterations in a row. A crop without any instance is common, two hundred batches of them are not.
 PATIENCE = 200
+RECALL = "pseudo/sparse_recall"
+RECALL_WINDOW = 200  # values whose mean counts: a crop has few sparse points
+RECALL_DROP = 0.8  # a mean below this fraction of the best one is warned about
 
 
 class Anomaly(NamedTuple):
-    """``metric``: what PseudoLabeler reports; ``advice``: the settings to change."""
+    """``metric``: one of PseudoLabeler's; ``advice``: the settings to change."""
 
     metric: str
     holds: Callable[[float], bool]
@@ -27,7 +33,7 @@ class Anomaly(NamedTuple):
 
 
 class PseudoLabelMonitor(HookBase):
-    """Each anomaly is told once, when it has held for ``PATIENCE`` iterations in a row.
+    """Warns once of each anomaly that holds for ``PATIENCE`` iterations in a row, and of a recall that falls.
 
     Metrics arrive some iterations late and together, see :class:`~prompt_das.engine.hooks.metric_buffer.MetricBuffer`.
     """
@@ -38,7 +44,7 @@ class PseudoLabelMonitor(HookBase):
         self.anomalies = [
             Anomaly(
                 "pseudo/foreground",
-                lambda share: share > 0.95,
+                lambda ratio: ratio > 0.95,
                 "the teacher calls more than 95 % of the pixels foreground, and the student learns it. Try a longer "
                 f"DOMAIN_ADAPT.BURN_IN_ITERS (now {burn_in}), a lower SOLVER.BASE_LR "
                 f"({cfg.SOLVER.BASE_LR:g}), or a higher DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE "
@@ -59,7 +65,7 @@ class PseudoLabelMonitor(HookBase):
             self.anomalies.append(
                 Anomaly(
                     "pseudo/confident_pixels",
-                    lambda share: share == 0,
+                    lambda ratio: ratio == 0,
                     "no pixel of the teacher is confident enough to weigh anything, so the target's masks teach "
                     "nothing. Try a lower DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE "
                     f"(now {node.MASKS.IMAGE_CONFIDENCE:g}) or a longer DOMAIN_ADAPT.BURN_IN_ITERS "
@@ -67,26 +73,85 @@ class PseudoLabelMonitor(HookBase):
                 )
             )
         self.in_a_row = dict.fromkeys((a.metric for a in self.anomalies), 0)
+        self.recall = SparseRecall()
         self.seen = dict.fromkeys(self.in_a_row, -1)  # the last iteration whose value was counted
 
     def before_train(self) -> None:
         self.seen = dict.fromkeys(self.seen, self.trainer.start_iter - 1)
+        self.recall.seen = max(self.recall.seen, self.trainer.start_iter - 1)
 
     def after_step(self) -> None:
+        self.recall.update(self.trainer.storage)
         histories = self.trainer.storage.histories()
         for anomaly in self.anomalies:
-            if anomaly.metric not in histories:  # burn-in: the teacher is not asked
+            if anomaly.metric not in histories:  # in burn-in there are no pseudo-labels
                 continue
-            entries, seen = histories[anomaly.metric].values(), self.seen[anomaly.metric]
-            new = list(takewhile(lambda entry: entry[1] > seen, reversed(entries)))  # noqa: B023  (used at once)
-            for value, iteration in reversed(new):
+            for value, iteration in values_after(self.seen[anomaly.metric], histories[anomaly.metric]):
                 self.count(anomaly, value)
-                self.seen[anomaly.metric] = int(iteration)
+                self.seen[anomaly.metric] = iteration
+
+    def state_dict(self) -> dict[str, Any]:
+        if hasattr(self.trainer, "storage"):
+            self.recall.update(self.trainer.storage)
+        return self.recall.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.recall.load_state_dict(state)
 
     def count(self, anomaly: Anomaly, value: float) -> None:
-        """From ``PATIENCE`` on it stands still, so that nothing is told twice."""
+        """The count stays at ``PATIENCE`` once it is reached, so that each anomaly is logged once."""
         count = self.in_a_row[anomaly.metric]
         if count < PATIENCE:
             self.in_a_row[anomaly.metric] = count + 1 if anomaly.holds(value) else 0
             if self.in_a_row[anomaly.metric] == PATIENCE:
                 logger.warning("For %d iterations %s", PATIENCE, anomaly.advice)
+
+
+def values_after(iteration: int, history: HistoryBuffer) -> list[tuple[float, int]]:
+    """The (value, iteration) entries of a history that are later than ``iteration``, oldest first."""
+    new = takewhile(lambda entry: entry[1] > iteration, reversed(history.values()))
+    return [(value, int(i)) for value, i in reversed(list(new))]
+
+
+class SparseRecall:
+    """The mean of the last recalls on the sparse points, and the best mean so far; a fall is warned about once."""
+
+    def __init__(self) -> None:
+        self.last: deque[float] = deque(maxlen=RECALL_WINDOW)
+        self.seen = -1
+        self.best = 0.0
+        self.warned = False
+
+    @property
+    def mean(self) -> float | None:
+        """None until there are ``RECALL_WINDOW`` values."""
+        return sum(self.last) / RECALL_WINDOW if len(self.last) == RECALL_WINDOW else None
+
+    def update(self, storage: EventStorage) -> None:
+        """Read the values that are new in ``storage``."""
+        histories = storage.histories()
+        if RECALL not in histories:
+            return
+        for value, iteration in values_after(self.seen, histories[RECALL]):
+            self.last.append(value)
+            self.seen = iteration
+            mean = self.mean
+            if mean is None:
+                continue
+            self.best = max(self.best, mean)
+            if mean < RECALL_DROP * self.best and not self.warned:
+                self.warned = True
+                logger.warning(
+                    "The adaptation may be collapsing: %.0f %% of the sparse points lie inside the teacher's masks, "
+                    "and it was %.0f %% (mean of %d iterations). Check that the target's scale and contrast are the "
+                    "source's (INPUT.SCALE, `prompt-das visualize`), try a lower SOLVER.BASE_LR, and use "
+                    "model_best.pth or model_source.pth instead of the last weights.",
+                    *(100 * mean, 100 * self.best, RECALL_WINDOW),
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": list(self.last), "seen": self.seen, "best": self.best, "warned": self.warned}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.last = deque(state["last"], maxlen=RECALL_WINDOW)
+        self.seen, self.best, self.warned = state["seen"], state["best"], state["warned"]

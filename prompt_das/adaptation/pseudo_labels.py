@@ -126,6 +126,7 @@ class PseudoLabeler:
             {
                 "pseudo/points": peaks_valid.sum(1).float().mean(),
                 "pseudo/foreground": (probability > 0.5).float().mean(),
+                "pseudo/sparse_recall": sparse_recall(probability, sparse, sparse_valid),
             }
         )
 
@@ -170,6 +171,18 @@ class PseudoLabeler:
             }
             for i, sample in enumerate(samples)
         ]
+
+
+def sparse_recall(probability: Tensor, points: Tensor, valid: Tensor) -> Tensor:
+    """The fraction of valid points inside the predicted foreground; NaN, which is not logged, where there is none.
+
+    It needs no masks: sparse points are known to be foreground.
+
+    Args:
+        probability: (B, H, W) of the foreground; points, valid: (B, N, 2) and (B, N) bool.
+    """
+    hit = probability.flatten(1).gather(1, point_to_index(points, *probability.shape[1:])) > 0.5
+    return (hit & valid).sum() / valid.sum()
 
 
 def point_to_index(points: Tensor, height: int, width: int) -> Tensor:

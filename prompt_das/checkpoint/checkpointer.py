@@ -24,6 +24,7 @@ from torch import nn
 
 __all__ = [
     "BEST",
+    "SOURCE",
     "DamagedCheckpointError",
     "PromptDASCheckpointer",
     "convert_reference_state_dict",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 BEST = "model_best"
+SOURCE = "model_source"  # at the end of burn-in
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 LAST, PREVIOUS = "last_checkpoint", "previous_checkpoint"  # files that name the two to resume from
 
@@ -81,7 +83,7 @@ class PromptDASCheckpointer(Checkpointer):
         try:
             with atomic_write(path) as part:
                 torch.save(data, part)
-            if name != BEST:
+            if name not in (BEST, SOURCE):
                 self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as e:  # torch's own writer raises the latter
             intact = f"{self.newest} is intact" if self.newest else "There is none from before"

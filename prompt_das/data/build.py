@@ -21,7 +21,13 @@ from prompt_das.data.datasets import ensure_registered
 from prompt_das.data.samples import SourceSample, TargetSample
 from prompt_das.data.slices import open_image_volume, read_labels
 from prompt_das.data.workers import MonitoredDataLoader
-from prompt_das.volumes.point_files import SlicePoints, read_points, sample_dataset_points, write_points
+from prompt_das.volumes.point_files import (
+    SlicePoints,
+    read_points,
+    read_provenance,
+    sample_dataset_points,
+    write_points,
+)
 from prompt_das.volumes.volume import VolumeError
 
 import numpy as np
@@ -208,7 +214,9 @@ def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dic
         slices = DatasetCatalog.get(name)
         kept = Path(cfg.OUTPUT_DIR) / f"sparse_points_{name}.json"
         file = node.FILE or MetadataCatalog.get(name).get("points") or kept
-        if file is kept and not kept.exists() and comm.is_main_process():
+        if file is kept and kept.exists():
+            require_same_source(kept, dataset=name, ratio=node.RATIO, seed=node.SEED)
+        elif file is kept and comm.is_main_process():
             if slices[0]["label_file_name"] is None:
                 raise ValueError(
                     f"{name} has neither points nor labels to draw them from; set DATASETS.SPARSE_POINTS.FILE, "
@@ -224,6 +232,19 @@ def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dic
         number = sum(len(points[name].get(d["slice"], ())) for d in slices)
         logger.info("%s: %d sparse points on %d slices, from %s", name, number, len(slices), file)
     return points
+
+
+def require_same_source(path: Path, **settings: Any) -> None:
+    """Raise ValueError if the points in ``path`` were drawn with another ``dataset``, ``ratio`` or ``seed``."""
+    noted = read_provenance(path)
+    changes = [
+        f"{key} {noted[key]!r}, not {value!r}" for key, value in settings.items() if noted.get(key, value) != value
+    ]
+    if changes:
+        raise ValueError(
+            f"{path} holds sparse points that were drawn with {', '.join(changes)} as DATASETS.SPARSE_POINTS has "
+            "it now; set that back, remove the file, or use another OUTPUT_DIR"
+        )
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> MonitoredDataLoader:

@@ -8,6 +8,7 @@ import logging
 from prompt_das.config.find import find_config
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.datasets import register_config_volumes
+from prompt_das.engine import run_folder
 
 import torch
 from detectron2.config import CfgNode
@@ -32,8 +33,15 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def setup_from_args(args: argparse.Namespace) -> CfgNode:
-    """The config of a tool's arguments, with the run started, see :func:`setup_run`."""
+    """The config of a tool's arguments, with the run started, see :func:`setup_run` and ``run_folder.begin``."""
     cfg = get_prompt_das_cfg(args.config_file, args.opts)
+    if not args.eval_only:
+        run_folder.begin(
+            cfg,
+            resume=args.resume,
+            overwrite=getattr(args, "overwrite", False),
+            allow_changes=getattr(args, "allow_changes", False),
+        )
     register_config_volumes(cfg, args.config_file)
     setup_run(cfg, args)
     return cfg

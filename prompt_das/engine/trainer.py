@@ -14,14 +14,15 @@ from prompt_das.adaptation.monitor import PseudoLabelMonitor
 from prompt_das.adaptation.pseudo_labels import PseudoLabeler, PseudoLabelLoader
 from prompt_das.adaptation.pseudo_points import PseudoSparsePoints, makes_pseudo_points
 from prompt_das.checkpoint.checkpointer import BEST, PromptDASCheckpointer
-from prompt_das.config.schedule import num_iterations
+from prompt_das.config.schedule import adaptation_start, num_iterations
 from prompt_das.data.build import SourceTargetLoader, get_sparse_points
 from prompt_das.data.corrupt_slices import CorruptSlices
 from prompt_das.engine import evaluate
-from prompt_das.engine.hooks.evaluation import BestCheckpointer, EvalHook, FinalTest
+from prompt_das.engine.hooks.evaluation import BestCheckpointer, EvalHook, FinalTest, RecallCheckpointer
 from prompt_das.engine.hooks.metric_buffer import MetricBuffer
 from prompt_das.engine.hooks.nonfinite_guard import NonFiniteGuard
 from prompt_das.engine.hooks.resume_state import MetricsState, RandomState
+from prompt_das.engine.hooks.source_model import SourceModelCheckpointer
 from prompt_das.engine.hooks.stopping import StopOnSignal
 from prompt_das.engine.hooks.training_pictures import TrainingPictures
 from prompt_das.engine.solver import ClippedAdamW, build_lr_scheduler, build_optimizer
@@ -171,6 +172,7 @@ def build_hooks(
     main = comm.is_main_process()
     period = cfg.TEST.EVAL_PERIOD
     checkpointer, model = trainer.checkpointer, trainer.evaluated_model
+    monitor = PseudoLabelMonitor(cfg) if cfg.DOMAIN_ADAPT.ENABLED else None
     writers = build_writers(cfg.OUTPUT_DIR, trainer.max_iter) if main else []
     return [
         RandomState(),
@@ -180,13 +182,15 @@ def build_hooks(
         NonFiniteGuard(cfg, trainer.model, optimizer),
         MeanTeacher(trainer.teacher, trainer.model, cfg.DOMAIN_ADAPT.TEACHER.EMA_DECAY),
         pseudo_points,
-        PseudoLabelMonitor(cfg) if cfg.DOMAIN_ADAPT.ENABLED else None,
+        SourceModelCheckpointer(checkpointer, adaptation_start(cfg)) if cfg.DOMAIN_ADAPT.ENABLED and main else None,
+        monitor,
         hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
         TrainingPictures(trainer.model, cfg.VIS_PERIOD) if main else None,
         EvalHook(period, partial(evaluate.validate, cfg, model)) if cfg.DATASETS.VAL else None,
         BestCheckpointer(period, checkpointer, cfg.TEST.BEST_METRIC, file_prefix=BEST)
         if cfg.DATASETS.VAL and main
         else None,
+        RecallCheckpointer(period, checkpointer, monitor.recall) if monitor and main and not cfg.DATASETS.VAL else None,
         FinalTest(lambda: evaluate.test(cfg, model)) if cfg.DATASETS.TEST else None,
         hooks.PeriodicWriter(writers, period=WRITE_PERIOD) if main else None,
         hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,

@@ -100,6 +100,17 @@ def write_points(
         part.write_text(text, encoding="utf-8")
 
 
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """What a JSON file of :func:`write_points` notes of ``dataset``, ``ratio`` and ``seed``; {} for other files."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: content[key] for key in ("dataset", "ratio", "seed") if content.get(key) is not None}
+
+
 def read_points(
     path: str | Path,
     slice_names: Sequence[str] | None = None,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
-from prompt_das.adaptation.monitor import PATIENCE, PseudoLabelMonitor
+from prompt_das.adaptation.monitor import PATIENCE, RECALL_WINDOW, PseudoLabelMonitor, SparseRecall
+from prompt_das.engine.hooks.evaluation import RecallCheckpointer
 from prompt_das.engine.trainer import build_trainer
 
 import pytest
@@ -88,3 +90,64 @@ def test_every_adaptation_is_watched(tiny_cfg: CfgNode, enabled: bool) -> None:
     tiny_cfg.DOMAIN_ADAPT.ENABLED = enabled
     run = build_trainer(tiny_cfg)
     assert any(isinstance(hook, PseudoLabelMonitor) for hook in run._hooks) is enabled
+
+
+# ---- recall on the sparse points
+
+
+def recall_steps(monitor: PseudoLabelMonitor, storage: EventStorage, recall: float, number: int) -> None:
+    steps(monitor, storage, number, sparse_recall=recall)
+
+
+def test_a_recall_that_falls_is_warned_about_once(
+    tiny_cfg: CfgNode, storage: EventStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The mean over 200 iterations was 90 %; below 0.8 times that, 72 %, the adaptation may be collapsing."""
+    monitor = PseudoLabelMonitor(tiny_cfg)
+    with caplog.at_level(logging.WARNING):
+        recall_steps(monitor, storage, 0.9, RECALL_WINDOW)
+        recall_steps(monitor, storage, 0.75, RECALL_WINDOW)
+        assert not caplog.records
+        recall_steps(monitor, storage, 0.5, 2 * RECALL_WINDOW)
+    (record,) = caplog.records
+    assert "may be collapsing: 72 % of the sparse points" in record.getMessage()
+    assert "it was 90 %" in record.getMessage()
+    assert (monitor.recall.mean, monitor.recall.best) == pytest.approx((0.5, 0.9))
+
+
+def test_a_short_fall_of_the_recall_is_noise(
+    tiny_cfg: CfgNode, storage: EventStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor = PseudoLabelMonitor(tiny_cfg)
+    with caplog.at_level(logging.WARNING):
+        recall_steps(monitor, storage, 0.9, RECALL_WINDOW)
+        recall_steps(monitor, storage, 0.0, 30)
+        recall_steps(monitor, storage, 0.9, RECALL_WINDOW)
+    assert not caplog.records
+
+
+def test_a_resumed_run_keeps_the_best_recall(tiny_cfg: CfgNode, storage: EventStorage) -> None:
+    monitor, resumed = PseudoLabelMonitor(tiny_cfg), PseudoLabelMonitor(tiny_cfg)
+    recall_steps(monitor, storage, 0.9, RECALL_WINDOW + 3)
+    resumed.load_state_dict(monitor.state_dict())
+    assert resumed.recall.state_dict() == monitor.recall.state_dict()
+
+
+def test_the_best_recall_chooses_a_checkpoint(tiny_cfg: CfgNode) -> None:
+    recall, saved = SparseRecall(), []
+    checkpointer = SimpleNamespace(save=lambda name, iteration: saved.append((name, iteration)))
+    hook = RecallCheckpointer(10, checkpointer, recall)
+    for iteration, mean in ((9, 0.5), (15, 0.9), (19, 0.4), (29, 0.6)):  # iteration 15 is between two comparisons
+        recall.last.extend([mean] * RECALL_WINDOW)
+        hook.trainer = SimpleNamespace(iter=iteration, max_iter=100)
+        hook.after_step()
+    assert saved == [("model_best", 9), ("model_best", 29)]
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_recall_decides_only_without_a_validation_set(
+    tiny_cfg: CfgNode, synthetic_data: Path, validated: bool
+) -> None:
+    tiny_cfg.DOMAIN_ADAPT.ENABLED, tiny_cfg.DATASETS.VAL = True, ("synthetic_target_val",) if validated else ()
+    run = build_trainer(tiny_cfg)
+    assert any(isinstance(hook, RecallCheckpointer) for hook in run._hooks) is not validated

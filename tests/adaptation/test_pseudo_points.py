@@ -169,6 +169,19 @@ def test_a_source_model_that_finds_nothing_is_warned_of(
     assert all(points.shape == (0, 2) for points in hook.read()[TARGET].values())
 
 
+@pytest.mark.parametrize(("per_slice", "warned"), [(90, True), (20, False)])
+def test_more_points_than_tissue_can_hold_are_warned_of(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, per_slice: int, warned: bool
+) -> None:
+    """A disc of radius 2 * 3 pixels has 113 pixels: 90 of them cover 110 % of 96 x 96 pixels, 20 of them 25 %."""
+    monkeypatch.setattr(
+        "prompt_das.adaptation.pseudo_points.predict_points", lambda *args: np.full((per_slice, 2), 5, np.float32)
+    )
+    with caplog.at_level(logging.WARNING):
+        train(PseudoSparsePoints(cfg, Teacher()), 4)
+    assert ("would cover 110 % of the tissue" in caplog.text) is warned
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_slices_are_shared_out_over_the_processes(
     cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, world_size: int

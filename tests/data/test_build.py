@@ -20,6 +20,7 @@ from prompt_das.data.build import (
     build_test_loader,
     get_slices,
     get_sparse_points,
+    require_same_source,
 )
 from prompt_das.data.corrupt_slices import SKIPPED
 from prompt_das.data.datasets import register_em_volume
@@ -426,3 +427,11 @@ def test_a_volume_without_labels_cannot_be_evaluated(cfg: CfgNode, unlabelled: s
         ValueError, match=f"{unlabelled} has no labels, so it cannot be evaluated; use `prompt-das predict`"
     ):
         build_test_loader(cfg, unlabelled)
+
+
+def test_sparse_points_of_other_settings_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sparse_points_x.json"
+    write_points(path, {}, dataset="x", ratio=0.15, seed=0)
+    require_same_source(path, dataset="x", ratio=0.15, seed=0)
+    with pytest.raises(ValueError, match=r"sparse_points_x\.json holds .*ratio 0\.15, not 0\.5.*remove the file"):
+        require_same_source(path, dataset="x", ratio=0.5, seed=0)

@@ -151,6 +151,17 @@ def test_only_the_student_is_trained(cfg: CfgNode) -> None:
     assert not optimized & {id(p) for p in run.teacher.parameters()}
 
 
+def test_the_source_model_is_kept_when_burn_in_ends(cfg: CfgNode, tmp_path: Path) -> None:
+    cfg.DATASETS.TARGET, cfg.DOMAIN_ADAPT.ENABLED, cfg.DOMAIN_ADAPT.BURN_IN_ITERS = (TARGET,), True, 2
+    run = build_trainer(cfg)
+    run.resume_or_load(resume=False)
+    run.train()
+    source = read_checkpoint(tmp_path / "model_source.pth")
+    assert source["iteration"] == 1
+    assert_same(source["model"], read_checkpoint(tmp_path / "model_0000001.pth")["model"])
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
 # ---- settings
 
 

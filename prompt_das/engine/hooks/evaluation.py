@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from detectron2.engine import hooks
+from prompt_das.adaptation.monitor import SparseRecall
+from prompt_das.checkpoint.checkpointer import BEST, PromptDASCheckpointer
+
+from detectron2.engine import HookBase, hooks
 
 
 class EvalHook(hooks.EvalHook):
@@ -41,3 +44,28 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_metric, self.best_iter = state["best_metric"], state["best_iter"]
+
+
+class RecallCheckpointer(HookBase):
+    """Keeps the checkpoint of the best recall on the sparse points, for a run without a validation set."""
+
+    def __init__(self, period: int, checkpointer: PromptDASCheckpointer, recall: SparseRecall) -> None:
+        """``period``: iterations from one comparison to the next; 0 = at the end only."""
+        self.period = period
+        self.checkpointer = checkpointer
+        self.recall = recall
+        self.best = 0.0
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        mean = self.recall.mean
+        due = done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0)
+        if due and mean is not None and mean > self.best:
+            self.best = mean
+            self.checkpointer.save(BEST, iteration=self.trainer.iter)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best = state["best"]

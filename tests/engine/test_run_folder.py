@@ -1,0 +1,85 @@
+"""One run in one folder."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.synchronize
+import os
+from pathlib import Path
+
+from prompt_das.engine import run_folder
+from prompt_das.engine.run_folder import begin, changed_settings
+
+import pytest
+from detectron2.config import CfgNode
+
+
+def begun(cfg: CfgNode) -> CfgNode:
+    """What a run with ``cfg`` leaves in its folder; returns a copy of ``cfg``."""
+    folder = Path(cfg.OUTPUT_DIR)
+    (folder / "config.yaml").write_text(cfg.dump())
+    (folder / "model_0000010.pth").touch()
+    (folder / "metrics.json").touch()
+    (folder / "sparse_points_x.json").touch()
+    (folder / "notes.txt").touch()
+    return cfg.clone()
+
+
+def test_a_new_run_into_a_used_folder_is_refused(tiny_cfg: CfgNode) -> None:
+    begin(tiny_cfg, resume=False)
+    begun(tiny_cfg)
+    with pytest.raises(ValueError, match=r"holds a run already .*--resume.*--overwrite"):
+        begin(tiny_cfg, resume=False)
+
+
+def test_overwrite_removes_what_a_run_leaves_and_nothing_else(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    begun(tiny_cfg)
+    begin(tiny_cfg, resume=False, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "notes.txt", run_folder.LOCK}
+
+
+def test_resuming_with_other_settings_is_refused(tiny_cfg: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = begun(tiny_cfg)
+    begin(cfg, resume=True)
+    cfg.DATASETS.SPARSE_POINTS.RATIO, cfg.SEED = 0.5, 3
+    with pytest.raises(ValueError, match=r"SPARSE_POINTS\.RATIO was 0\.15 and is 0\.5; SEED was 0 and is 3.*--allow-c"):
+        begin(cfg, resume=True)
+    begin(cfg, resume=True, allow_changes=True)
+    assert "SEED was 0 and is 3" in caplog.text
+
+
+def test_settings_that_change_no_weights_may_change(tiny_cfg: CfgNode) -> None:
+    cfg = begun(tiny_cfg)
+    cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.DATASETS.TEST = 3, 7, ("x",)
+    begin(cfg, resume=True)
+
+
+def test_a_config_of_an_earlier_release_is_the_same_run(tiny_cfg: CfgNode) -> None:
+    """There MODEL.WEIGHTS had set the burn-in to 0 and shortened the run when the config was loaded."""
+    tiny_cfg.DOMAIN_ADAPT.ENABLED, tiny_cfg.MODEL.WEIGHTS = True, "source.pth"
+    tiny_cfg.DOMAIN_ADAPT.BURN_IN_ITERS, tiny_cfg.SOLVER.MAX_ITER = 400, 1000
+    earlier = tiny_cfg.clone()
+    earlier.DOMAIN_ADAPT.BURN_IN_ITERS, earlier.SOLVER.MAX_ITER = 0, 600
+    assert changed_settings(earlier, tiny_cfg) == []
+
+
+def hold(folder: Path, locked: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
+    run_folder.lock(folder)
+    locked.set()
+    done.wait(60)
+
+
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_one_lives(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    locked, done = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path, locked, done))
+    other.start()
+    try:
+        assert locked.wait(60)
+        with pytest.raises(ValueError, match=rf"another training, process {other.pid}, is writing to OUTPUT_DIR"):
+            run_folder.lock(tmp_path)
+    finally:
+        done.set()
+        other.join()
+    run_folder.lock(tmp_path)
+    assert (tmp_path / run_folder.LOCK).read_text().strip() == str(os.getpid())
