@@ -1,7 +1,7 @@
 """Strong augmentation of the student's view: image, mask and points move together (Prompt-DAS, Sec. 3.3).
 
 The transforms are fvcore's, so ``apply_image``, ``apply_segmentation`` and ``apply_coords`` do what Detectron2 users
-expect: images are (H, W) or (H, W, C) with grey values from 0 to 255, masks (H, W) integers, points (N, 2) as (x, y)
+expect: images are (H, W) or (H, W, C) with intensities from 0 to 255, masks (H, W) integers, points (N, 2) as (x, y)
 in pixels with the centre of the first pixel at (0.5, 0.5). Points may leave the image under ``Elastic``.
 A transform is deterministic; all randomness comes from the generator given to ``StrongAugmentation``.
 """
@@ -115,7 +115,7 @@ class Elastic(Transform):
 
 
 class _Photometric(Transform):
-    """Changes grey values only."""
+    """Changes intensities only."""
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords
@@ -131,7 +131,7 @@ class GaussianNoise(_Photometric):
     """Adds independent Gaussian noise; the result stays within 0 to 255.
 
     Args:
-        std: standard deviation in grey levels.
+        std: standard deviation in intensities (0 to 255).
         seed: of the noise, so that the transform is deterministic.
     """
 
@@ -181,7 +181,7 @@ class StrongAugmentation:
 
     Args:
         right_angles: draw one of the eight flips and quarter turns, all equally likely.
-        noise_prob, noise_std: probability of Gaussian noise, and its largest standard deviation in grey levels.
+        noise_prob, noise_std: probability of Gaussian noise, and its largest standard deviation (of 0 to 255).
         intensity_prob, intensity_range: probability of a change of brightness and contrast, and the range of both
             factors.
         blur_prob, blur_sigma: probability of a blur, and its largest standard deviation in pixels.

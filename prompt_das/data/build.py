@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from prompt_das.config.schedule import adaptation_start, num_iterations
-from prompt_das.data.corrupt_slices import SKIPPED, CorruptSlices, require_few
+from prompt_das.data.corrupt_slices import SKIPPED, CorruptSlices, require_at_most
 from prompt_das.data.dataset_mapper import SliceMapper, SourceMapper, TargetMapper
 from prompt_das.data.datasets import ensure_registered
 from prompt_das.data.samples import SourceSample, TargetSample
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 def get_slices(names: tuple[str, ...]) -> list[dict[str, Any]]:
     """The dataset dicts of all slices of the named datasets."""
     ensure_registered(names)
-    slices = [d for name in names for d in DatasetCatalog.get(name)]
+    slices = [dataset_dict for name in names for dataset_dict in DatasetCatalog.get(name)]
     if not slices:
         raise ValueError(f"the datasets {list(names)} have no slices; check DATASETS in the config")
     return slices
@@ -70,12 +70,12 @@ class SampleStream(Dataset):
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         corrupt: dict[str, str] = {}
-        for d in self.candidates(n):
+        for dataset_dict in self.candidates(n):
             try:
-                sample = self.mapper(d, np.random.default_rng([*self.seed, 1, n]))
+                sample = self.mapper(dataset_dict, np.random.default_rng([*self.seed, 1, n]))
             except VolumeError as error:
-                corrupt[d["image_id"]] = str(error)
-                require_few(corrupt, self.max_corrupt)
+                corrupt[dataset_dict["image_id"]] = str(error)
+                require_at_most(corrupt, self.max_corrupt)
             else:
                 return {**sample, SKIPPED: corrupt} if corrupt else sample
         raise VolumeError(f"not one of {len(self.slices)} slices can be read: {next(iter(corrupt.values()))}")
@@ -177,7 +177,7 @@ class SourceTargetLoader:
             )
         )
         for _ in range(self.start_iter, adapt_from):
-            yield cast(list[SourceSample], self.corrupt.take(next(source))), []
+            yield cast(list[SourceSample], self.corrupt.pop_skipped(next(source))), []
         first = max(self.start_iter, adapt_from)
         if first >= max_iter:
             return
@@ -190,7 +190,7 @@ class SourceTargetLoader:
             **common,
         )
         for batches in zip(source, target, strict=True):
-            source_batch, target_batch = map(self.corrupt.take, batches)
+            source_batch, target_batch = map(self.corrupt.pop_skipped, batches)
             yield cast(list[SourceSample], source_batch), cast(list[TargetSample], target_batch)
 
 
@@ -222,14 +222,16 @@ def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dic
                     f"{name} has neither points nor labels to draw them from; set DATASETS.SPARSE_POINTS.FILE, "
                     "or RATIO 0 for the unsupervised mode"
                 )
-            labelled = ({**d, "labels": labels} for d, labels in corrupt.read(slices, read_labels))
+            labelled = (
+                {**dataset_dict, "labels": labels} for dataset_dict, labels in corrupt.read(slices, read_labels)
+            )
             drawn = sample_dataset_points(labelled, node.RATIO, node.SEED, itemgetter("labels"))
             write_points(kept, drawn, dataset=name, ratio=node.RATIO, seed=node.SEED)
         comm.synchronize()
         volume = open_image_volume(slices[0])
         depth, height, width = volume.shape
         points[name] = read_points(file, volume.slice_names, num_slices=depth, size=(height, width))
-        number = sum(len(points[name].get(d["slice"], ())) for d in slices)
+        number = sum(len(points[name].get(dataset_dict["slice"], ())) for dataset_dict in slices)
         logger.info("%s: %d sparse points on %d slices, from %s", name, number, len(slices), file)
     return points
 
@@ -250,7 +252,7 @@ def require_same_source(path: Path, **settings: Any) -> None:
 def build_test_loader(cfg: CfgNode, name: str) -> MonitoredDataLoader:
     """Whole slices of a labelled dataset, one at a time."""
     slices = get_slices((name,))
-    if any(d["label_file_name"] is None for d in slices):
+    if any(dataset_dict["label_file_name"] is None for dataset_dict in slices):
         raise ValueError(
             f"{name} has no labels, so it cannot be evaluated; use `prompt-das predict` for unlabelled volumes"
         )

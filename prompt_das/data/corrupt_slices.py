@@ -1,7 +1,7 @@
-"""Slices that cannot be read in the middle of a training: left out, named once, counted, and only so many.
+"""Slices that cannot be read in the middle of a training: skipped, named once, counted, and only so many.
 
 A sample says itself which slices could not be read when it was drawn, in whichever process that was; the process that
-trains takes these notes off the samples and remembers them.
+trains removes these reports from the samples and keeps them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SKIPPED = "skipped"  # key of a sample that was drawn from another slice: image_
 MAX_NAMED = 10  # slices in an error message; the log has all
 
 
-def require_few(corrupt: Mapping[str, str], most: int) -> None:
+def require_at_most(corrupt: Mapping[str, str], most: int) -> None:
     """Raise VolumeError if more than ``most`` slices are in ``corrupt``, a dict from image_id to what is wrong."""
     if len(corrupt) <= most:
         return
@@ -33,7 +33,7 @@ def require_few(corrupt: Mapping[str, str], most: int) -> None:
 
 
 class CorruptSlices:
-    """The slices that a run has left out so far; each is warned about once.
+    """The slices that a run has skipped so far; each is warned about once.
 
     A resumed run starts with none: files may have been mended meanwhile, and those that were not are soon met again.
     Each of several training processes has its own; all of them meet all slices within a few epochs.
@@ -42,33 +42,33 @@ class CorruptSlices:
     def __init__(self, most: int) -> None:
         """``most``: ``DATALOADER.MAX_CORRUPT_SLICES``."""
         self.most = most
-        self.found: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
 
-    def note(self, corrupt: Mapping[str, str]) -> None:
-        """Remember unreadable slices, image_id -> why. Raises VolumeError as soon as there are too many."""
-        new = {image_id: reason for image_id, reason in corrupt.items() if image_id not in self.found}
-        self.found |= new
-        require_few(self.found, self.most)
+    def log(self, corrupt: Mapping[str, str]) -> None:
+        """Keep and log unreadable slices, image_id -> why. Raises VolumeError as soon as there are too many."""
+        new = {image_id: reason for image_id, reason in corrupt.items() if image_id not in self.skipped}
+        self.skipped |= new
+        require_at_most(self.skipped, self.most)
         for image_id, reason in new.items():
             logger.warning(
-                "Slice %s is left out: %s (%d left out, DATALOADER.MAX_CORRUPT_SLICES is %d)",
-                *(image_id, reason, len(self.found), self.most),
+                "Slice %s is skipped: %s (%d skipped, DATALOADER.MAX_CORRUPT_SLICES is %d)",
+                *(image_id, reason, len(self.skipped), self.most),
             )
 
-    def take(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The samples without their notes, which are remembered. Raises VolumeError, see :meth:`note`."""
+    def pop_skipped(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The samples without their reports of skipped slices, which are logged. Raises as :meth:`log`."""
         for sample in samples:
-            self.note(sample.pop(SKIPPED, {}))
+            self.log(sample.pop(SKIPPED, {}))
         return samples
 
     def read(
         self, slices: Iterable[dict[str, Any]], read: Callable[[dict[str, Any]], T]
     ) -> Iterator[tuple[dict[str, Any], T]]:
-        """``(slice, read(slice))`` of all slices that can be read. Raises VolumeError, see :meth:`note`."""
-        for d in slices:
+        """``(slice, read(slice))`` of all slices that can be read. Raises VolumeError, see :meth:`log`."""
+        for dataset_dict in slices:
             try:
-                result = read(d)
+                result = read(dataset_dict)
             except VolumeError as error:
-                self.note({d["image_id"]: str(error)})
+                self.log({dataset_dict["image_id"]: str(error)})
             else:
-                yield d, result
+                yield dataset_dict, result

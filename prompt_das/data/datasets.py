@@ -88,23 +88,23 @@ def register_volumes_from_yaml(path: str | Path) -> list[str]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {HELP}")
-    entry = read_yaml(path)
-    if not isinstance(entry, dict):
+    description = read_yaml(path)
+    if not isinstance(description, dict):
         raise ValueError(f"{path} must hold `key: value` lines. {HELP}")
-    unknown = sorted(map(str, set(entry) - set(_YAML_KEYS)))
+    unknown = sorted(map(str, set(description) - set(_YAML_KEYS)))
     if unknown:
         raise ValueError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(_YAML_KEYS)}")
-    missing = [key for key in ("name", "images") if entry.get(key) is None]
+    missing = [key for key in ("name", "images") if description.get(key) is None]
     if missing:
         raise ValueError(f"{path}: `{missing[0]}` is missing. {HELP}")
-    name, splits = str(entry.pop("name")), entry.pop("splits", None)
+    name, splits = str(description.pop("name")), description.pop("splits", None)
     for key in _TEXT_KEYS:
-        value = entry.get(key)
+        value = description.get(key)
         if value is not None and (not isinstance(value, str) or not value or "\0" in value):
             raise ValueError(f"{path}: {key} must be text, not {value!r:.100}")
     for key in ("images", "labels", "points"):
-        if entry.get(key) is not None:
-            entry[key] = path.resolve().parent / os.path.expanduser(entry[key])  # of nobody: not found
+        if description.get(key) is not None:
+            description[key] = path.resolve().parent / os.path.expanduser(description[key])  # of nobody: not found
     if splits is None:
         splits = {"": None}
     elif not isinstance(splits, dict) or not splits:
@@ -114,7 +114,7 @@ def register_volumes_from_yaml(path: str | Path) -> list[str]:
         if not _NAME.fullmatch(full_name):  # it becomes the name of folders
             raise ValueError(f"{path}: a name begins with a letter or digit and has no / or [, not {full_name!r:.100}")
         try:
-            register_em_volume(full_name, slices=slices, **entry)
+            register_em_volume(full_name, slices=slices, **description)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return list(names)
@@ -147,7 +147,7 @@ def register_config_volumes(cfg: CfgNode, config_file: str | Path | None = None)
 def ensure_registered(names: str | Iterable[str]) -> list[str]:
     """Make every name usable with DatasetCatalog.get and return them as a list.
 
-    `name[start:stop]` means part of the slice list of a registered name (either end may be left out) and is
+    `name[start:stop]` means part of the slice list of a registered name (either end may be omitted) and is
     registered here. Raises ValueError for a name that nobody registered.
     """
     names = [names] if isinstance(names, str) else list(names)
@@ -214,10 +214,10 @@ def _register(name: str, spec: VolumeSpec) -> None:
 
 def _register_part(name: str, base: str, part: slice) -> None:
     def load() -> list[dict[str, Any]]:
-        entries = DatasetCatalog.get(base)
-        if not entries[part]:
-            raise ValueError(f"'{name}' is empty: '{base}' has {len(entries)} slices")
-        return [{**entry, "dataset_name": name} for entry in entries[part]]
+        dataset_dicts = DatasetCatalog.get(base)
+        if not dataset_dicts[part]:
+            raise ValueError(f"'{name}' is empty: '{base}' has {len(dataset_dicts)} slices")
+        return [{**dataset_dict, "dataset_name": name} for dataset_dict in dataset_dicts[part]]
 
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(**{k: v for k, v in MetadataCatalog.get(base).as_dict().items() if k != "name"})

@@ -1,4 +1,4 @@
-"""Where a geometric transform takes the pixels of an image, as arrays: what is known on a GPU can follow it there.
+"""Where a geometric transform takes the pixels of an image, as arrays, so that a GPU can warp maps and points by them.
 
 H, W: height and width of the image in pixels; H', W' those after the transform. A pixel's index is row · W + column.
 """
@@ -30,6 +30,6 @@ def forward_pixel_map(transform: Transform, height: int, width: int) -> np.ndarr
     for axis, side in enumerate((height, width)):
         position = (np.arange(side) + 0.5) / STEP
         low = position.astype(np.int64)
-        share = np.expand_dims(position - low, tuple(range(1, 3 - axis)))
-        moved = moved.take(low, axis) * (1 - share) + moved.take(low + 1, axis) * share
+        weight = np.expand_dims(position - low, tuple(range(1, 3 - axis)))
+        moved = moved.take(low, axis) * (1 - weight) + moved.take(low + 1, axis) * weight
     return moved.astype(np.float32)

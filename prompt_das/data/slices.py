@@ -60,28 +60,30 @@ def data_root() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
-def open_image_volume(entry: dict[str, Any]) -> Volume:
+def open_image_volume(dataset_dict: dict[str, Any]) -> Volume:
     """The volume that a slice belongs to, opened once per process."""
-    return _open(entry["file_name"], entry["image_dataset"])
+    return _open(dataset_dict["file_name"], dataset_dict["image_dataset"])
 
 
-def read_image(entry: dict[str, Any], box: Box | None = None, scale: float = 1.0) -> np.ndarray:
+def read_image(dataset_dict: dict[str, Any], box: Box | None = None, scale: float = 1.0) -> np.ndarray:
     """A slice or its box (y0, x0, y1, x1) as the network takes it: float32 in 0..255, ``scale`` times as high and wide.
 
     Raises VolumeError for a slice that cannot be read or has pixels that are not finite.
     """
-    return read_preprocessed(open_image_volume(entry), entry["slice"], box, entry["intensity_range"], scale)
+    return read_preprocessed(
+        open_image_volume(dataset_dict), dataset_dict["slice"], box, dataset_dict["intensity_range"], scale
+    )
 
 
-def read_labels(entry: dict[str, Any], box: Box | None = None) -> np.ndarray:
+def read_labels(dataset_dict: dict[str, Any], box: Box | None = None) -> np.ndarray:
     """Instance ids of a slice or of its box, 0 is background: (h, w) int32 (int64 for ids that need it).
 
     RGB-coded ids are decoded. Raises ValueError for a slice without labels, VolumeError for labels that cannot be read
     or are not ids.
     """
-    if entry["label_file_name"] is None:
-        raise ValueError(f"{entry['image_id']}: data set '{entry['dataset_name']}' has no labels")
-    volume, z = _open(entry["label_file_name"], entry["label_dataset"]), entry["label_slice"]
+    if dataset_dict["label_file_name"] is None:
+        raise ValueError(f"{dataset_dict['image_id']}: data set '{dataset_dict['dataset_name']}' has no labels")
+    volume, z = _open(dataset_dict["label_file_name"], dataset_dict["label_dataset"]), dataset_dict["label_slice"]
     array = volume.read(z, box)
     if array.ndim == 3:
         if array.dtype != np.uint8:
@@ -96,7 +98,7 @@ def read_labels(entry: dict[str, Any], box: Box | None = None) -> np.ndarray:
         if lo < 0 or hi > _MAX_INT64:
             raise VolumeError(f"{volume.name_of(z)}: ids must be 0..2^63 - 1, found {lo}..{hi}")
         array = array.astype(np.int32 if hi <= _MAX_INT32 else np.int64)
-    if entry["label_type"] == "semantic":
+    if dataset_dict["label_type"] == "semantic":
         return connected_components(array > 0)
     return array if array.dtype == np.int64 else array.astype(np.int32)
 
@@ -114,7 +116,7 @@ def _open(path: str, dataset: str | None) -> Volume:
 @lru_cache(maxsize=32)
 def _estimated_range(path: str, dataset: str | None) -> tuple[float, float]:
     lo, hi = estimate_intensity_range(_open(path, dataset))
-    logger.info("%s: grey values %g..%g are mapped to 0..255 (set intensity_range to choose others)", path, lo, hi)
+    logger.info("%s: intensities %g..%g are mapped to 0..255 (set intensity_range to choose others)", path, lo, hi)
     return lo, hi
 
 

@@ -1,4 +1,4 @@
-"""Is a data set what it should be? Everything that a long run would stumble over, found before it, all at once.
+"""Check a data set: everything that would stop a long run, or spoil it, found before it, all at once.
 
 A problem is an "error" if training or evaluation would stop or learn from wrong data, else a "warning": unusual, and
 worth a look.
@@ -24,9 +24,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 ERROR, WARNING = "error", "warning"
-FLAT = 2.0  # standard deviation of grey values (0..255) of a slice that shows hardly anything
-CLIPPED = 0.1  # share of the pixels at 0 or 255 that an intensity range should not exceed
-COVERED = 0.5  # share of a slice that mitochondria never cover
+FLAT = 2.0  # standard deviation of intensities (0..255) of a slice that shows hardly anything
+CLIPPED = 0.1  # fraction of the pixels at 0 or 255 that an intensity range should not exceed
+COVERED = 0.5  # fraction of a slice that mitochondria never cover
 SMALL = 15  # pixels of an instance that evaluation leaves out of predictions
 
 
@@ -40,7 +40,7 @@ class Problem:
 
 @dataclass
 class Report:
-    """Of a data set: what it holds, as (name, value), and what is wrong with it, worst first."""
+    """What a data set holds, as (name, value), and what is wrong with it, worst first."""
 
     name: str
     facts: list[tuple[str, str]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Slice:
-    """What was seen of a slice; the counts are None where there are no (readable) labels."""
+    """What was found in a slice; the counts are None where there are no (readable) labels."""
 
     problems: list[Problem]
     digest: bytes | None = None
@@ -73,14 +73,14 @@ def check_dataset(
     Args:
         name: see :func:`prompt_das.data.datasets.ensure_registered`.
         points: file of points; by default the one that the data set was registered with.
-        progress: wraps the iterator of slices, for a progress bar, and is told how many there are.
+        progress: wraps the iterator of slices, for a progress bar, and gets their number.
         workers: threads; each holds a slice.
     """
     report = Report(name)
     try:
         ensure_registered(name)
-        entries = DatasetCatalog.get(name)
-        volume = open_image_volume(entries[0]) if entries else None
+        dataset_dicts = DatasetCatalog.get(name)
+        volume = open_image_volume(dataset_dicts[0]) if dataset_dicts else None
     except (ValueError, OSError) as error:
         report.problems.append(Problem(ERROR, str(error)))
         return report
@@ -88,29 +88,35 @@ def check_dataset(
         report.problems.append(Problem(ERROR, f"{name} has no slices"))
         return report
 
-    labelled = entries[0]["label_file_name"] is not None
+    labelled = dataset_dicts[0]["label_file_name"] is not None
     file = points or MetadataCatalog.get(name).get("points")
-    found = _read_points(file, volume, entries, report.problems) if file else {}
+    found = _read_points(file, volume, dataset_dicts, report.problems) if file else {}
     with ThreadPoolExecutor(workers) as executor:
-        seen = list(progress(executor.map(lambda entry: _check_slice(entry, found), entries), len(entries)))
+        seen = list(
+            progress(
+                executor.map(lambda dataset_dict: _check_slice(dataset_dict, found), dataset_dicts), len(dataset_dicts)
+            )
+        )
     report.problems += [problem for one in seen for problem in one.problems]
-    report.problems += _duplicates(entries, seen) + _unwritten(volume)
+    report.problems += _duplicates(dataset_dicts, seen) + _unwritten(volume)
     if labelled:
-        report.problems += _label_problems(entries, seen)
+        report.problems += _label_problems(dataset_dicts, seen)
     report.problems.sort(key=lambda problem: problem.severity != ERROR)
 
     depth, height, width = volume.shape
     report.facts += [
         ("images", f"{volume.path}"),
-        ("slices", f"{len(entries)} of {depth}, {height} x {width}, {volume.dtype}"),
+        ("slices", f"{len(dataset_dicts)} of {depth}, {height} x {width}, {volume.dtype}"),
     ]
-    if entries[0]["intensity_range"]:
-        report.facts.append(("grey values mapped to 0..255", "{:g} ... {:g}".format(*entries[0]["intensity_range"])))
+    if dataset_dicts[0]["intensity_range"]:
+        report.facts.append(
+            ("intensities mapped to 0..255", "{:g} ... {:g}".format(*dataset_dicts[0]["intensity_range"]))
+        )
     counts = [one.instances for one in seen if one.instances is not None]
     if counts:
         covered = np.mean([one.covered for one in seen if one.covered is not None])
         report.facts += [
-            ("labels", f"{entries[0]['label_file_name']} ({entries[0]['label_type']})"),
+            ("labels", f"{dataset_dicts[0]['label_file_name']} ({dataset_dicts[0]['label_type']})"),
             ("instances a slice", f"{np.median(counts):g} (median), {min(counts)} ... {max(counts)}"),
             ("covered by instances", f"{covered:.1%}"),
         ]
@@ -119,45 +125,48 @@ def check_dataset(
     return report
 
 
-def _check_slice(entry: dict[str, Any], points: SlicePoints) -> _Slice:
-    name, problems = entry["image_id"], []
+def _check_slice(dataset_dict: dict[str, Any], points: SlicePoints) -> _Slice:
+    name, problems = dataset_dict["image_id"], []
 
-    def note(severity: str, text: str) -> None:
+    def add(severity: str, text: str) -> None:
         problems.append(Problem(severity, f"{name}: {text}"))
 
     digest = None
     try:
-        image = read_image(entry)
+        image = read_image(dataset_dict)
     except VolumeError as error:
-        note(ERROR, str(error))
+        add(ERROR, str(error))
     else:
         digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
         if image.std() < FLAT:
-            note(WARNING, f"shows hardly anything: its grey values have a standard deviation of {image.std():.1f}")
+            add(WARNING, f"shows hardly anything: its intensities have a standard deviation of {image.std():.1f}")
         clipped = np.mean((image <= 0) | (image >= 255))
-        if entry["intensity_range"] is not None and clipped > CLIPPED:
-            note(WARNING, f"{clipped:.0%} of its pixels are outside of the intensity range {entry['intensity_range']}")
-    if entry["label_file_name"] is None:
+        if dataset_dict["intensity_range"] is not None and clipped > CLIPPED:
+            add(
+                WARNING,
+                f"{clipped:.0%} of its pixels are outside of the intensity range {dataset_dict['intensity_range']}",
+            )
+    if dataset_dict["label_file_name"] is None:
         return _Slice(problems, digest)
     try:
-        labels = read_labels(entry)
+        labels = read_labels(dataset_dict)
     except VolumeError as error:
-        note(ERROR, f"labels: {error}")
+        add(ERROR, f"labels: {error}")
         return _Slice(problems, digest)
-    on_label = labels[tuple(np.floor(points.get(entry["slice"], np.zeros((0, 2)))).astype(int).T[::-1])]
+    on_label = labels[tuple(np.floor(points.get(dataset_dict["slice"], np.zeros((0, 2)))).astype(int).T[::-1])]
     missed = int(np.sum(on_label == 0))
     if missed:
-        note(WARNING, f"{missed} of {len(on_label)} points lie on no instance")
+        add(WARNING, f"{missed} of {len(on_label)} points lie on no instance")
     components = connected_components(labels > 0)
     sizes = np.bincount(components.ravel())[1:]
     if np.any(sizes <= SMALL):
-        note(WARNING, f"{np.sum(sizes <= SMALL)} specks of at most {SMALL} px in the labels")
+        add(WARNING, f"{np.sum(sizes <= SMALL)} specks of at most {SMALL} px in the labels")
     ids = frozenset(np.unique(labels[labels > 0]).tolist())
     return _Slice(problems, digest, len(sizes), float(np.mean(labels > 0)), ids)
 
 
 def _read_points(
-    file: str | Path, volume: Volume, entries: Sequence[dict[str, Any]], problems: list[Problem]
+    file: str | Path, volume: Volume, dataset_dicts: Sequence[dict[str, Any]], problems: list[Problem]
 ) -> SlicePoints:
     """Points by slice, without those that lie outside, which are problems."""
     try:
@@ -166,7 +175,7 @@ def _read_points(
         problems.append(Problem(ERROR, str(error)))
         return {}
     depth, height, width = volume.shape
-    used = {entry["slice"] for entry in entries}
+    used = {dataset_dict["slice"] for dataset_dict in dataset_dicts}
     kept = {}
     for z, here in points.items():
         if z >= depth:
@@ -188,33 +197,33 @@ def _read_points(
     return kept
 
 
-def _duplicates(entries: Sequence[dict[str, Any]], seen: Sequence[_Slice]) -> list[Problem]:
+def _duplicates(dataset_dicts: Sequence[dict[str, Any]], seen: Sequence[_Slice]) -> list[Problem]:
     first: dict[bytes, str] = {}
     problems = []
-    for entry, one in zip(entries, seen, strict=True):
+    for dataset_dict, one in zip(dataset_dicts, seen, strict=True):
         if one.digest is None:
             continue
-        same = first.setdefault(one.digest, entry["image_id"])
-        if same != entry["image_id"]:
-            problems.append(Problem(WARNING, f"{entry['image_id']}: the same image as {same}"))
+        same = first.setdefault(one.digest, dataset_dict["image_id"])
+        if same != dataset_dict["image_id"]:
+            problems.append(Problem(WARNING, f"{dataset_dict['image_id']}: the same image as {same}"))
     return problems
 
 
-def _label_problems(entries: Sequence[dict[str, Any]], seen: Sequence[_Slice]) -> list[Problem]:
+def _label_problems(dataset_dicts: Sequence[dict[str, Any]], seen: Sequence[_Slice]) -> list[Problem]:
     problems = []
-    for entry, one in zip(entries, seen, strict=True):
+    for dataset_dict, one in zip(dataset_dicts, seen, strict=True):
         if one.instances == 0:
-            problems.append(Problem(WARNING, f"{entry['image_id']}: no instance in the labels"))
+            problems.append(Problem(WARNING, f"{dataset_dict['image_id']}: no instance in the labels"))
         if one.covered is not None and one.covered > COVERED:
             text = f"the labels cover {one.covered:.0%} of the slice; is the background 0?"
-            problems.append(Problem(WARNING, f"{entry['image_id']}: {text}"))
+            problems.append(Problem(WARNING, f"{dataset_dict['image_id']}: {text}"))
     filled = [one for one in seen if one.instances]
     single = all(len(one.ids) == 1 for one in filled) and any(one.instances != 1 for one in filled)
-    if entries[0]["label_type"] == "instance" and single:
+    if dataset_dicts[0]["label_type"] == "instance" and single:
         text = "every slice has a single id for all its instances: set label_type to 'semantic'"
-        problems.append(Problem(ERROR, f"{entries[0]['label_file_name']}: {text}"))
+        problems.append(Problem(ERROR, f"{dataset_dicts[0]['label_file_name']}: {text}"))
     if not filled:
-        problems.append(Problem(ERROR, f"{entries[0]['label_file_name']}: not a single instance in any slice"))
+        problems.append(Problem(ERROR, f"{dataset_dicts[0]['label_file_name']}: not a single instance in any slice"))
     return problems
 
 
@@ -228,7 +237,7 @@ def _unwritten(volume: Volume) -> list[Problem]:
 
 
 def worst(problems: Sequence[Problem], most: int = 20) -> list[Problem]:
-    """The first of each severity: a thousand like the first twenty say no more."""
+    """The first of each severity: a thousand like the first twenty add nothing."""
     counts: Counter[str] = Counter()
     shown = []
     for problem in problems:

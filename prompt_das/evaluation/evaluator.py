@@ -1,7 +1,7 @@
-"""Detectron2 evaluator of mitochondria segmentation: both instance protocols, every share of test prompts.
+"""Detectron2 evaluator of mitochondria segmentation: both instance protocols, every ratio of test prompts.
 
 Shapes: H x W pixels of a slice, N prompts. A prompt is (x, y) in pixels of the slice, the centre of the first pixel
-is (0.5, 0.5). A share is the name of a set of prompts, such as "0%", "15%" or "100%".
+is (0.5, 0.5). A ratio is the name of a set of prompts, such as "0%", "15%" or "100%".
 
 Protocols (which instances are compared with the predicted ones):
     paper     8-connected components of the true binary mask (Prompt-DAS, Sec. 3.1)
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
-BASELINE = "0%"  # the share without prompts, which the prompt response is measured against
+BASELINE = "0%"  # the ratio without prompts, which the prompt response is measured against
 PROTOCOLS = ("paper", "instance")
 TOLERANCE = 1e-3  # of a probability at 0 and 1: averages over windows are rounded
 MAX_PENDING = 2  # slices that wait for the metrics thread; bounds the memory
@@ -49,9 +49,9 @@ class EMEvaluator(DatasetEvaluator):
         min_size: predicted components of at most so many pixels are removed.
         threshold: a pixel is foreground if its probability is above.
         output_dir: where per-slice CSV, summary JSON, pictures and RLE files are written; None writes nothing.
-        save_rle: also write the predicted instances of every share as COCO RLE JSON.
+        save_rle: also write the predicted instances of every ratio as COCO RLE JSON.
         num_pictures: overlays kept, evenly spaced from the best to the worst slice by Dice: 3 are best, median, worst.
-        distributed: gather from all ranks; otherwise every rank evaluates alone what it was given.
+        distributed: gather from all ranks; otherwise every rank evaluates its own slices alone.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class EMEvaluator(DatasetEvaluator):
 
         Args:
             inputs: for each slice ``image_id``; ``instances``, integer (H, W) true ids; ``prompts``, a dict from
-                share to (N, 2) points, where a share may be left out; ``image`` (1, H', W') of grey values 0..255,
+                ratio to (N, 2) points, where ratios may be missing; ``image`` (1, H', W') of intensities 0..255,
                 any size, for the pictures.
-            outputs: for each slice ``sem_seg``, a dict from share to the (H, W) foreground probability, on any device.
+            outputs: for each slice ``sem_seg``, a dict from ratio to the (H, W) foreground probability, on any device.
 
         Raises:
             ValueError: shapes differ, a probability is NaN or not within 0..1, a prompt lies outside. Names the slice.
@@ -122,9 +122,9 @@ class EMEvaluator(DatasetEvaluator):
         """Gather the slices of all ranks and report.
 
         Returns:
-            In percent, on rank 0 (empty on the others): ``"{protocol}/{share}"`` with Dice, AJI, PQ, SQ, RQ (means
-            over slices) and "pooled Dice" ... "pooled RQ"; ``"prompt response/{share}"`` with, for each protocol,
-            the share found of the true instances that are missed without prompts and hold one (nan if there are
+            In percent, on rank 0 (empty on the others): ``"{protocol}/{ratio}"`` with Dice, AJI, PQ, SQ, RQ (means
+            over slices) and "pooled Dice" ... "pooled RQ"; ``"prompt response/{ratio}"`` with, for each protocol,
+            the percentage found of the true instances that are missed without prompts and hold one (nan if there are
             none), and how many there are ("{protocol} missed") and how many appear ("{protocol} found").
         """
         while self._pending:
@@ -151,13 +151,13 @@ class EMEvaluator(DatasetEvaluator):
             for name, png in pictures.items():
                 reports.write_bytes(self.output_dir / "pictures" / f"{name}.png", png)
             if self.save_rle:
-                for share in records[0]["rle"]:
-                    path = self.output_dir / f"instances_{share.rstrip('%')}.json"
-                    reports.write_json(path, [one for record in records for one in record["rle"][share]])
+                for ratio in records[0]["rle"]:
+                    path = self.output_dir / f"instances_{ratio.rstrip('%')}.json"
+                    reports.write_json(path, [one for record in records for one in record["rle"][ratio]])
         return results
 
     def _measure(self, one_input: Mapping[str, Any], probabilities: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Record of one slice: counts of every protocol and share, prompt response, RLE. Runs in the thread."""
+        """Record of one slice: counts of every protocol and ratio, prompt response, RLE. Runs in the thread."""
         image_id, instances = str(one_input["image_id"]), np.asarray(one_input["instances"])
         prompts = one_input.get("prompts") or {}
         truth = {"instance": instances}
@@ -167,8 +167,8 @@ class EMEvaluator(DatasetEvaluator):
         found: dict[tuple[str, str], tuple[NDArray, NDArray[np.bool_]]] = {}
         record: dict[str, Any] = {"image_id": image_id, "counts": counts, "response": {}, "rle": {}}
         predicted = {}
-        for share, probability in probabilities.items():
-            where = f"{self.dataset_name}, slice {image_id}, {share} of the prompts"
+        for ratio, probability in probabilities.items():
+            where = f"{self.dataset_name}, slice {image_id}, {ratio} of the prompts"
             if tuple(probability.shape) != instances.shape:
                 shapes = f"probability is {tuple(probability.shape)}, labels are {instances.shape}"
                 raise ValueError(f"{where}: {shapes}; predict at the size of the slice")
@@ -176,20 +176,20 @@ class EMEvaluator(DatasetEvaluator):
             if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also where they are NaN
                 raise ValueError(f"{where}: values from {low:g} to {high:g} are no probabilities (NaN: it diverged)")
             mask = (probability > self.threshold).cpu().numpy()
-            predicted[share] = semantic_to_instances(mask, self.min_size)
+            predicted[ratio] = semantic_to_instances(mask, self.min_size)
             for protocol in self.protocols:
-                table = metrics.contingency_table(truth[protocol], predicted[share])
-                counts[protocol, share] = metrics.count(table)
-                found[protocol, share] = table.true_ids, metrics.found_instances(table)
+                table = metrics.contingency_table(truth[protocol], predicted[ratio])
+                counts[protocol, ratio] = metrics.count(table)
+                found[protocol, ratio] = table.true_ids, metrics.found_instances(table)
             if self.save_rle:
                 scores = probability.float().cpu().numpy()
-                record["rle"][share] = reports.coco_instances(predicted[share], scores, image_id)
-        for protocol, share in counts:
-            if share != BASELINE and BASELINE in probabilities and share in prompts:
+                record["rle"][ratio] = reports.coco_instances(predicted[ratio], scores, image_id)
+        for protocol, ratio in counts:
+            if ratio != BASELINE and BASELINE in probabilities and ratio in prompts:
                 ids, before = found[protocol, BASELINE]
-                after = found[protocol, share][1]
-                asked = ~before & np.isin(ids, _labels_at(truth[protocol], prompts[share], f"{image_id}, {share}"))
-                record["response"][protocol, share] = int(asked.sum()), int((asked & after).sum())
+                after = found[protocol, ratio][1]
+                prompted = ~before & np.isin(ids, _labels_at(truth[protocol], prompts[ratio], f"{image_id}, {ratio}"))
+                record["response"][protocol, ratio] = int(prompted.sum()), int((prompted & after).sum())
         if self._spool is not None and "image" in one_input:
             record["rank"], record["picture"] = comm.get_rank(), f"{next(self._picture_numbers)}.png"
             image = torch.as_tensor(one_input["image"])[0].cpu().numpy()
@@ -218,17 +218,17 @@ class EMEvaluator(DatasetEvaluator):
 def summarize(records: Sequence[Mapping[str, Any]]) -> OrderedDict[str, dict[str, float]]:
     """Mean and pooled results in percent from the records of all slices; see :meth:`EMEvaluator.evaluate`."""
     results: OrderedDict[str, dict[str, float]] = OrderedDict()
-    for protocol, share in sorted(records[0]["counts"], key=lambda key: PROTOCOLS.index(key[0])):
-        counts = [record["counts"][protocol, share] for record in records]
+    for protocol, ratio in sorted(records[0]["counts"], key=lambda key: PROTOCOLS.index(key[0])):
+        counts = [record["counts"][protocol, ratio] for record in records]
         means = np.mean([[metrics.scores(one)[name] for name in metrics.SCORES] for one in counts], axis=0)
         pooled = metrics.scores(metrics.pool(counts))
-        results[f"{protocol}/{share}"] = {
+        results[f"{protocol}/{ratio}"] = {
             **{name: 100 * float(mean) for name, mean in zip(metrics.SCORES, means, strict=True)},
             **{f"pooled {name}": 100 * pooled[name] for name in metrics.SCORES},
         }
-    for protocol, share in dict.fromkeys(key for record in records for key in record["response"]):
-        missed, found = np.sum([r["response"].get((protocol, share), (0, 0)) for r in records], axis=0).tolist()
-        entry = results.setdefault(f"prompt response/{share}", {})
+    for protocol, ratio in dict.fromkeys(key for record in records for key in record["response"]):
+        missed, found = np.sum([r["response"].get((protocol, ratio), (0, 0)) for r in records], axis=0).tolist()
+        entry = results.setdefault(f"prompt response/{ratio}", {})
         entry[protocol] = 100 * found / missed if missed else float("nan")
         entry[f"{protocol} missed"], entry[f"{protocol} found"] = missed, found
     return results

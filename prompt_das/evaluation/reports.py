@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: table, per-slice CSV, JSON, COCO RLE and pictures. No file is left half-written."""
+"""Reports of an evaluation: table, per-slice CSV, JSON, COCO RLE and pictures. No file is left half-written."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
     head = [*metrics.SCORES, *(f"pooled {name}" for name in metrics.SCORES[:3])]
     rows = [[*key.split("/", 1), *(row[name] for name in head)] for key, row in results.items() if "Dice" in row]
     text = tabulate(rows, ["protocol", "prompts", *head], floatfmt=".2f")
-    answers = [
+    response_rows = [
         [protocol, key.split("/", 1)[1], row[f"{protocol} missed"], row[f"{protocol} found"], row[protocol]]
         for key, row in results.items()
         for protocol in row
         if f"{protocol} missed" in row
     ]
-    if answers:
+    if response_rows:
         head = ["protocol", "prompts", "missed without, prompted", "found", "prompt response"]
-        text += "\n\n" + tabulate(answers, head, floatfmt=".2f")
+        text += "\n\n" + tabulate(response_rows, head, floatfmt=".2f")
     return text
 
 
 def write_per_slice(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """CSV with one row for each slice, protocol and share: scores in percent, then the counts behind them."""
+    """CSV with one row for each slice, protocol and ratio: scores in percent, then the counts behind them."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["image_id", "protocol", "prompts", *metrics.SCORES, *metrics.COUNTS])
     for record in records:
-        for (protocol, share), counts in record["counts"].items():
+        for (protocol, ratio), counts in record["counts"].items():
             scores = metrics.scores(counts)
             percent = [f"{100 * scores[name]:.4f}" for name in metrics.SCORES]
-            writer.writerow([record["image_id"], protocol, share, *percent, *(counts[name] for name in metrics.COUNTS)])
+            writer.writerow([record["image_id"], protocol, ratio, *percent, *(counts[name] for name in metrics.COUNTS)])
     write_bytes(path, out.getvalue().encode())
 
 
@@ -95,15 +95,15 @@ def coco_instances(labels: NDArray, probability: NDArray, image_id: str) -> list
 def picture(
     image: NDArray, instances: NDArray, predicted: Mapping[str, NDArray], prompts: Mapping[str, NDArray]
 ) -> bytes:
-    """PNG of a slice: the truth, then the prediction of the first and of the last share with their prompts."""
+    """PNG of a slice: the truth, then the prediction of the first and of the last ratio with their prompts."""
     height, width = instances.shape
-    if image.shape != instances.shape:  # the network may have been given a resized slice
+    if image.shape != instances.shape:  # the network may take a resized slice
         image = cv2.resize(np.asarray(image, np.float32), (width, height), interpolation=cv2.INTER_AREA)
     scale = min(2.0, PICTURE_SIDE / max(height, width))
     panels = {"Truth": draw_overlay(image, instances, color=TRUTH, scale=scale)}
-    for share in [*list(predicted)[:1], *list(predicted)[-1:]]:
-        points = prompts.get(share)
-        panels[f"Prediction, {share} prompts"] = draw_overlay(image, predicted[share], points, scale=scale)
+    for ratio in [*list(predicted)[:1], *list(predicted)[-1:]]:
+        points = prompts.get(ratio)
+        panels[f"Prediction, {ratio} prompts"] = draw_overlay(image, predicted[ratio], points, scale=scale)
     sheet = tile(list(panels.values()), list(panels))
     ok, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     if not ok:

@@ -1,8 +1,8 @@
 """Files of sparse point annotations: our own JSON, and formats of others.
 
 In memory they are ``slice_points``: a dict from the index z of a slice in its volume to a float32 (N, 2) array of
-points (x, y) in pixels, where the centre of the first pixel is (0.5, 0.5). A slice with an empty array was looked at
-and has no points.
+points (x, y) in pixels, where the center of the first pixel is (0.5, 0.5). A slice with an empty array was
+annotated and has no points.
 
 Read, recognised by their content:
 
@@ -45,7 +45,7 @@ _CSV_COLUMNS = (("axis-0", "axis-1", "axis-2"), ("z", "y", "x"))
 
 
 def sample_dataset_points(
-    dicts: Iterable[Mapping[str, Any]],
+    dataset_dicts: Iterable[Mapping[str, Any]],
     ratio: float,
     seed: int,
     read_labels: Callable[[Any], np.ndarray],
@@ -56,17 +56,17 @@ def sample_dataset_points(
     by (seed, z): adding or removing slices does not change the points of the others.
 
     Args:
-        dicts: slices of one volume in Detectron2's dataset format, with the key "slice".
-        ratio: share of the instances that get a point, 0 to 1.
+        dataset_dicts: slices of one volume in Detectron2's dataset format, with the key "slice".
+        ratio: fraction of the instances that get a point, 0 to 1.
         seed: non-negative.
-        read_labels: maps one of ``dicts`` to its label map (H, W).
+        read_labels: maps one of ``dataset_dicts`` to its label map (H, W).
     """
     slice_points: SlicePoints = {}
-    for item in dicts:
-        z = int(item["slice"])
+    for dataset_dict in dataset_dicts:
+        z = int(dataset_dict["slice"])
         if z in slice_points:
             raise ValueError(f"slice {z} comes twice: sparse points are of one volume, each slice once")
-        _, centers = instance_centers(connected_components(read_labels(item) > 0))
+        _, centers = instance_centers(connected_components(read_labels(dataset_dict) > 0))
         slice_points[z] = sample_sparse_points(centers, ratio, np.random.default_rng([seed, z]))
     return slice_points
 
@@ -123,7 +123,7 @@ def read_points(
     Args:
         path: the file.
         slice_names: file names of the volume's slices, in order. WDA-Net's JSON needs them: its points belong to file
-            names, and those of files that this volume does not have are left out.
+            names, and those of files that this volume does not have are skipped.
         num_slices: number of slices of the volume, for the check; by default as many as there are names.
         size: (H, W) of a slice in pixels, for the check.
 

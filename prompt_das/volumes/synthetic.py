@@ -28,7 +28,7 @@ OTHERS_PER_MEGAVOXEL = 70.0
 
 @dataclass(frozen=True)
 class Style:
-    """Grey values (0 black, 1 white), lengths in pixels."""
+    """Intensities (0 black, 1 white), lengths in pixels."""
 
     cytoplasm: float
     cytoplasm_spread: float  # between cells
@@ -221,8 +221,8 @@ def _positions(box: tuple[slice, ...]) -> np.ndarray:
 
 def _smooth_minimum(a: np.ndarray, b: np.ndarray, width: float = 4.0) -> np.ndarray:
     """Minimum that rounds the edge where a and b are about equal."""
-    share = np.clip(0.5 + 0.5 * (b - a) / width, 0, 1)
-    return b + share * (a - b) - width * share * (1 - share)
+    weight = np.clip(0.5 + 0.5 * (b - a) / width, 0, 1)
+    return b + weight * (a - b) - width * weight * (1 - weight)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What tifffile leaves open on damaged TIFFs: it makes the best of them, with a line in its log, where an error is due.
+"""Checked reading of TIFFs: of damaged ones tifffile makes the best, with a line in its log, where an error is due.
 
 A file that was cut off would give zeros for what is missing, or a volume of fewer slices. So the list of pages must
 end as it should, as many pages must be there as the description says, and every strip or tile must lie in the file.
@@ -71,8 +71,8 @@ def read_run(tif: TiffFile, series: TiffPageSeries, z: int, box: Box) -> np.ndar
     Read, not mapped into memory: a mapped file that shrinks, or whose disk fails, would end the process.
     """
     y0, x0, y1, x1 = box
-    height, width, *colour = series.shape[series.axes.index("Y") :]
-    rows = np.empty((y1 - y0, width, *colour), np.dtype(series.dtype).newbyteorder(tif.byteorder))
+    height, width, *color = series.shape[series.axes.index("Y") :]
+    rows = np.empty((y1 - y0, width, *color), np.dtype(series.dtype).newbyteorder(tif.byteorder))
     start = (series.dataoffset or 0) + (z * height + y0) * rows[0].nbytes
     _read_into(rows.reshape(-1).view(np.uint8), tif, start)
     return np.ascontiguousarray(rows[:, x0:x1], dtype=series.dtype)
@@ -87,8 +87,8 @@ def read_segments(page: Any, plane: int, box: Box) -> np.ndarray:
     key = page.keyframe
     tile_h, tile_w = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, key.imagewidth)
     rows, columns = -(-key.imagelength // tile_h), -(-key.imagewidth // tile_w)
-    colour = (key.samplesperpixel,) if key.axes.endswith("S") else ()
-    out = np.zeros((y1 - y0, x1 - x0, *colour), key.dtype)
+    color = (key.samplesperpixel,) if key.axes.endswith("S") else ()
+    out = np.zeros((y1 - y0, x1 - x0, *color), key.dtype)
     for row in range(y0 // tile_h, (y1 - 1) // tile_h + 1):
         for column in range(x0 // tile_w, (x1 - 1) // tile_w + 1):
             index = (plane * rows + row) * columns + column
@@ -98,7 +98,7 @@ def read_segments(page: Any, plane: int, box: Box) -> np.ndarray:
             data = np.empty(count, np.uint8)
             _read_into(data, page.parent, offset)
             tile, (_, _, y, x, _), _ = key.decode(data.data, index, jpegtables=page.jpegtables)
-            tile = tile[0] if colour else tile[0, ..., 0]
+            tile = tile[0] if color else tile[0, ..., 0]
             top, left = max(y, y0), max(x, x0)
             bottom, right = min(y + tile.shape[0], y1), min(x + tile.shape[1], x1)
             out[top - y0 : bottom - y0, left - x0 : right - x0] = tile[top - y : bottom - y, left - x : right - x]

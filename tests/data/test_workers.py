@@ -246,7 +246,7 @@ def test_with_unreadable_slices_left_out_a_run_that_was_killed_is_the_same_run(
     alone = start(tmp_path / "alone", DATALOADER__MAX_CORRUPT_SLICES=2, DATALOADER__NUM_WORKERS=0)
     for job in (again, alone):
         assert job.ends() == 0, job.text
-        assert [job.text.count(f"is left out: {path}") for path in paths] == [1, 1]
+        assert [job.text.count(f"is skipped: {path}") for path in paths] == [1, 1]
     assert_same(results_of(folder), results_of(tmp_path / "alone"))
 
 
