@@ -42,12 +42,12 @@ class DecoderOutput(NamedTuple):
 
 
 def attention_masks(prompt_valid: Tensor, contrastive_valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Who may be seen: (B, N) and (B', M) bool -> mask token and prompts (B, 1, 1 + N), contrastive tokens (B', 1, M).
+    """Attended tokens: (B, N), (B', M) bool -> mask token and prompts (B, 1, 1 + N), contrastive (B', 1, M).
 
-    Nobody sees padding. Where all is padding, it is seen after all, by nobody who counts: attention to nothing is NaN.
+    Padding is not attended to, except where all contrastive tokens are padding: attention to nothing would be NaN.
     """
-    nobody = ~contrastive_valid.any(1, keepdim=True)
-    return F.pad(prompt_valid, (1, 0), value=True)[:, None], (contrastive_valid | nobody)[:, None]
+    only_padding = ~contrastive_valid.any(1, keepdim=True)
+    return F.pad(prompt_valid, (1, 0), value=True)[:, None], (contrastive_valid | only_padding)[:, None]
 
 
 class PromptDecoder(nn.Module):
@@ -89,9 +89,8 @@ class PromptDecoder(nn.Module):
     ) -> DecoderOutput:
         """image (B, D, h, w), image_pe (D, h, w), prompts (B, N, D), contrastive (B', M, D); masks (B, N), (B', M).
 
-        N and M may be 0. Contrastive tokens see the image and each other, not the prompts, and of these only what the
-        image has taken from them in an earlier block; nothing sees contrastive tokens (after DN-DETR). So they cannot
-        change what the heads predict.
+        N and M may be 0. Contrastive tokens attend to the image and to each other, not to the prompts; nothing attends
+        to contrastive tokens (after DN-DETR). So they cannot change what the heads predict.
         """
         b, d, h, w = image.shape
         if contrastive is None or contrastive_valid is None:
@@ -101,8 +100,8 @@ class PromptDecoder(nn.Module):
         pe = image_pe.flatten(1).T[None]
         tokens, images = self.transformer(tokens, image.flatten(2).transpose(1, 2), pe, mask)
         if contrastive.shape[1]:
-            contrastive = self.transformer.read(contrastive, images, pe, contrastive_mask)
+            contrastive = self.transformer.attend_read_only(contrastive, images, pe, contrastive_mask)
         last = images[-1]
-        del images  # in prediction nobody else keeps them, and the up-sampling needs the memory
+        del images  # frees memory for the up-sampling in prediction
         features = self.upsampling(last.transpose(1, 2).reshape(b, d, h, w))
         return DecoderOutput(tokens[:, 0], self.contrastive_mlp(contrastive), features)

@@ -1,4 +1,4 @@
-"""The two-way transformer: tokens look at the image, the image looks back at the tokens.
+"""The two-way transformer: tokens attend to the image, the image attends to the tokens.
 
 The decoder of Segment Anything (Kirillov et al. 2023) as Prompt-DAS uses it (Sec. 2.1), with attention masks.
 
@@ -32,13 +32,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(dim, inner)
         self.out_proj = nn.Linear(inner, dim)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """q (B, Q, D), k and v (B, S, D), allowed (B or 1, Q or 1, S) bool, True = may be seen -> (B, Q, D)."""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """q (B, Q, D), k and v (B, S, D), attn_mask (B or 1, Q or 1, S) bool, True = attended to -> (B, Q, D)."""
         q, k, v = (
             x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         )
-        mask = None if allowed is None else allowed.unsqueeze(1)
+        mask = None if attn_mask is None else attn_mask.unsqueeze(1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
@@ -71,16 +71,16 @@ class TwoWayBlock(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """tokens and token_pe (B, T, D), image and image_pe (B or 1, K, D) -> the updated tokens and image.
 
-        ``mask`` (B, 1, T) bool says which tokens may be seen, by tokens and by the image; None: all.
+        ``mask`` (B, 1, T) bool True = attended to, by tokens and by the image; None: all.
         """
-        tokens = self.look(tokens, image, token_pe, image_pe, mask)
+        tokens = self.update_tokens(tokens, image, token_pe, image_pe, mask)
         attended = self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens, mask)
         return tokens, self.norm4(image + attended)
 
-    def look(
+    def update_tokens(
         self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """What tokens make of each other and of the image, which does not look back."""
+        """Tokens attend to each other and to the image, which stays as it is -> (B, T, D)."""
         if self.skip_first_layer_pe:
             tokens = self.self_attn(tokens, tokens, tokens, mask)
         else:
@@ -105,11 +105,11 @@ class TwoWayTransformer(nn.Module):
     def forward(
         self, tokens: Tensor, image: Tensor, image_pe: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens and image look at each other.
+        """Tokens and image attend to each other.
 
         Args:
             tokens, image, image_pe: (B, T, D), (B, K, D), (1, K, D).
-            mask: (B, 1, T) bool: the tokens that may be seen; None: all.
+            mask: (B, 1, T) bool: the tokens that are attended to; None: all.
 
         Returns:
             The tokens, and the image before each block and after the last one.
@@ -120,21 +120,23 @@ class TwoWayTransformer(nn.Module):
             images.append(image)
         return self.final_attention(tokens, image, token_pe, image_pe), images
 
-    def read(self, readers: Tensor, images: list[Tensor], image_pe: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What tokens see that nobody sees: they look at the image of each block, which never looks at them.
+    def attend_read_only(
+        self, tokens: Tensor, images: list[Tensor], image_pe: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Attention of additional tokens that changes neither the image nor other tokens.
 
         Args:
-            readers: (B', R, D), tokens that see, beside the image, only each other; of the last B' >= 1 images.
+            tokens: (B', R, D) of the last B' >= 1 images; they attend to each other and to the image of each block.
             images: what :meth:`forward` returned.
-            mask: (B', 1, R) bool: the readers that readers may see; None: all.
+            mask: (B', 1, R) bool: those of these tokens that are attended to; None: all.
 
         Returns:
             (B', R, D).
         """
-        reader_pe, images = readers, [image[-len(readers) :] for image in images]
+        token_pe, images = tokens, [image[-len(tokens) :] for image in images]
         for layer, image in zip(cast(Iterable[TwoWayBlock], self.layers), images[:-1], strict=True):
-            readers = layer.look(readers, image, reader_pe, image_pe, mask)
-        return self.final_attention(readers, images[-1], reader_pe, image_pe)
+            tokens = layer.update_tokens(tokens, image, token_pe, image_pe, mask)
+        return self.final_attention(tokens, images[-1], token_pe, image_pe)
 
     def final_attention(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> Tensor:
         """The last attention, to an image that has changed since the last block."""

@@ -163,9 +163,9 @@ def test_readers_look_at_the_last_images_before_and_after_these_look_at_the_toke
     readers = torch.randn(1, 3, DIM)
     with torch.no_grad():
         _, images = transformer(tokens, image, image_pe)
-        expected = block.look(readers, image[1:], readers, image_pe)
+        expected = block.update_tokens(readers, image[1:], readers, image_pe)
         expected = transformer.final_attention(expected, images[-1][1:], readers, image_pe)
-        torch.testing.assert_close(transformer.read(readers, images, image_pe), expected)
+        torch.testing.assert_close(transformer.attend_read_only(readers, images, image_pe), expected)
 
 
 def test_readers_do_not_see_those_that_are_padding() -> None:
@@ -175,6 +175,6 @@ def test_readers_do_not_see_those_that_are_padding() -> None:
     mask = torch.tensor([[[True, True, False]]]).expand(2, -1, -1)
     with torch.no_grad():
         _, images = transformer(tokens, image, image_pe)
-        padded = transformer.read(readers, images, image_pe, mask)
-        alone = transformer.read(readers[:, :2], images, image_pe)
+        padded = transformer.attend_read_only(readers, images, image_pe, mask)
+        alone = transformer.attend_read_only(readers[:, :2], images, image_pe)
     torch.testing.assert_close(padded[:, :2], alone)
