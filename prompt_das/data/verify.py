@@ -17,6 +17,7 @@ from typing import Any
 from prompt_das.data.datasets import ensure_registered
 from prompt_das.data.slices import open_image_volume, read_image, read_labels
 from prompt_das.ops.connected_components import connected_components
+from prompt_das.ops.points import outside_image
 from prompt_das.volumes.point_files import SlicePoints, read_points
 from prompt_das.volumes.volume import Volume, VolumeError
 
@@ -181,7 +182,7 @@ def _read_points(
         if z >= depth:
             problems.append(Problem(ERROR, f"{file}: slice {z}, but the volume has slices 0 to {depth - 1}"))
             continue
-        outside = ((here < 0) | (here >= (width, height))).any(axis=1)
+        outside = outside_image(here, (height, width))
         if outside.any():
             x, y = here[outside][0]
             text = f"{outside.sum()} of {len(here)} points are outside of the image, (x={x:g}, y={y:g}) for example"

@@ -21,6 +21,7 @@ from typing import Any
 
 from prompt_das.evaluation import metrics, reports
 from prompt_das.ops.connected_components import connected_components, semantic_to_instances
+from prompt_das.ops.points import require_inside
 from prompt_das.utils.natural_sort import natural_key
 
 import numpy as np
@@ -236,9 +237,7 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> OrderedDict[str, dict[str
 
 def _labels_at(labels: NDArray, points: NDArray, where: str) -> NDArray:
     """(N,) labels of the pixels that hold the points (N, 2)."""
-    columns, rows = np.floor(np.asarray(points).reshape(-1, 2)).astype(np.int64).T
-    height, width = labels.shape
-    outside = (columns < 0) | (rows < 0) | (columns >= width) | (rows >= height)
-    if outside.any():
-        raise ValueError(f"slice {where}: prompt {points[outside][0]} lies outside the {width} x {height} px slice")
+    points = np.asarray(points).reshape(-1, 2)
+    require_inside(points, (labels.shape[0], labels.shape[1]), f"slice {where}: ")
+    columns, rows = np.floor(points).astype(np.int64).T
     return labels[rows, columns]

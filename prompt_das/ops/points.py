@@ -58,6 +58,28 @@ def instance_centers(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ids, np.stack([col, row], axis=1).astype(np.float32) + np.float32(0.5)
 
 
+def outside_image(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(N, 2) points -> (N,) bool: which lie outside an image of ``size`` (H, W). NaN is outside."""
+    height, width = size
+    inside: np.ndarray = ((points >= 0) & (points < (width, height))).all(axis=1)
+    return ~inside
+
+
+def require_inside(points: np.ndarray, size: tuple[int, int], what: str = "") -> None:
+    """Raise ValueError if one of the (N, 2) points lies outside an image of ``size`` (H, W).
+
+    ``what``: begins the message, which names the first such point; the file that it comes from, for example.
+    """
+    outside = outside_image(points, size)
+    if outside.any():
+        index = int(np.flatnonzero(outside)[0])
+        x, y = points[index]
+        raise ValueError(
+            f"{what}point {index} (x={x:g}, y={y:g}) lies outside the image of {size[1]} x {size[0]} px (width x "
+            f"height), as {outside.sum()} of {len(points)} do; are x and y swapped, or is it another resolution?"
+        )
+
+
 def sample_sparse_points(points: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
     """Draw the sparse points of a slice: ceil(ratio · n) of its n points.
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
+from prompt_das.ops.points import require_inside
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -193,11 +195,7 @@ def points_of_windows(points: Tensor | None, valid: Tensor | None, grid: WindowG
     if valid.shape != points.shape[:2]:
         raise ValueError(f"valid has shape {tuple(valid.shape)}, points {tuple(points.shape)}; expected (sets, points)")
     points, valid = points.detach().to("cpu", torch.float32), valid.to("cpu", torch.bool)
-    height, width = grid.image_size
-    in_image = ((points >= 0) & (points < torch.tensor([width, height]))).all(-1)
-    if (valid & ~in_image).any():
-        x, y = points[valid & ~in_image][0].tolist()
-        raise ValueError(f"point (x={x:g}, y={y:g}) lies outside the image of {width} x {height} px (width x height)")
+    require_inside(points[valid].numpy(), grid.image_size)
 
     origin = torch.tensor(grid.corners, dtype=torch.float32).flip(-1)[:, None, None]  # (W, 1, 1, 2) as (x, y)
     local = points - origin

@@ -27,7 +27,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from prompt_das.ops.connected_components import connected_components
-from prompt_das.ops.points import instance_centers, sample_sparse_points
+from prompt_das.ops.points import instance_centers, require_inside, sample_sparse_points
 from prompt_das.utils.atomic_write import atomic_write
 
 import numpy as np
@@ -302,13 +302,5 @@ def _check(path: Path, slice_points: SlicePoints, num_slices: int | None, size: 
         if not 0 <= z < (num_slices or _MAX_SLICE):
             last = (num_slices or _MAX_SLICE) - 1
             raise ValueError(f"{path}: slice {f'{z}':.20}, but the volume has slices 0 to {last}")
-        if size is None:
-            continue
-        height, width = size
-        outside = ((points < 0) | (points >= (width, height))).any(axis=1)
-        if outside.any():
-            x, y = points[outside][0]
-            raise ValueError(
-                f"{path}, slice {z}: point (x={x:g}, y={y:g}) is outside the image of {width}×{height} pixels "
-                f"({outside.sum()} of {len(points)} are); are x and y swapped, or is it another resolution?"
-            )
+        if size is not None:
+            require_inside(points, size, f"{path}, slice {z}: ")

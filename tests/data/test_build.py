@@ -375,7 +375,7 @@ def test_a_volume_with_neither_points_nor_labels_is_refused(cfg: CfgNode, unlabe
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ({0: [[100.5, 3.5]]}, r"mine\.json, slice 0: point \(x=100\.5, y=3\.5\) is outside the image of 96×96"),
+        ({0: [[100.5, 3.5]]}, r"mine\.json, slice 0: point 0 \(x=100\.5, y=3\.5\) lies outside the image of 96 x 96"),
         ({9: [[3.5, 3.5]]}, r"mine\.json: slice 9, but the volume has slices 0 to 5"),
     ],
 )

@@ -315,7 +315,7 @@ def test_errors_do_not_wait_for_the_end() -> None:
 def test_a_prompt_outside_the_slice_is_named() -> None:
     evaluator, truth = EMEvaluator("demo"), blocks((0, 0))
     add(evaluator, "7", truth, dict.fromkeys(SHARES, truth), {"15%": [(2.5, 32.0)]})
-    with pytest.raises(ValueError, match=r"slice 7, 15%: prompt \[ *2.5 +32. *\] lies outside the 32 x 32 px slice"):
+    with pytest.raises(ValueError, match=r"slice 7, 15%: point 0 \(x=2.5, y=32\) lies outside the image of 32 x 32 px"):
         evaluator.evaluate()
 
 

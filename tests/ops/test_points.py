@@ -9,8 +9,10 @@ from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import (
     find_peaks,
     instance_centers,
+    outside_image,
     pad_points,
     render_density,
+    require_inside,
     sample_sparse_points,
     suppress_near,
 )
@@ -330,3 +332,12 @@ def test_cuda_equals_cpu() -> None:
     torch.testing.assert_close(render_density(points.cuda(), valid.cuda(), (100, 100)).cpu(), density)
     for a, b in zip(find_peaks(density), find_peaks(density.cuda()), strict=True):
         assert torch.equal(a, b.cpu())
+
+
+def test_points_outside_an_image_are_named() -> None:
+    """An image of 3 rows and 5 columns: its right and lower border are outside, and so is NaN."""
+    points = np.array([[0.0, 0.0], [4.9, 2.9], [5.0, 1.0], [1.0, 3.0], [-0.1, 1.0], [np.nan, 1.0]])
+    assert outside_image(points, (3, 5)).tolist() == [False, False, True, True, True, True]
+    require_inside(points[:2], (3, 5))
+    with pytest.raises(ValueError, match=r"^a.csv: point 2 \(x=5, y=1\) lies outside the image of 5 x 3 px .* 4 of 6"):
+        require_inside(points, (3, 5), "a.csv: ")

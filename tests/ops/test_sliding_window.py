@@ -251,7 +251,10 @@ def test_number_of_forward_passes_of_the_presets() -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"points": torch.zeros(4, 2)}, r"points have shape \(4, 2\)"),
         ({"points": torch.zeros(1, 4, 2), "valid": torch.ones(1, 3)}, r"valid has shape \(1, 3\)"),
-        ({"points": torch.tensor([[[2.0, 3.0], [10.0, 3.0]]])}, r"point \(x=10, y=3\) .* outside the image of 10 x 12"),
+        (
+            {"points": torch.tensor([[[2.0, 3.0], [10.0, 3.0]]])},
+            r"point 1 \(x=10, y=3\) .* image of 10 x 12",
+        ),
         ({"predict": lambda w, p, v: w[..., :4]}, r"predict returned shape \(4, 1, 8, 4\)"),
     ],
 )

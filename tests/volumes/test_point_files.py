@@ -175,7 +175,7 @@ def test_points_of_another_volume_are_refused(tmp_path: Path) -> None:
 def test_points_outside_the_image_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "z,y,x\n0,3,9\n0,9,3\n")
     assert len(read_points(path, size=(10, 10))[0]) == 2
-    with pytest.raises(ValueError, match=r"slice 0: point \(x=3.5, y=9.5\) .* 10×5 pixels \(1 of 2 are\).*swapped"):
+    with pytest.raises(ValueError, match=r"slice 0: point 1 \(x=3.5, y=9.5\) .* 10 x 5 px .* 1 of 2 do.*swapped"):
         read_points(path, size=(5, 10))
 
 

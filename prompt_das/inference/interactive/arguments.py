@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from prompt_das.inference.interactive.resize import Box
+from prompt_das.ops.points import require_inside
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,13 +22,7 @@ def check_points(points: ArrayLike, height: int, width: int) -> np.ndarray:
         points = points.reshape(0, 2)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"points have shape {points.shape}; expected (number, 2), each (x, y) in pixels")
-    outside = ~((points >= 0) & (points < (width, height))).all(axis=1)  # true for NaN
-    if outside.any():
-        index = int(np.flatnonzero(outside)[0])
-        x, y = points[index]
-        raise ValueError(
-            f"point {index} (x={x:g}, y={y:g}) lies outside the image of {width} x {height} px (width x height)"
-        )
+    require_inside(points, (height, width))
     points += 0.0  # -0 becomes 0: equal points have equal bytes
     points.flags.writeable = False
     return points

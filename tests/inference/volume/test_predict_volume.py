@@ -587,7 +587,7 @@ def test_weights_that_diverged(weights: Path, images: Path, tmp_path: Path, valu
         ({"on_error": "ignore"}, "'stop' or 'skip'"),
         ({"volume": "nowhere.tif"}, r"nowhere\.tif does not exist"),
         ({"volume": "nobody_registered_this"}, "unknown data set"),
-        ({"points": "outside.csv"}, r"slice 0: point \(x=1000"),
+        ({"points": "outside.csv"}, r"slice 0: point 0 \(x=1000"),
     ],
 )
 def test_arguments_that_make_no_sense(
