@@ -61,8 +61,8 @@ def instance_centers(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def outside_image(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(N, 2) points -> (N,) bool: which lie outside an image of ``size`` (H, W). NaN is outside."""
     height, width = size
-    inside: np.ndarray = ((points >= 0) & (points < (width, height))).all(axis=1)
-    return ~inside
+    inside = (points >= 0) & (points < (width, height))
+    return np.asarray(~inside.all(axis=1))
 
 
 def require_inside(points: np.ndarray, size: tuple[int, int], what: str = "") -> None:
