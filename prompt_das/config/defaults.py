@@ -142,7 +142,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.SOLVER.CHECKPOINT_PERIOD = 1000
 
     # ----------------------------------------------------------------------------------------------- evaluation
-    _c.TEST.EVAL_PERIOD = 1000
+    _c.TEST.EVAL_PERIOD = 1000  # iterations; 0: only after the last one
     _c.TEST.BEST_METRIC = "paper/0%/Dice"  # of DATASETS.VAL, chooses model_best.pth
     _c.TEST.PROTOCOLS = ("paper", "instance")
     _c.TEST.PROMPT_RATIOS = (0.0, 0.15, 0.5, 1.0)  # of the true centres, given as prompts

@@ -11,7 +11,7 @@ from typing import Any
 
 from prompt_das.config.defaults import defaults
 from prompt_das.config.find import find_config
-from prompt_das.config.validation import check
+from prompt_das.config.validation import check, fit_type, value_of
 from prompt_das.config.yaml_loader import parse_yaml, read_config_file
 
 from detectron2.config import CfgNode
@@ -52,7 +52,11 @@ def get_prompt_das_cfg(
     if text:
         merge(cfg, parse_yaml(text, name), name)
     try:
-        cfg.merge_from_list(rename_options(list(opts or [])))
+        options = fit_options(rename_options(list(opts or [])), cfg)
+    except REFUSED as e:
+        raise ValueError(reason(e)) from e
+    try:
+        cfg.merge_from_list(options)
     except REFUSED as e:
         raise ValueError(f"config options {' '.join(map(str, opts or []))}: {reason(e)}") from e
     try:
@@ -73,6 +77,7 @@ def merge(cfg: CfgNode, content: object, name: str) -> None:
         raise ValueError(f"{name}: VERSION is {version!r}; this release reads {cfg.VERSION}")
     content = rename_keys(content, name)
     try:
+        fit_types(content, cfg)
         cfg.merge_from_other_cfg(CfgNode(content))
     except REFUSED as e:
         raise ValueError(f"{name}: {reason(e)}") from e
@@ -106,6 +111,28 @@ def rename_options(opts: list[str]) -> list[str]:
         if key in RENAMED_KEYS:
             logger.warning("%s is now called %s; please rename it", key, RENAMED_KEYS[key])
             opts[2 * i] = RENAMED_KEYS[key]
+    return opts
+
+
+def fit_types(content: dict[str, Any], cfg: CfgNode, prefix: str = "") -> None:
+    """Bring the values of a nested config to the types of ``cfg``, in place, see :func:`fit_type`."""
+    for key, value in content.items():
+        if key not in cfg:
+            continue  # merging names it
+        if isinstance(value, dict) and isinstance(cfg[key], CfgNode):
+            fit_types(value, cfg[key], f"{prefix}{key}.")
+        else:
+            content[key] = fit_type(value, cfg[key], f"{prefix}{key}")
+
+
+def fit_options(opts: list[Any], cfg: CfgNode) -> list[Any]:
+    """``["KEY", "VALUE", ...]`` with values of the types of ``cfg``, see :func:`fit_type`."""
+    for i in range(0, len(opts) - 1, 2):
+        try:
+            default = value_of(cfg, opts[i])
+        except (KeyError, TypeError):
+            continue  # merging names it
+        opts[i + 1] = fit_type(opts[i + 1], default, opts[i])
     return opts
 
 

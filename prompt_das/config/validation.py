@@ -25,9 +25,30 @@ RANGES: dict[str, tuple[float, float]] = {
     "MODEL.CENTER_HEAD.SIGMA": (0.01, 1000),
     "INPUT.CROP_SIZE": (1, 16384),
     "INPUT.SCALE": (0.001, 1000),
+    "INPUT.FOREGROUND_PROBABILITY": (0, 1),
+    "DATASETS.SPARSE_POINTS.RATIO": (0, 1),
+    "DATALOADER.NUM_WORKERS": (0, 1024),
+    "DATALOADER.TARGET_IMS_PER_BATCH": (1, 65536),
     "DATALOADER.MAX_CORRUPT_SLICES": (0, 10**9),
+    "DOMAIN_ADAPT.TEACHER.EMA_DECAY": (0, 1),
+    "DOMAIN_ADAPT.POINTS.TOP_K": (1, 10**6),
+    "SOLVER.IMS_PER_BATCH": (1, 65536),
+    "SOLVER.MAX_ITER": (1, 10**9),
+    "SOLVER.MAX_NONFINITE_STEPS": (1, 10**9),
+    "SOLVER.CHECKPOINT_PERIOD": (1, 10**9),
+    "TEST.EVAL_PERIOD": (0, 10**9),  # 0, as in Detectron2: only after the last iteration
+    "TEST.MIN_INSTANCE_SIZE": (0, 10**9),
+    "TEST.NUM_PICTURES": (0, 10**6),
     "TEST.WINDOW.STRIDE": (1, 16384),
     "TEST.WINDOW.BATCH_SIZE": (1, 65536),
+    "VIS_PERIOD": (0, 10**9),  # 0: never
+}
+
+CHOICES: dict[str, tuple[str | int, ...]] = {
+    "MODEL.PRECISION": ("float32", "bfloat16"),
+    "MODEL.VIT.STEM": ("linear", "conv"),
+    "TEST.WINDOW.ROTATIONS": (1, 4),
+    "TEST.WINDOW.BLEND": ("uniform", "gaussian"),
 }
 
 
@@ -35,11 +56,11 @@ def check(cfg: CfgNode) -> None:
     """Raise ValueError for values of no use, and for settings that contradict each other."""
     check_values(cfg, defaults())
     for key, (low, high) in RANGES.items():
-        value: Any = cfg
-        for part in key.split("."):
-            value = value[part]
-        if not low <= value <= high:
-            raise ValueError(f"{key} is {value}; use {low} to {high}")
+        if not low <= value_of(cfg, key) <= high:
+            raise ValueError(f"{key} is {value_of(cfg, key)}; use {low} to {high}")
+    for key, choices in CHOICES.items():
+        if value_of(cfg, key) not in choices:
+            raise ValueError(f"{key} is {value_of(cfg, key)!r}; use {' or '.join(map(str, choices))}")
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         if len(cfg.MODEL[key]) != 3 or not all(type(v) in (int, float) and math.isfinite(v) for v in cfg.MODEL[key]):
             raise ValueError(f"MODEL.{key} is {cfg.MODEL[key]}; use three numbers")
@@ -47,13 +68,22 @@ def check(cfg: CfgNode) -> None:
         raise ValueError(f"MODEL.PIXEL_STD is {cfg.MODEL.PIXEL_STD}; use three positive numbers")
     if cfg.SOLVER.AMP.ENABLED:
         raise ValueError("SOLVER.AMP is Detectron2's float16 training; use MODEL.PRECISION bfloat16 instead")
-    if cfg.MODEL.PRECISION not in ("float32", "bfloat16"):
-        raise ValueError(f"MODEL.PRECISION is {cfg.MODEL.PRECISION!r}; use float32 or bfloat16")
     if cfg.INPUT.CROP_SIZE % cfg.MODEL.VIT.PATCH_SIZE:
         raise ValueError(
             f"INPUT.CROP_SIZE is {cfg.INPUT.CROP_SIZE}; make it a multiple of "
             f"MODEL.VIT.PATCH_SIZE {cfg.MODEL.VIT.PATCH_SIZE}"
         )
+    if cfg.TEST.WINDOW.STRIDE > cfg.INPUT.CROP_SIZE:
+        raise ValueError(
+            f"TEST.WINDOW.STRIDE is {cfg.TEST.WINDOW.STRIDE}; use at most INPUT.CROP_SIZE {cfg.INPUT.CROP_SIZE}, the "
+            "side of the window, or pixels in between are never predicted"
+        )
+    if cfg.DOMAIN_ADAPT.POINTS.KERNEL < 1 or cfg.DOMAIN_ADAPT.POINTS.KERNEL % 2 == 0:
+        raise ValueError(
+            f"DOMAIN_ADAPT.POINTS.KERNEL is {cfg.DOMAIN_ADAPT.POINTS.KERNEL}; use an odd number, 1 or more"
+        )
+    if not all(type(ratio) in (int, float) and 0 <= ratio <= 1 for ratio in cfg.TEST.PROMPT_RATIOS):
+        raise ValueError(f"TEST.PROMPT_RATIOS is {cfg.TEST.PROMPT_RATIOS}; use numbers from 0 to 1 (15 % is 0.15)")
     for node in ("VIT", "DECODER"):
         if cfg.MODEL.VIT.EMBED_DIM % cfg.MODEL[node].NUM_HEADS:
             raise ValueError(
@@ -63,6 +93,12 @@ def check(cfg: CfgNode) -> None:
     for key in ("TRAIN", "TARGET", "VAL", "TEST", "VOLUMES"):
         if not all(isinstance(name, str) for name in cfg.DATASETS[key]):
             raise ValueError(f"DATASETS.{key} is {cfg.DATASETS[key]}; use a list of names")
+    points = cfg.DATASETS.SPARSE_POINTS
+    if points.FILE and points.RATIO == 0:
+        raise ValueError(
+            f"DATASETS.SPARSE_POINTS.FILE is {points.FILE!r}, but DATASETS.SPARSE_POINTS.RATIO is 0.0, the "
+            'unsupervised mode, which uses no points; remove RATIO, or set FILE ""'
+        )
     burn_in = cfg.DOMAIN_ADAPT.BURN_IN_ITERS
     if cfg.DOMAIN_ADAPT.ENABLED and not 0 <= burn_in <= cfg.SOLVER.MAX_ITER:
         raise ValueError(
@@ -70,6 +106,32 @@ def check(cfg: CfgNode) -> None:
         )
     if cfg.DOMAIN_ADAPT.ENABLED and not cfg.DATASETS.TARGET:
         raise ValueError("DOMAIN_ADAPT.ENABLED needs DATASETS.TARGET, the unlabelled volumes to adapt to")
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key such as "SOLVER.MAX_ITER"."""
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def fit_type(value: Any, default: Any, key: str) -> Any:
+    """A value from a file or a command line in the type of its default, where it can only mean one thing.
+
+    A whole number becomes a float where the default is one; what is text is evaluated as yacs does it.
+
+    Raises:
+        ValueError: a single name where several are expected; shows how it is written.
+    """
+    meaning = CfgNode._decode_cfg_value(value) if isinstance(value, str) else value
+    if isinstance(default, float) and type(meaning) is int:
+        return float(meaning)
+    if isinstance(default, tuple | list) and isinstance(meaning, str):
+        raise ValueError(
+            f"{key} is {meaning!r}; it is a list, so write ({meaning!r},) in a file, and on a command line "
+            f'{key} "({meaning!r},)"'
+        )
+    return value
 
 
 def check_values(cfg: CfgNode, default: CfgNode, prefix: str = "") -> None:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 
 from prompt_das.config.find import find_config
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.datasets import register_config_volumes
 from prompt_das.engine import run_folder
+from prompt_das.engine.checks import check_run
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class PlainFormatter(logging.Formatter):
+    """Another formatter's text without its color codes, for files and pipes."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return COLOR.sub("", self.inner.format(record))
 
 
 def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -25,7 +40,18 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     for name in ("prompt_das", "detectron2", "fvcore"):  # a second run of the same process: do not say all twice
         logging.getLogger(name).handlers.clear()
     setup_logger.cache_clear()
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="prompt_das", abbrev_name="prompt_das")
+    rank = comm.get_rank()
+    loggers = [
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="prompt_das", abbrev_name="prompt_das"),
+        # These two as default_setup is going to set them up: it finds them done, and plain.
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore"),
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank),
+    ]
+    for handler in {handler for one in loggers for handler in one.handlers}:
+        if isinstance(handler, logging.StreamHandler) and not handler.stream.isatty() and handler.formatter:
+            handler.setFormatter(PlainFormatter(handler.formatter))
+    # Warns, when Detectron2 lists the environment, that there is no CUDA runtime: nothing here compiles for one.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     if getattr(args, "config_file", None):  # Detectron2 opens it to log it, so it has to be a path
         args = argparse.Namespace(**{**vars(args), "config_file": str(find_config(args.config_file))})
     default_setup(cfg, args)
@@ -33,8 +59,15 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def setup_from_args(args: argparse.Namespace) -> CfgNode:
-    """The config of a tool's arguments, with the run started, see :func:`setup_run` and ``run_folder.begin``."""
+    """The config of a tool's arguments, checked, with the run started, see :func:`setup_run` and
+    ``run_folder.begin``.
+
+    Raises:
+        ValueError, OSError: the config or its data cannot be used, see :func:`~prompt_das.engine.checks.check_run`.
+    """
     cfg = get_prompt_das_cfg(args.config_file, args.opts)
+    register_config_volumes(cfg, args.config_file)
+    check_run(cfg, eval_only=args.eval_only)
     if not args.eval_only:
         run_folder.begin(
             cfg,
@@ -42,6 +75,5 @@ def setup_from_args(args: argparse.Namespace) -> CfgNode:
             overwrite=getattr(args, "overwrite", False),
             allow_changes=getattr(args, "allow_changes", False),
         )
-    register_config_volumes(cfg, args.config_file)
     setup_run(cfg, args)
     return cfg

@@ -1,0 +1,121 @@
+"""What a run needs beside its config, checked before a network is built: registered parts, data, points, metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prompt_das.data.build import get_slices
+from prompt_das.data.slices import open_image_volume
+from prompt_das.evaluation.evaluator import PROTOCOLS
+from prompt_das.evaluation.metrics import SCORES
+from prompt_das.modeling.registries import check_registered
+from prompt_das.volumes.point_files import read_points
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+
+def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Check everything that training, or with ``eval_only`` the evaluation of ``DATASETS.TEST``, will look up.
+
+    Only headers and the target's points are read, no pixels.
+
+    Raises:
+        ValueError: a name that is not registered, a data set without slices or labels, unusable points, a metric that
+            no evaluation yields. The message names the key.
+        FileNotFoundError: data or points are missing.
+    """
+    check_registered(cfg)
+    check_metrics(cfg)
+    if eval_only:
+        check_datasets(cfg, "TEST", required=True)
+        return
+    check_datasets(cfg, "TRAIN", required=True)
+    check_datasets(cfg, "VAL")
+    check_datasets(cfg, "TEST")
+    if cfg.DOMAIN_ADAPT.ENABLED:
+        check_target(cfg)
+
+
+def check_metrics(cfg: CfgNode) -> None:
+    """Raise ValueError for an unknown protocol, or for a ``BEST_METRIC`` that evaluating ``VAL`` does not yield."""
+    unknown = [name for name in cfg.TEST.PROTOCOLS if name not in PROTOCOLS]
+    if unknown or not cfg.TEST.PROTOCOLS:
+        raise ValueError(f"TEST.PROTOCOLS is {tuple(cfg.TEST.PROTOCOLS)}; use one or more of {', '.join(PROTOCOLS)}")
+    if not cfg.DATASETS.VAL:
+        return
+    scores = [*SCORES, *(f"pooled {score}" for score in SCORES)]
+    known = [
+        f"{protocol}/{ratio:.0%}/{score}"
+        for protocol in cfg.TEST.PROTOCOLS
+        for ratio in cfg.TEST.PROMPT_RATIOS
+        for score in scores
+    ]
+    if cfg.TEST.BEST_METRIC not in known:
+        raise ValueError(
+            f"TEST.BEST_METRIC is {cfg.TEST.BEST_METRIC!r}; with TEST.PROTOCOLS and TEST.PROMPT_RATIOS as they are, "
+            f"evaluation yields {', '.join(name for name in known if name.endswith('/Dice'))}, and the same for "
+            f"{', '.join(scores[1:])}"
+        )
+
+
+def check_datasets(cfg: CfgNode, key: str, *, required: bool = False) -> None:
+    """Raise ValueError or FileNotFoundError for names of ``DATASETS.<key>`` that are not labelled data sets."""
+    names = cfg.DATASETS[key]
+    if required and not names:
+        raise ValueError(
+            f"DATASETS.{key} is empty; name labelled volumes, as in DATASETS.{key} \"('vnc_train',)\""
+        )
+    for name in names:
+        if any(d["label_file_name"] is None for d in slices_of(key, name)):
+            raise ValueError(
+                f"DATASETS.{key}: {name} has no labels; they are needed to train and to evaluate. Unlabelled volumes "
+                "belong in DATASETS.TARGET, or are predicted by `prompt-das predict`"
+            )
+
+
+def check_target(cfg: CfgNode) -> None:
+    """Raise ValueError or FileNotFoundError for target volumes, or points on them, that adaptation cannot use."""
+    node = cfg.DATASETS.SPARSE_POINTS
+    if node.FILE and len(cfg.DATASETS.TARGET) > 1:
+        raise ValueError(
+            f"DATASETS.SPARSE_POINTS.FILE {node.FILE} is of one volume, but DATASETS.TARGET names several; "
+            "describe each volume with its own points in YAML instead"
+        )
+    for name in cfg.DATASETS.TARGET:
+        slices = slices_of("TARGET", name)
+        own = MetadataCatalog.get(name).get("points")
+        if own and node.RATIO == 0:
+            raise ValueError(
+                f"DATASETS.SPARSE_POINTS.RATIO is 0.0, the unsupervised mode, but DATASETS.TARGET {name} comes with "
+                f"points, {own}; remove RATIO to use them, or `points` from its description"
+            )
+        file = node.FILE or own
+        if file:
+            check_points(file, slices[0])
+        elif node.RATIO > 0 and slices[0]["label_file_name"] is None:
+            raise ValueError(
+                f"DATASETS.TARGET {name} has neither points nor labels to draw them from; set "
+                "DATASETS.SPARSE_POINTS.FILE, or RATIO 0 for the unsupervised mode"
+            )
+
+
+def check_points(file: str | Path, first: dict[str, Any]) -> None:
+    """Raise unless ``file`` holds points on the volume of the slice ``first``."""
+    volume = open_image_volume(first)
+    depth, height, width = volume.shape
+    try:
+        read_points(file, volume.slice_names, num_slices=depth, size=(height, width))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"DATASETS.SPARSE_POINTS: {error}") from error
+
+
+def slices_of(key: str, name: str) -> list[dict[str, Any]]:
+    """The slices of a data set of ``DATASETS.<key>``; errors name the key."""
+    try:
+        return get_slices((name,))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"DATASETS.{key}: {error}") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"DATASETS.{key}: {error}") from error
