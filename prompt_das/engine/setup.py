@@ -59,8 +59,7 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def setup_from_args(args: argparse.Namespace) -> CfgNode:
-    """The config of a tool's arguments, checked, with the run started, see :func:`setup_run` and
-    ``run_folder.begin``.
+    """The config of a tool's arguments, checked, with the run started, see :func:`setup_run`.
 
     Raises:
         ValueError, OSError: the config or its data cannot be used, see :func:`~prompt_das.engine.checks.check_run`.
