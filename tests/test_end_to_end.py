@@ -116,7 +116,7 @@ def test_a_run_of_every_mode(train: Train, tmp_path: Path, mode: str) -> None:
     assert (f"sparse_points_{TARGET}.json" in written) is (mode == "wda")
     assert not list(tmp_path.glob("*.part"))
     content = read_checkpoint(tmp_path / "model_final.pth")
-    assert content.keys() == {"model", "teacher", "trainer", "iteration"}
+    assert content.keys() == {"model", "teacher", "trainer", "iteration", "config"}
     assert not all(torch.equal(value, content["teacher"][name]) for name, value in content["model"].items())
 
 
