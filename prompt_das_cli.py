@@ -325,13 +325,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command. An error of what was typed, or of a file, is one line and the exit code 1 or 2."""
+    """Run a command. An error of what was typed, or of a file, is one line and the exit code 1 or 2.
+
+    Ctrl-C is one line and the exit code 130, as in a shell; a training ends with a checkpoint and 75 instead.
+    """
     words = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(words)
     args.command_line = shlex.join(["prompt-das", *words])
-    from prompt_das.cli.main import run  # torch
+    try:
+        from prompt_das.cli.main import run  # torch
 
-    run(args)
+        run(args)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
+
+from prompt_das.data.workers import block_signals
 
 import torch
 
@@ -51,6 +56,8 @@ def dask_executor(address: str | None = None, workers: int | None = None) -> Ite
     """
     from distributed import Client, LocalCluster  # here: a second to import, for those who want it
 
+    # The client logs tracebacks of its own when it loses the scheduler; the error below is enough.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     if address is not None:
         try:
             client = Client(address, timeout="20s")
@@ -60,15 +67,33 @@ def dask_executor(address: str | None = None, workers: int | None = None) -> Ite
             yield _on(client, address)
         return
     workers = workers or torch.cuda.device_count() or len(os.sched_getaffinity(0))
-    # Memory is bounded by the size of a slice; Dask's own limit would kill workers on large ones.
-    local = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        memory_limit=0,
-        dashboard_address="127.0.0.1:0",
-    )
-    with local as cluster, Client(cluster) as client:
+    # Ctrl-C in a terminal reaches the workers, too. They start with it blocked, and end with this process instead,
+    # which receives it when all of them have started: what is half started cannot be closed.
+    with ExitStack() as stack:
+        with defer_interrupt(), block_signals((signal.SIGINT,)):
+            # Memory is bounded by the size of a slice; Dask's own limit would kill workers on large ones.
+            local = LocalCluster(
+                n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0"
+            )
+            client = stack.enter_context(Client(stack.enter_context(local)))
+            client.wait_for_workers(workers, timeout=60)
         yield _on(client, "this machine")
+
+
+@contextmanager
+def defer_interrupt() -> Iterator[None]:
+    """Raise the KeyboardInterrupt of a Ctrl-C at the end of the block instead of within it."""
+    if threading.current_thread() is not threading.main_thread():  # no other thread is interrupted
+        yield
+        return
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if received:
+        raise KeyboardInterrupt
 
 
 def device_of_worker(device: str) -> str:

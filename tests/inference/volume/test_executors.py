@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from prompt_das.inference.volume import executors
 from prompt_das.inference.volume.executors import dask_executor, device_of_worker, run_here
@@ -80,3 +86,45 @@ def test_a_cluster_without_workers_is_an_error(monkeypatch: pytest.MonkeyPatch) 
         pytest.raises(RuntimeError, match=r"the Dask scheduler of .* has no workers: start some"),
     ):
         list(run(double, [1]))
+
+
+def serve_a_cluster(pipe: Any) -> None:
+    """A scheduler with one worker, both in this process, which sends its address."""
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**options, protocol="tcp") as cluster:
+        pipe.send(cluster.scheduler_address)
+        time.sleep(600)
+
+
+def one_a_second(items: Sequence[int]) -> Iterator[int]:
+    for item in items:
+        time.sleep(1)
+        yield item
+
+
+def test_a_scheduler_that_is_lost_ends_the_run_with_one_line(
+    start_process: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    process = start_process(serve_a_cluster, theirs, daemon=True)
+    assert ours.poll(120)
+    with dask_executor(ours.recv()) as run:
+        results = run(one_a_second, range(8))  # two tasks
+        assert next(results) == 0
+        begun = time.monotonic()
+        process.kill()
+        with pytest.raises(RuntimeError, match=r"^the Dask scheduler of tcp://.* is lost: start it again$"):
+            list(results)
+    assert time.monotonic() - begun < 60
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_interrupt_while_the_workers_start_ends_them() -> None:
+    """Ctrl-C at the start: raised when the workers have started, so that they can be closed."""
+    before = set(multiprocessing.active_children())
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt), dask_executor(None, workers=1):
+        time.sleep(60)
+    timer.join()
+    assert not set(multiprocessing.active_children()) - before
