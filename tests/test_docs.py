@@ -55,6 +55,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [t for t in targets if "://" not in t and not (page.parent / t).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES_TO_READ, ids=page_id)
+def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
+    """And so do the tests in them, as in ``tests/ops/test_points.py::test_name``."""
+    folders = "tests|tools|benchmarks|prompt_das|configs"
+    files = re.findall(rf"(?<![\w/])((?:{folders})/[\w/.-]+\.(?:py|yaml))(?:::(\w+))?", page.read_text())
+    assert [file for file, _ in files if not (ROOT / file).is_file()] == []
+    assert [test for file, test in files if test and f"def {test}(" not in (ROOT / file).read_text()] == []
+
+
 @pytest.mark.parametrize(("page", "words"), [pytest.param(p, w, id=" ".join(w)[:70]) for p, w in documented()])
 def test_commands_can_be_typed(page: Path, words: list[str]) -> None:
     if words[0] == "prompt-das" and words[1:] != ["--help"]:
