@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Answer(NamedTuple):
-    """What the network says of an image."""
+class ImagePrediction(NamedTuple):
+    """Output of the network for an image."""
 
     logits: Tensor  # (H, W)
     density: Tensor  # (H, W)
@@ -42,7 +42,9 @@ class OneImageAtATime:
     def __init__(self, network: PromptDAS) -> None:
         self.network: Any = network
 
-    def predict(self, images: Tensor, prompts: list[Tensor], contrastive: list[Tensor] | None = None) -> list[Answer]:
+    def predict(
+        self, images: Tensor, prompts: list[Tensor], contrastive: list[Tensor] | None = None
+    ) -> list[ImagePrediction]:
         """images (B, 1, H, W), and for each its prompts (N, 2) and its contrastive points (M, 2), any number."""
         contrastive = contrastive or [points[:0] for points in prompts]
         with self.network.autocast():
@@ -63,7 +65,7 @@ class OneImageAtATime:
             x = x + block.mlp(block.norm2(x))
         return vit.norm(x).transpose(1, 2).reshape(patches.shape)
 
-    def decode(self, embedding: Tensor, prompts: Tensor, contrastive: Tensor, size: tuple[int, int]) -> Answer:
+    def decode(self, embedding: Tensor, prompts: Tensor, contrastive: Tensor, size: tuple[int, int]) -> ImagePrediction:
         """The two-way transformer and both heads on one image: its embedding (D, h, w) and points (N, 2), (M, 2)."""
         decoder, (dim, h, w) = self.network.decoder, embedding.shape
         tokens = torch.cat(
@@ -96,7 +98,7 @@ class OneImageAtATime:
         logits = (kernel @ features[0].flatten(1)).reshape(1, 1, *features.shape[-2:]).float()
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0, 0]
         density = self.network.center_head(features)[0].float()
-        return Answer(logits, density, decoder.contrastive_mlp(tokens[seen:]).float())
+        return ImagePrediction(logits, density, decoder.contrastive_mlp(tokens[seen:]).float())
 
     def encode_points(self, points: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, 2) points in pixels -> tokens (N, D)."""

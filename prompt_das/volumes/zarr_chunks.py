@@ -126,7 +126,7 @@ def _inner_chunks(
 
 
 def _name(codec: Any) -> str:
-    """Of a codec of either of Zarr's formats: "zstd"."""
+    """Name of a codec of either of Zarr's formats, "zstd" for example."""
     name = getattr(codec, "codec_id", None) or getattr(codec, "codec_name", None) or type(codec).__name__
     return str(name).removeprefix("numcodecs.").removesuffix("Codec").lower()
 

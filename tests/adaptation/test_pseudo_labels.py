@@ -219,7 +219,7 @@ def test_a_teacher_that_is_unsure_everywhere_weighs_nothing() -> None:
 
 
 def test_prompts_are_a_random_subset_of_all_points() -> None:
-    """Of any size from none to all, each size equally likely: of 3 points a quarter of the samples get none."""
+    """Every size from none to all is equally likely: of 3 points a quarter of the samples get none."""
     labeling = labeler(Teacher())
     allowed = as_set(np.concatenate([SPARSE, CENTERS[1:]]))
     prompts = [run(labeling, sample(seed=seed))[0]["prompts"] for seed in range(200)]

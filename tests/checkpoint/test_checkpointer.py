@@ -159,11 +159,11 @@ def test_the_one_before_goes_when_the_new_one_is_there(
     seen = []
     replace = Path.replace
 
-    def look(part: Path, to: Path) -> None:
+    def replace_and_list(part: Path, to: Path) -> None:
         replace(part, to)
         seen.append((to.name, sorted(p.name for p in tmp_path.glob("model_*.pth"))))
 
-    monkeypatch.setattr(Path, "replace", look)
+    monkeypatch.setattr(Path, "replace", replace_and_list)
     run.save("model_0000005")
     three = [f"model_000000{i}.pth" for i in (3, 4, 5)]
     assert seen == [(name, three) for name in ("model_0000005.pth", "previous_checkpoint", "last_checkpoint")]

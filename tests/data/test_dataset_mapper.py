@@ -170,7 +170,7 @@ def test_a_source_sample_shows_what_its_mask_and_points_say(item: dict[str, Any]
 
 
 def test_all_eight_views_occur(item: dict[str, Any]) -> None:
-    """Of one crop, a slice that is not larger than it."""
+    """A slice that is not larger than one crop."""
     corner = np.zeros((1, 32, 32), np.uint16)
     corner[0, 2:6, 10:14] = 1
     folder = Path(item["file_name"]).parent / "corner"

@@ -157,7 +157,7 @@ def test_workers_make_no_difference(
     results_of: Callable[[Path], Any],
     assert_same: Callable[..., None],
 ) -> None:
-    """To the training, to evaluations in its middle, and to the one at its end."""
+    """Workers change neither the training, nor evaluations in its middle, nor the one at its end."""
     job = start(tmp_path / "run")
     assert job.ends() == 0, job.text
     assert_same(results_of(tmp_path / "run"), results_of(alone))
@@ -235,7 +235,7 @@ def test_with_unreadable_slices_left_out_a_run_that_was_killed_is_the_same_run(
     results_of: Callable[[Path], Any],
     assert_same: Callable[..., None],
 ) -> None:
-    """Of both streams; the source model makes no points on the one of the target."""
+    """Both streams have one; the source model makes no points on that of the target."""
     paths = [spoil("source/mito-train-v2/seg0001.tif"), spoil("target/im/im0002.png")]
     folder = tmp_path / "run"
     job = start(folder, DATALOADER__MAX_CORRUPT_SLICES=2)

@@ -119,7 +119,7 @@ def two_parameters() -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def test_the_norm_of_the_whole_gradient_is_clipped() -> None:
-    """Of (3, 4), norm 5, remains (0.6, 0.8): the direction is kept. Clipping each by itself would give (1, 1)."""
+    """(3, 4), norm 5, becomes (0.6, 0.8): the direction is kept. Clipping each by itself would give (1, 1)."""
     a, b = two_parameters()
     optimizer = ClippedAdamW([{"params": [a]}, {"params": [b]}], lr=0.1, max_norm=1.0)
     a.grad, b.grad = torch.tensor([3.0]), torch.tensor([4.0])

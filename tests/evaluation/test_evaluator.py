@@ -117,7 +117,7 @@ def test_means_over_slices_beside_pooled_results() -> None:
 
 
 def test_prompt_response_by_hand() -> None:
-    """Of the instances missed without prompts that hold a prompt: how many appear with it?"""
+    """Counts the instances missed without prompts that hold a prompt, and those of them that appear with it."""
     truth = blocks((0, 0), (0, 10), (0, 20), (20, 0), (20, 20))
     first = truth * (truth == 1)
     # Missed: 2, 3, 4, 5. Prompted: 1 (was not missed), 2, 3 and the background. Found then: 2, and 4 by itself.

@@ -1,4 +1,4 @@
-"""Of the predicted centres those are shown that say something new."""
+"""Predicted centers are suggested where no prompt and no earlier judgment is near."""
 
 from __future__ import annotations
 

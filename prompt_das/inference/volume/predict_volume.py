@@ -50,7 +50,7 @@ TABLE = "table.csv"  # in the folder of the job
 
 @dataclass(frozen=True)
 class Result:
-    """Of a volume: the instances in the order of their ids 1 ... n, and why slices were left out, by their index."""
+    """Instances of a volume in the order of their ids 1 ... n, and why slices were skipped, by their index."""
 
     instances: Components
     skipped: dict[int, str]

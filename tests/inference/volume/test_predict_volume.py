@@ -307,7 +307,7 @@ def _predict_in_process(limit: int | None, *args: Any) -> None:
 
 
 def lines(path: Path) -> int:
-    """Of a file that another process may make or remove at any moment."""
+    """Content of a file that another process may make or remove at any moment."""
     try:
         return path.read_text().count("\n")
     except FileNotFoundError:
