@@ -27,6 +27,7 @@ def train(parser: argparse.ArgumentParser) -> None:
     Stopped by SIGTERM or Ctrl-C, it writes a checkpoint and ends with exit code 75; --resume goes on there.
     """
     add_config_file(parser)
+    add_plugin(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--overwrite", action="store_true", help="remove the run that is in OUTPUT_DIR, and begin anew")
     parser.add_argument("--allow-changes", action="store_true", help="resume with settings that change the run")
@@ -45,6 +46,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     The last two keys are the paper's test protocol. The results are printed, and written to OUTPUT_DIR/inference.
     """
     add_config_file(parser)
+    add_plugin(parser)
     parser.add_argument("--weights", help="a checkpoint (.pth) or a .safetensors file; default: MODEL.WEIGHTS")
     add_processes(parser)
     add_last_options(parser)
@@ -75,6 +77,7 @@ def predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT, or an unfinished one")
     add_array(parser)
     parser.add_argument("--config-file", help="default: the one in the weights or beside them")
+    add_plugin(parser)
     parser.add_argument("--device", help="cuda, cuda:1 or cpu; default: the config's, or cpu where there is no GPU")
     parser.add_argument(
         "--dask",
@@ -211,6 +214,7 @@ def convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-file", help="default: the one in the weights or beside them; for reference the paper-size network"
     )
+    add_plugin(parser)
     parser.add_argument("--student", action="store_true", help="export the student instead of the teacher")
     parser.add_argument("input", type=Path, metavar="IN")
     parser.add_argument("output", type=Path, metavar="OUT", help="*.safetensors")
@@ -225,6 +229,7 @@ def replay_batch(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("batch", type=Path, help="a file of OUTPUT_DIR/bad_batches")
     parser.add_argument("--config-file", help="default: the one in the file, else the config.yaml of its run")
+    add_plugin(parser)
     add_options(parser)
 
 
@@ -281,6 +286,16 @@ COMMANDS = {
 
 def add_config_file(parser: argparse.ArgumentParser, help: str = "YAML file, or the name of a config") -> None:
     parser.add_argument("--config-file", default="", metavar="FILE", help=help)
+
+
+def add_plugin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="code that registers parts of the network: a .py file, a module or an entry point; repeatable",
+    )
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ def from_reference(
 
 
 def from_training(
-    content: dict[str, Any], config_file: str | None, source: Path, student: bool
+    content: dict[str, Any], config_file: str | None, source: Path, student: bool, plugins: Sequence[str]
 ) -> tuple[dict[str, torch.Tensor], str]:
     """A checkpoint of this project -> its teacher's or student's weights, and the config of the run."""
     key = "model" if student else "teacher"
     if key not in content:
         raise ValueError(f"{source} is not a training checkpoint: it has no {key!r}, only {list(content)[:5]}")
-    return check_weights(content[key], source), config_of_weights(source, config_file).dump()
+    return check_weights(content[key], source), config_of_weights(source, config_file, plugins=plugins).dump()
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     if args.kind == "reference":
         state, config = from_reference(content, args.config_file, args.input)
     else:
-        state, config = from_training(content, args.config_file, args.input, args.student)
+        state, config = from_training(content, args.config_file, args.input, args.student, args.plugin)
     check(state, config, args.input)
     export_weights(args.output, state, config, **{"prompt_das.version": prompt_das.__version__})
     print(f"{args.output}: {sum(v.numel() for v in state.values()) / 1e6:.1f} M values in {len(state)} tensors")

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
                 overwrite=args.overwrite,
                 config_file=args.config_file,
                 opts=[*args.opts, *device],
+                plugins=args.plugin,
                 executor=executor,
             )
     except KeyboardInterrupt:

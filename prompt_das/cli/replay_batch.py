@@ -11,7 +11,9 @@ from prompt_das.modeling.load import build_model, config_of_weights
 def run(args: argparse.Namespace) -> None:
     beside = args.batch.resolve().parents[1] / "config.yaml"  # batches lie in a folder of the run's
     try:
-        cfg = config_of_weights(args.batch, args.config_file, ["MODEL.WEIGHTS", "", *args.opts], beside=beside)
+        cfg = config_of_weights(
+            args.batch, args.config_file, ["MODEL.WEIGHTS", "", *args.opts], args.plugin, beside=beside
+        )
         names, losses, bad = replay(build_model(cfg), args.batch)
     except (KeyError, RuntimeError) as error:
         raise ValueError(str(error)) from error

@@ -10,6 +10,10 @@ def add_prompt_das_config(cfg: CN) -> None:
     """Add the keys below to ``cfg`` (from ``detectron2.config.get_cfg()``) and set the paper's defaults."""
     _c = cfg
 
+    # Modules that register parts of the network: .py files, modules, or entry points of the group "prompt_das.plugins".
+    # Those given by --plugin are kept here. Never imported because a file of weights names them.
+    _c.PLUGINS = ()
+
     # ------------------------------------------------------------------------------------------------- network
     _c.MODEL.META_ARCHITECTURE = "PromptDAS"
     _c.MODEL.BACKBONE.NAME = "build_vit_backbone"

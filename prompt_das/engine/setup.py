@@ -8,6 +8,7 @@ import re
 
 from prompt_das.config.find import find_config
 from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.config.plugins import import_plugins
 from prompt_das.data.datasets import register_config_volumes
 from prompt_das.engine import run_folder
 from prompt_das.engine.checks import check_run
@@ -61,10 +62,15 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 def setup_from_args(args: argparse.Namespace) -> CfgNode:
     """The config of a tool's arguments, checked, with the run started, see :func:`setup_run`.
 
+    Plugins that are given take the place of those that the config file names.
+
     Raises:
         ValueError, OSError: the config or its data cannot be used, see :func:`~prompt_das.engine.checks.check_run`.
     """
-    cfg = get_prompt_das_cfg(args.config_file, args.opts)
+    given = import_plugins(args.plugin)
+    opts = ["PLUGINS", str(given), *args.opts] if given else args.opts
+    cfg = get_prompt_das_cfg(args.config_file, opts)
+    import_plugins(cfg.PLUGINS)
     register_config_volumes(cfg, args.config_file)
     check_run(cfg, eval_only=args.eval_only)
     if not args.eval_only:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from prompt_das.modeling.registry import look_up
 from prompt_das.modeling.vit_weights import load_vit_weights
 
 from detectron2.config import CfgNode, configurable
@@ -26,6 +27,20 @@ def conv_stem(in_channels: int, embed_dim: int, patch_size: int) -> nn.Sequentia
     for a, b in pairwise(dims):
         layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(1, b), nn.GELU()]
     return nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))
+
+
+def build_backbone(cfg: CfgNode) -> Backbone:
+    """Build ``cfg.MODEL.BACKBONE.NAME`` for images of 3 channels.
+
+    Raises:
+        ValueError: no such backbone is registered, or it has no output "vit".
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    backbone = look_up(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", name)(cfg, ShapeSpec(channels=3))
+    if "vit" not in backbone.output_shape():
+        outputs = ", ".join(backbone.output_shape())
+        raise ValueError(f"MODEL.BACKBONE.NAME is {name!r}, whose outputs are {outputs}; an output 'vit' is needed")
+    return backbone
 
 
 class ViTBackbone(Backbone):

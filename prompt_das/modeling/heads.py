@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prompt_das.modeling.decoder import MLP
+from prompt_das.modeling.registry import look_up
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +20,14 @@ Centre-point heads. Each is built as ``head(cfg, in_channels)``; (B, C, H/2, W/2
 
 def build_segmentation_head(cfg: CfgNode, dim: int, in_channels: int) -> nn.Module:
     """Build ``cfg.MODEL.SEM_SEG_HEAD.NAME`` for a ``dim``-channel mask token and ``in_channels`` features."""
-    return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, dim, in_channels)
+    build = look_up(SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME)
+    return build(cfg, dim, in_channels)
 
 
 def build_center_head(cfg: CfgNode, in_channels: int) -> nn.Module:
     """Build ``cfg.MODEL.CENTER_HEAD.NAME`` for ``in_channels`` features."""
-    return CENTER_HEAD_REGISTRY.get(cfg.MODEL.CENTER_HEAD.NAME)(cfg, in_channels)
+    build = look_up(CENTER_HEAD_REGISTRY, "MODEL.CENTER_HEAD.NAME", cfg.MODEL.CENTER_HEAD.NAME)
+    return build(cfg, in_channels)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

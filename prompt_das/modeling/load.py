@@ -8,7 +8,9 @@ from pathlib import Path
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
 from prompt_das.checkpoint.safe_load import read_config
 from prompt_das.config.load import check_complete, get_prompt_das_cfg, reason
+from prompt_das.config.plugins import import_plugins, require_plugins
 from prompt_das.modeling.meta_arch import PromptDAS
+from prompt_das.modeling.registry import look_up
 
 import torch
 from detectron2.config import CfgNode
@@ -16,7 +18,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 
 def load_model(
-    weights: str | Path, config_file: str | Path | None = None, opts: Sequence[str] = ()
+    weights: str | Path,
+    config_file: str | Path | None = None,
+    opts: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
 ) -> tuple[CfgNode, PromptDAS]:
     """A trained network, ready for inference, and its config.
 
@@ -24,22 +29,29 @@ def load_model(
         weights: a training checkpoint (its teacher is taken unless the config says otherwise) or a safetensors file.
         config_file: by default the config inside the weights, else the ``config.yaml`` beside them.
         opts: overrides of the config, for example ``["MODEL.DEVICE", "cpu"]``.
+        plugins: take the place of those that the config names, which are never imported because it names them, see
+            :mod:`prompt_das.config.plugins`.
 
     Raises:
-        FileNotFoundError: no weights, or no config for them.
-        ValueError: the file is damaged, or its weights do not fit the config.
+        FileNotFoundError: no weights, or no config or plugin for them.
+        ValueError: the file is damaged, its weights do not fit the config, or the config needs a plugin.
     """
     weights = Path(weights)
     if not weights.is_file():
         raise FileNotFoundError(f"no weights at {weights}")
-    cfg = config_of_weights(weights, config_file, opts)
+    cfg = config_of_weights(weights, config_file, opts, plugins)
     model = build_for(cfg, weights)
     load_weights(cfg, model, weights)
     return cfg, model.eval()
 
 
 def config_of_weights(
-    weights: Path, config_file: str | Path | None = None, opts: Sequence[str] = (), *, beside: Path | None = None
+    weights: Path,
+    config_file: str | Path | None = None,
+    opts: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    *,
+    beside: Path | None = None,
 ) -> CfgNode:
     """The config of a file of weights: ``config_file``, else the one inside the file, else the one beside it.
 
@@ -48,7 +60,7 @@ def config_of_weights(
 
     Raises:
         FileNotFoundError: there is none of the three.
-        ValueError: the file of weights or the config is damaged.
+        ValueError: the file of weights or the config is damaged, or the config needs a plugin.
     """
     text = "" if config_file else read_config(weights)
     if not config_file and not text:
@@ -59,7 +71,13 @@ def config_of_weights(
             )
         check_complete(config_file)
     own = ["MODEL.VIT.WEIGHTS", "", "DATASETS.VOLUMES", "()"]  # the data of the training are not needed
-    return get_prompt_das_cfg(config_file, [*own, *opts], text=text, name=f"the config inside of {weights}")
+    given = import_plugins(plugins)
+    kept = ["PLUGINS", str(given)] if given else []
+    name = f"the config inside of {weights}"
+    cfg = get_prompt_das_cfg(config_file, [*own, *kept, *opts], text=text, name=name)
+    if not given:
+        require_plugins(cfg.PLUGINS, weights)
+    return cfg
 
 
 def resolve_device(cfg: CfgNode) -> torch.device:
@@ -69,8 +87,12 @@ def resolve_device(cfg: CfgNode) -> torch.device:
 
 def build_model(cfg: CfgNode) -> PromptDAS:
     """Detectron2's ``build_model``, on the device of :func:`resolve_device`: the untrained network in training mode."""
-    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
-    return model.to(resolve_device(cfg))
+    return untrained(cfg).to(resolve_device(cfg))
+
+
+def untrained(cfg: CfgNode) -> PromptDAS:
+    """The network ``MODEL.META_ARCHITECTURE``, where torch makes tensors by default."""
+    return look_up(META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
 def build_for(cfg: CfgNode, weights: Path) -> PromptDAS:
@@ -95,8 +117,8 @@ def meta_network(cfg: CfgNode) -> PromptDAS:
     """
     try:
         with torch.device("meta"):
-            return PromptDAS(cfg)
-    except (RuntimeError, KeyError, TypeError, AssertionError, ZeroDivisionError) as e:
+            return untrained(cfg)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, ZeroDivisionError) as e:
         raise ValueError(f"no network can be built from this config: {reason(e)}") from e
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from prompt_das.modeling.backbone import build_backbone
 from prompt_das.modeling.criterion import PromptDASCriterion
 from prompt_das.modeling.decoder import PromptDecoder
 from prompt_das.modeling.heads import build_center_head, build_segmentation_head
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 PromptSets = Mapping[str, np.ndarray | Tensor]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from prompt_das.modeling.registry import look_up
+
 import torch
 from detectron2.config import CfgNode, configurable
 from fvcore.common.registry import Registry
@@ -18,7 +20,8 @@ Encoders of prompts. Each is built as ``encoder(cfg, dim)`` and provides
 
 def build_prompt_encoder(cfg: CfgNode, dim: int) -> PointPromptEncoder:
     """Build ``cfg.MODEL.PROMPT_ENCODER.NAME`` for ``dim`` channels."""
-    return PROMPT_ENCODER_REGISTRY.get(cfg.MODEL.PROMPT_ENCODER.NAME)(cfg, dim)
+    build = look_up(PROMPT_ENCODER_REGISTRY, "MODEL.PROMPT_ENCODER.NAME", cfg.MODEL.PROMPT_ENCODER.NAME)
+    return build(cfg, dim)
 
 
 @PROMPT_ENCODER_REGISTRY.register()

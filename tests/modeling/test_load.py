@@ -125,6 +125,55 @@ def test_a_network_is_only_built_if_the_file_can_hold_it(run: Path) -> None:
         load_model(run / "model_final.pth", opts=huge)
 
 
-def test_a_config_that_no_network_can_be_built_from(run: Path) -> None:
-    with pytest.raises(ValueError, match=r"no network can be built from this config: .*NoSuchHead"):
+def test_a_name_that_is_not_registered_is_named_with_those_that_are(run: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"no network .*: MODEL\.CENTER_HEAD\.NAME is 'NoSuchHead'.*CenterPointHead.*--plugin"
+    ):
         load_model(run / "model_final.pth", opts=["MODEL.CENTER_HEAD.NAME", "NoSuchHead"])
+
+
+def test_a_config_that_no_network_can_be_built_from(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"no network can be built from this config: num_channels \(12\)"):
+        load_model(run / "model_final.pth", opts=["MODEL.CENTER_HEAD.CHANNELS", "12"])  # no multiple of 8
+
+
+# ---- plugins
+
+
+@pytest.fixture
+def victim(moved: Path, tiny_cfg: CfgNode) -> Path:
+    """What a plugin beside a checkpoint would write; the config inside names it."""
+    victim = moved.parent / "victim"
+    plugin = moved.parent / "hostile_parts.py"
+    plugin.write_text(f"import pathlib\npathlib.Path({str(victim)!r}).touch()\n")
+    tiny_cfg.PLUGINS = (str(plugin),)
+    torch.save({**torch.load(moved, weights_only=True), "config": tiny_cfg.dump()}, moved)
+    return victim
+
+
+def test_opening_weights_imports_no_code_that_their_config_names(moved: Path, victim: Path) -> None:
+    with pytest.raises(ValueError, match=r"names the plugin '.*hostile_parts\.py'.*--plugin .*hostile_parts\.py"):
+        load_model(moved)
+    assert not victim.exists()
+
+
+def test_nor_does_a_config_that_is_named_with_them(moved: Path, victim: Path, tiny_cfg: CfgNode) -> None:
+    (moved.parent / "config.yaml").write_text(tiny_cfg.dump())
+    with pytest.raises(ValueError, match="hostile_parts"):
+        load_model(moved, moved.parent / "config.yaml")
+    assert not victim.exists()
+
+
+def test_a_plugin_that_the_caller_names_is_imported(moved: Path, victim: Path) -> None:
+    plugin = victim.with_name("trusted_parts.py")
+    victim.with_name("hostile_parts.py").rename(plugin)
+    cfg, _ = load_model(moved, plugins=[plugin])
+    assert victim.exists()
+    assert (str(plugin),) == cfg.PLUGINS
+
+
+def test_plugins_must_be_names(moved: Path, tiny_cfg: CfgNode) -> None:
+    tiny_cfg.PLUGINS = (1, "my_parts.py")
+    torch.save({**torch.load(moved, weights_only=True), "config": tiny_cfg.dump()}, moved)
+    with pytest.raises(ValueError, match=r"PLUGINS is .*use a tuple of names"):
+        load_model(moved)

@@ -118,6 +118,7 @@ class Predictor:
         device: str | torch.device | None = None,
         config_file: str | Path | None = None,
         opts: Sequence[str] = (),
+        plugins: Sequence[str | Path] = (),
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """
@@ -127,13 +128,15 @@ class Predictor:
             device: "cpu", "cuda", "cuda:1"; by default the config's, which is a GPU where there is one.
             config_file: by default the one inside or beside the weights.
             opts: overrides of the config: ``["TEST.WINDOW.STRIDE", "128"]``.
+            plugins: code that registers parts of the network, see :mod:`prompt_das.config.plugins`.
             cache_bytes: the most that embeddings and predictions of windows may take, on ``device``.
 
         Raises:
             FileNotFoundError: no weights, or no config for them.
             ValueError: damaged weights, weights of another network, or a device that is not there.
         """
-        self.cfg, self._model = weights if isinstance(weights, tuple) else _load(weights, device, config_file, opts)
+        loaded = weights if isinstance(weights, tuple) else _load(weights, device, config_file, opts, plugins)
+        self.cfg, self._model = loaded
         self._model.eval()
         self.cache = TensorCache(cache_bytes)
         self.center_threshold = float(self.cfg.DOMAIN_ADAPT.POINTS.THRESHOLD)
@@ -321,10 +324,14 @@ def _digest(image: np.ndarray, intensity_range: Range | None) -> bytes:
 
 
 def _load(
-    weights: str | Path, device: str | torch.device | None, config_file: str | Path | None, opts: Sequence[str]
+    weights: str | Path,
+    device: str | torch.device | None,
+    config_file: str | Path | None,
+    opts: Sequence[str],
+    plugins: Sequence[str | Path],
 ) -> tuple[CfgNode, PromptDAS]:
     if device is not None:
         if torch.device(device).type != "cpu" and not torch.cuda.is_available():
             raise ValueError(f"device is {str(device)!r}, but torch finds no GPU here; use 'cpu' or leave it out")
         opts = [*opts, "MODEL.DEVICE", str(device)]
-    return load_model(weights, config_file, opts)
+    return load_model(weights, config_file, opts, plugins)

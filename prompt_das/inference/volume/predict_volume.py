@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prompt_das.config.plugins import import_plugins
 from prompt_das.inference.volume.durable import make_receipt, sync_tree
 from prompt_das.inference.volume.executors import Executor, run_here
 from prompt_das.inference.volume.export import STORE, export
@@ -66,13 +67,14 @@ def predict_volume(
     overwrite: bool = False,
     config_file: str | Path | None = None,
     opts: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
     executor: Executor = run_here,
     progress: bool = True,
 ) -> Result | None:
     """Predict a volume. Killed at any moment and called again with equal arguments, it goes on where it was.
 
     Args:
-        weights, config_file, opts: the network, see :func:`prompt_das.modeling.load.load_model`.
+        weights, config_file, opts, plugins: the network, see :func:`prompt_das.modeling.load.load_model`.
         source: what is read; a path alone is a volume without prompts but those of its description.
         output: ``*.zarr`` (all maps and the labels), ``*.h5`` (the same) or ``*.tif`` (the labels; the maps go beside
             them, to ``*_probability.tif`` and ``*_density.tif``).
@@ -94,7 +96,7 @@ def predict_volume(
     """
     settings = settings or VolumeSettings()
     files = OutputFiles.plan(output, settings.maps, table)
-    network, network_files, digests = _find_network(weights, config_file, opts)
+    network, network_files, digests = _find_network(weights, config_file, opts, plugins)
     cfg, _ = load_network(network)  # also where others predict: to fail early
     source = source if isinstance(source, VolumeSource) else VolumeSource(source)
     opened = source.open()
@@ -153,14 +155,20 @@ def predict_volume(
 
 
 def _find_network(
-    weights: str | Path, config_file: str | Path | None, opts: Sequence[str]
+    weights: str | Path, config_file: str | Path | None, opts: Sequence[str], plugins: Sequence[str | Path]
 ) -> tuple[Network, list[Path], list[str]]:
     """The network, its files, and their SHA-256."""
     weights = Path(weights)
     config = Path(config_file) if config_file else weights.with_name("config.yaml")
     paths = [path for path in (weights, config) if path.is_file()]
     digests = [_sha256(path.read_bytes()) for path in paths]
-    network = Network(str(weights), str(config_file) if config_file else None, tuple(opts), "".join(digests))
+    network = Network(
+        str(weights),
+        str(config_file) if config_file else None,
+        tuple(opts),
+        import_plugins(plugins),  # absolute paths: workers have working directories of their own
+        "".join(digests),
+    )
     return network, paths, digests
 
 

@@ -36,6 +36,7 @@ class Network:
     weights: str
     config_file: str | None
     opts: tuple[str, ...]
+    plugins: tuple[str, ...]
     digest: str
 
 
@@ -135,5 +136,5 @@ def _written(z: int, writing: Future[None]) -> tuple[int, None]:
 
 @lru_cache(maxsize=1)
 def load_network(network: Network) -> tuple[Any, PromptDAS]:
-    cfg, model = load_model(network.weights, network.config_file, network.opts)
+    cfg, model = load_model(network.weights, network.config_file, network.opts, network.plugins)
     return cfg, model.to(device_of_worker(str(resolve_device(cfg))))
