@@ -67,7 +67,7 @@ def setup_from_args(args: argparse.Namespace) -> CfgNode:
     Raises:
         ValueError, OSError: the config or its data cannot be used, see :func:`~prompt_das.engine.checks.check_run`.
     """
-    given = import_plugins(args.plugin)
+    given = import_plugins(getattr(args, "plugin", []))  # Detectron2's own parser has no such argument
     opts = ["PLUGINS", str(given), *args.opts] if given else args.opts
     cfg = get_prompt_das_cfg(args.config_file, opts)
     import_plugins(cfg.PLUGINS)

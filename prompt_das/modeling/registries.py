@@ -1,10 +1,11 @@
-"""The parts of a network that a config names: which there are, and a clear error for a name that is not among them."""
+"""The registries of the five parts of a network that a config names."""
 
 from __future__ import annotations
 
 from prompt_das.config.validation import value_of
 from prompt_das.modeling.heads import CENTER_HEAD_REGISTRY
 from prompt_das.modeling.prompt_encoder import PROMPT_ENCODER_REGISTRY
+from prompt_das.modeling.registry import look_up
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
@@ -19,11 +20,6 @@ REGISTRIES = {
 
 
 def check_registered(cfg: CfgNode) -> None:
-    """Raise ValueError for a part that nobody registered: names the key, what there is, and how one is added."""
+    """Raise ValueError for a part that is not registered, see :func:`~prompt_das.modeling.registry.look_up`."""
     for key, registry in REGISTRIES.items():
-        name, known = value_of(cfg, key), sorted(known for known, _ in registry)
-        if name not in known:
-            raise ValueError(
-                f"{key} is {name!r}, which is not registered; there are {', '.join(known)}. To add one, put "
-                f"@{registry._name}_REGISTRY.register() before its class or function, and import that module first"
-            )
+        look_up(registry, key, value_of(cfg, key))

@@ -20,7 +20,7 @@ def look_up(registry: Registry, key: str, name: str) -> Callable[..., Any]:
     if name not in registry:
         names = ", ".join(sorted(registered for registered, _ in registry))
         raise ValueError(
-            f"{key} is {name!r}, which is not registered. There are: {names}. To add one of your own: --plugin "
+            f"{key} is {name!r}, which is not registered; there are {names}. To add one of your own: --plugin "
             "my_parts.py, a file that registers it (docs/reference/extending.md)"
         )
     return registry.get(name)
