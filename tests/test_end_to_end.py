@@ -210,6 +210,50 @@ def test_evaluation_needs_weights(train: Train, tmp_path: Path) -> None:
         train("source", tmp_path, "--eval-only", MODEL__WEIGHTS=tmp_path / "absent.pth")
 
 
+def test_an_evaluation_leaves_the_config_of_the_run_in_its_folder(train: Train, tmp_path: Path) -> None:
+    train("source", tmp_path, SOLVER__MAX_ITER=3, DATASETS__VAL="()")
+    config = (tmp_path / "config.yaml").read_text()
+    weights = {"MODEL__WEIGHTS": tmp_path / "model_final.pth"}
+    train("source", tmp_path, "--eval-only", SOLVER__MAX_ITER=4, DATASETS__VAL="()", **weights)
+    assert (tmp_path / "config.yaml").read_text() == config
+
+
+# ---- one run in one folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"MODEL__WEIGHTS": "absent.pth"}, r"absent\.pth"),
+        ({"DATASETS__TEST": "('nowhere',)"}, "nowhere"),
+        ({"DATASETS__SPARSE_POINTS__FILE": "absent.json"}, r"absent\.json"),
+    ],
+)
+def test_an_error_before_the_start_leaves_the_run_that_was_to_be_overwritten(
+    train: Train, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    (tmp_path / "config.yaml").write_text("SEED: 7\n")
+    (tmp_path / "metrics.json").write_text("{}\n")
+    (tmp_path / "model_final.pth").write_bytes(b"weights")
+    (tmp_path / f"sparse_points_{TARGET}.json").write_text("{}")
+    with pytest.raises(SystemExit, match=message):
+        train("wda", tmp_path, "--overwrite", **changes)
+    assert (tmp_path / "config.yaml").read_text() == "SEED: 7\n"
+    assert (tmp_path / "metrics.json").read_text() == "{}\n"
+    assert (tmp_path / "model_final.pth").read_bytes() == b"weights"
+    assert (tmp_path / f"sparse_points_{TARGET}.json").exists()
+
+
+def test_a_run_is_overwritten(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("old\n")
+    (tmp_path / "model_0000099.pth").write_bytes(b"weights")
+    train("source", tmp_path, "--overwrite", SOLVER__MAX_ITER=3, DATASETS__VAL="()")
+    assert "old" not in (tmp_path / "metrics.json").read_text()
+    assert last_metrics(tmp_path)["iteration"] == 2
+    assert [path.name for path in tmp_path.glob("model_*.pth")].count("model_0000099.pth") == 0
+    assert (tmp_path / "model_final.pth").exists()
+
+
 # ---- stop and resume
 
 

@@ -7,11 +7,13 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from prompt_das.config.load import check_complete, get_prompt_das_cfg
 from prompt_das.config.schedule import burn_in_iters, num_iterations
+from prompt_das.utils.atomic_write import atomic_write
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -19,12 +21,14 @@ from detectron2.utils import comm
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+CONFIG = "config.yaml"
+METRICS = "metrics.json"
 # What a training writes and a later one would read or append to. Results of evaluations are replaced anyway.
 LEFT_BY_A_RUN = (
     "model_*.pth",
     "last_checkpoint",
     "previous_checkpoint",
-    "metrics.json",
+    METRICS,
     "sparse_points_*.json",
     "pseudo_points_*.json",
 )
@@ -42,35 +46,89 @@ _held: list[TextIO] = []  # locks end with the process
 
 
 def begin(cfg: CfgNode, *, resume: bool, overwrite: bool = False, allow_changes: bool = False) -> None:
-    """Make ``OUTPUT_DIR`` this process's own, before anything is written to it. Ranks other than 0 do nothing.
+    """Lock ``OUTPUT_DIR`` and check that this run may use it; :func:`start` writes. Ranks other than 0 do nothing.
 
     Args:
         resume: continue the run in the folder, if there is one.
-        overwrite: remove the run that is in the folder.
+        overwrite: replace the run that is in the folder; nothing is removed yet.
         allow_changes: resume with other settings, which are listed in the log.
 
     Raises:
         ValueError: another process trains there; there is a run, and neither ``resume`` nor ``overwrite``; the run was
-            begun with other settings, and not ``allow_changes``.
+            begun with other settings, and not ``allow_changes``; ``overwrite`` would remove a file that ``cfg`` names.
     """
     if not comm.is_main_process():
         return
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder)
-    left = sorted(path for pattern in LEFT_BY_A_RUN for path in folder.glob(pattern))
-    begun = [path for path in left if path.name.startswith("model_") or path.name == "metrics.json"]
+    begun = [path for path in run_files(folder) if path.name.startswith("model_") or _has_metrics(path)]
     if resume:
         if begun:
-            require_same_settings(cfg, folder / "config.yaml", allow_changes=allow_changes)
+            require_same_settings(cfg, folder / CONFIG, allow_changes=allow_changes)
     elif overwrite:
-        for path in left:
-            path.unlink()
+        require_not_removed(cfg, folder)
     elif begun:
         raise ValueError(
             f"OUTPUT_DIR {folder} holds a run already ({begun[0].name}): continue it with --resume, remove it with "
             "--overwrite, or set another OUTPUT_DIR"
         )
+
+
+def start(cfg: CfgNode, *, overwrite: bool = False) -> None:
+    """Write ``config.yaml``, and with ``overwrite`` remove the run that was in ``OUTPUT_DIR``.
+
+    To be called by all ranks once config, weights and data have been read, so that an error leaves the run of before.
+    """
+    if comm.is_main_process():
+        folder = Path(cfg.OUTPUT_DIR)
+        for path in run_files(folder) if overwrite else []:
+            if path.name == METRICS:
+                os.truncate(path, 0)  # this run's writer has opened it already, to append
+            else:
+                path.unlink()
+        with atomic_write(folder / CONFIG) as part:
+            part.write_text(cfg.dump())
+    comm.synchronize()  # the other ranks read points from the folder
+
+
+@contextmanager
+def keep_config(folder: Path) -> Iterator[None]:
+    """Restore the ``config.yaml`` of a run in ``folder`` on leaving: Detectron2's ``default_setup`` replaces it."""
+    path = folder / CONFIG
+    before = path.read_bytes() if comm.is_main_process() and run_files(folder) and path.is_file() else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            with atomic_write(path) as part:
+                part.write_bytes(before)
+
+
+def run_files(folder: Path) -> list[Path]:
+    """The files in ``folder`` that a training wrote and a later one would read or append to."""
+    return sorted(path for pattern in LEFT_BY_A_RUN for path in folder.glob(pattern))
+
+
+def require_not_removed(cfg: CfgNode, folder: Path) -> None:
+    """Raise ValueError if overwriting the run in ``folder`` would remove a file that ``cfg`` names."""
+    removed = {path.resolve() for path in run_files(folder)}
+    named = {
+        "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS,
+        "MODEL.VIT.WEIGHTS": cfg.MODEL.VIT.WEIGHTS,
+        "DATASETS.SPARSE_POINTS.FILE": cfg.DATASETS.SPARSE_POINTS.FILE,
+    }
+    for key, value in named.items():
+        if value and Path(value).resolve() in removed:
+            raise ValueError(
+                f"{key} {value} belongs to the run in OUTPUT_DIR {folder}, which --overwrite removes; set another "
+                "OUTPUT_DIR, or move the file out of the folder"
+            )
+
+
+def _has_metrics(path: Path) -> bool:
+    """Whether ``path`` is a ``metrics.json`` with a line in it; a run that could not begin leaves an empty one."""
+    return path.name == METRICS and path.stat().st_size > 0
 
 
 def lock(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+from pathlib import Path
 
 from prompt_das.config.find import find_config
 from prompt_das.config.load import get_prompt_das_cfg
@@ -60,7 +61,10 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def setup_from_args(args: argparse.Namespace) -> CfgNode:
-    """The config of a tool's arguments, checked, with the run started, see :func:`setup_run`.
+    """The config of a tool's arguments, checked, with ``OUTPUT_DIR`` locked, after :func:`setup_run`.
+
+    The ``config.yaml`` of a run that is in ``OUTPUT_DIR`` stays: an evaluation never replaces it, and a training only
+    when it starts (``run_folder.start``).
 
     Plugins that are given take the place of those that the config file names.
 
@@ -80,5 +84,6 @@ def setup_from_args(args: argparse.Namespace) -> CfgNode:
             overwrite=getattr(args, "overwrite", False),
             allow_changes=getattr(args, "allow_changes", False),
         )
-    setup_run(cfg, args)
+    with run_folder.keep_config(Path(cfg.OUTPUT_DIR)):
+        setup_run(cfg, args)
     return cfg

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from prompt_das.engine import run_folder
-from prompt_das.engine.run_folder import begin, changed_settings
+from prompt_das.engine.run_folder import begin, changed_settings, keep_config, start
 
 import pytest
 from detectron2.config import CfgNode
@@ -19,7 +19,7 @@ def begun(cfg: CfgNode) -> CfgNode:
     folder = Path(cfg.OUTPUT_DIR)
     (folder / "config.yaml").write_text(cfg.dump())
     (folder / "model_0000010.pth").touch()
-    (folder / "metrics.json").touch()
+    (folder / "metrics.json").write_text("{}\n")
     (folder / "sparse_points_x.json").touch()
     (folder / "notes.txt").touch()
     return cfg.clone()
@@ -32,10 +32,62 @@ def test_a_new_run_into_a_used_folder_is_refused(tiny_cfg: CfgNode) -> None:
         begin(tiny_cfg, resume=False)
 
 
-def test_overwrite_removes_what_a_run_leaves_and_nothing_else(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+def test_an_empty_metrics_file_is_no_run(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    """A run whose weights could not be read leaves one."""
+    (tmp_path / "metrics.json").touch()
+    begin(tiny_cfg, resume=False)
+
+
+def test_overwrite_removes_what_a_run_leaves_when_the_next_one_starts(tiny_cfg: CfgNode, tmp_path: Path) -> None:
     begun(tiny_cfg)
+    before = {path.name for path in tmp_path.iterdir()}
     begin(tiny_cfg, resume=False, overwrite=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "notes.txt", run_folder.LOCK}
+    assert {path.name for path in tmp_path.iterdir()} == before | {run_folder.LOCK}
+
+    tiny_cfg.SEED = 3
+    with open(tmp_path / "metrics.json", "a") as writer:  # as the new run's writer, which is opened before
+        start(tiny_cfg, overwrite=True)
+        writer.write("new\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "metrics.json", "notes.txt", run_folder.LOCK}
+    assert (tmp_path / "metrics.json").read_text() == "new\n"
+    assert "SEED: 3" in (tmp_path / "config.yaml").read_text()
+
+
+def test_without_overwrite_a_start_removes_nothing(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    begun(tiny_cfg)
+    before = {path.name for path in tmp_path.iterdir()}
+    start(tiny_cfg)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("MODEL.WEIGHTS", "model_0000010.pth"),
+        ("MODEL.VIT.WEIGHTS", "model_0000010.pth"),
+        ("DATASETS.SPARSE_POINTS.FILE", "sparse_points_x.json"),
+    ],
+)
+def test_overwrite_refuses_to_remove_a_file_that_the_config_names(
+    tiny_cfg: CfgNode, tmp_path: Path, key: str, name: str
+) -> None:
+    begun(tiny_cfg)
+    tiny_cfg.merge_from_list([key, str(tmp_path / "." / name)])
+    with pytest.raises(ValueError, match=rf"{key} .*{name} belongs to the run .*--overwrite removes; set another"):
+        begin(tiny_cfg, resume=False, overwrite=True)
+    assert (tmp_path / name).exists()
+
+
+def test_the_config_of_a_run_is_kept_and_that_of_an_evaluation_replaced(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    for text in ("of one evaluation\n", "of another\n"):
+        with keep_config(tmp_path):
+            config.write_text(text)
+        assert config.read_text() == text
+    begun(tiny_cfg)
+    with keep_config(tmp_path):
+        config.write_text("of an evaluation\n")
+    assert config.read_text() == tiny_cfg.dump()
 
 
 def test_resuming_with_other_settings_is_refused(tiny_cfg: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
