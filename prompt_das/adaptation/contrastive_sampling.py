@@ -1,4 +1,4 @@
-"""Where to ask for contrastive tokens on a pseudo-labelled image (Prompt-DAS, Sec. 2.4).
+"""Pixels of a pseudo-labelled image at which contrastive tokens are computed (Prompt-DAS, Sec. 2.4).
 
 Shapes: B images, H×W pixels, Q queries, M negatives; both padded with a validity mask.
 """

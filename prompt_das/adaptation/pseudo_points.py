@@ -49,15 +49,15 @@ def predict_points(model: PromptDAS, image: np.ndarray, scale: float, peaks: dic
 
 
 def makes_pseudo_points(cfg: CfgNode) -> bool:
-    """Whether the source model makes the sparse points: in an adaptation for which nobody gives or draws any."""
+    """Whether the source model makes the sparse points: in an adaptation for which none are given or drawn."""
     node = cfg.DATASETS.SPARSE_POINTS
     return cfg.DOMAIN_ADAPT.ENABLED and node.RATIO == 0 and not node.FILE
 
 
 class PseudoSparsePoints(HookBase):
-    """Before the first adaptation step, writes the teacher's points of every target slice to ``OUTPUT_DIR``.
+    """Writes the teacher's points of every target slice to ``OUTPUT_DIR`` before the first adaptation step.
 
-    A run that is resumed later finds the files and leaves them alone. Slices that cannot be read get no points, as far
+    A run that is resumed later reads these files and keeps them. Slices that cannot be read get no points, as far
     as ``DATALOADER.MAX_CORRUPT_SLICES`` allows for them.
     """
 
@@ -70,7 +70,7 @@ class PseudoSparsePoints(HookBase):
         self.scale = cfg.INPUT.SCALE
         self.sigma = cfg.MODEL.CENTER_HEAD.SIGMA / cfg.INPUT.SCALE  # in slice pixels
         self.corrupt = corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
-        # A whole slice may hold far more instances than a crop, so there is no top-K here beyond memory's sake.
+        # A whole slice may hold far more instances than a crop, so top-K only bounds the memory here.
         self.peaks = {"threshold": node.POINTS.UDA_THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": 4096}
 
     def path(self, name: str) -> Path:
@@ -82,11 +82,12 @@ class PseudoSparsePoints(HookBase):
                 self.write(name)
 
     def write(self, name: str) -> None:
+        """Predict and write the points of a dataset, each rank those of its part of the slices."""
         slices = get_slices((name,))
         read = partial(read_image, scale=self.scale)
         mine = {
-            d["slice"]: predict_points(self.teacher, image, self.scale, self.peaks)
-            for d, image in self.corrupt.read(slices[comm.get_rank() :: comm.get_world_size()], read)
+            dataset_dict["slice"]: predict_points(self.teacher, image, self.scale, self.peaks)
+            for dataset_dict, image in self.corrupt.read(slices[comm.get_rank() :: comm.get_world_size()], read)
         }
         gathered: SlicePoints = {}
         for part in comm.all_gather(mine):
@@ -114,4 +115,5 @@ class PseudoSparsePoints(HookBase):
         comm.synchronize()
 
     def read(self) -> dict[str, SlicePoints]:
+        """The points of every target dataset, as written before."""
         return {name: read_points(self.path(name)) for name in self.names}

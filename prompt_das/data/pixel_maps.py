@@ -1,4 +1,4 @@
-"""Where a geometric transform takes the pixels of an image, as arrays, so that a GPU can warp maps and points by them.
+"""Maps of a geometric transform from and to the pixels of an image, as arrays, to warp maps and points on a GPU.
 
 H, W: height and width of the image in pixels; H', W' those after the transform. A pixel's index is row · W + column.
 """

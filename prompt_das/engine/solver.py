@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 
 class ClippedAdamW(torch.optim.AdamW):
-    """AdamW that clips the norm of the whole gradient first, and leaves out a step whose gradient is not finite.
+    """AdamW that clips the norm of the whole gradient first, and skips a step whose gradient is not finite.
 
-    Detectron2's own clipping works parameter by parameter. ``skipped`` says whether the last step was: 1 or 0, on the
+    Detectron2's own clipping works parameter by parameter. ``skipped``: 1 if the last step was, else 0, on the
     device of the parameters. With ``fused``, torch's kernels read it there, so that a GPU need not wait for the host.
     """
 
@@ -32,7 +32,7 @@ class ClippedAdamW(torch.optim.AdamW):
         norm = nn.utils.clip_grad_norm_(parameters, torch.inf if self.max_norm is None else self.max_norm)
         self.skipped = (~torch.isfinite(norm)).float()
         if self.param_groups[0]["fused"]:
-            self.found_inf = self.skipped  # how torch's own gradient scaler tells a fused optimizer
+            self.found_inf = self.skipped  # set by torch's own gradient scaler too, and read by the fused kernels
         elif self.skipped:
             return None
         return super().step(closure)
@@ -42,7 +42,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippedAdamW:
     """AdamW from ``cfg.SOLVER``; norms, biases, embeddings and the mask token are not decayed."""
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; prompt_das knows 'full_model'")
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; prompt_das has only 'full_model'")
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -72,7 +72,7 @@ class PolynomialWithFloor(ParamScheduler):
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """One polynomial for burn-in and one for adaptation, each with its warm-up: two runs in a row would do the same."""
+    """One polynomial for burn-in and one for adaptation, each with its warm-up: as two runs would."""
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "PolynomialWithFloor":
         return d2_build_lr_scheduler(cfg, optimizer)

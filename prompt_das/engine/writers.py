@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: a line on the screen, JSON, TensorBoard."""
+"""Writers of the metrics of a run: a line on the screen, JSON, TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from detectron2.utils.events import (
 
 logger = logging.getLogger(__name__)
 
-SHOWN = {"pseudo/confident_pixels": "confident pixels: {:.0%}", "pseudo/points": "pseudo points: {:.1f}"}
+FORMATS = {"pseudo/confident_pixels": "confident pixels: {:.0%}", "pseudo/points": "pseudo points: {:.1f}"}
 
 
 class PseudoLabelPrinter(EventWriter):
-    """Adds what the teacher says to the line of Detectron2's CommonMetricPrinter; silent during burn-in."""
+    """Logs a line on the pseudo-labels after that of Detectron2's CommonMetricPrinter; nothing during burn-in."""
 
     def __init__(self, window_size: int = 20) -> None:
         self.window_size = window_size
@@ -27,7 +27,7 @@ class PseudoLabelPrinter(EventWriter):
     def write(self) -> None:
         storage = get_event_storage()
         histories = storage.histories()
-        parts = [text.format(histories[k].median(self.window_size)) for k, text in SHOWN.items() if k in histories]
+        parts = [text.format(histories[k].median(self.window_size)) for k, text in FORMATS.items() if k in histories]
         if parts:
             logger.info("iter: %d  %s", storage.iter, "  ".join(parts))
 

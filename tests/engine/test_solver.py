@@ -148,16 +148,14 @@ def test_clipping_can_be_switched_off(tiny_cfg: CfgNode) -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("max_norm", [1.0, None])
-@pytest.mark.parametrize("propagate_nonfinite", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_moves_nothing(
-    propagate_nonfinite: float, max_norm: float | None, fused: bool
-) -> None:
+@pytest.mark.parametrize("bad_value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_moves_nothing(bad_value: float, max_norm: float | None, fused: bool) -> None:
     """Neither the parameters, weight decay included, nor the moments; the next step is as if it had not been.
 
-    A GPU uses the fused kernels, to which the host need not listen."""
+    A GPU uses the fused kernels, so that it need not wait for the host."""
     a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     optimizer = ClippedAdamW([a, b], lr=0.1, weight_decay=0.5, max_norm=max_norm, fused=fused)
-    a.grad, b.grad = torch.tensor([propagate_nonfinite]), torch.tensor([1.0])
+    a.grad, b.grad = torch.tensor([bad_value]), torch.tensor([1.0])
     optimizer.step()
     assert optimizer.skipped.item() == 1
     assert (a.item(), b.item()) == (1, 1)
@@ -206,5 +204,5 @@ def test_frozen_parameters_are_left_out(tiny_cfg: CfgNode) -> None:
 
 def test_detectron2_s_other_ways_of_clipping_are_refused(tiny_cfg: CfgNode) -> None:
     tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "value"
-    with pytest.raises(ValueError, match="CLIP_TYPE is 'value'; prompt_das knows 'full_model'"):
+    with pytest.raises(ValueError, match="CLIP_TYPE is 'value'; prompt_das has only 'full_model'"):
         build_optimizer(tiny_cfg, nn.Linear(1, 1))
