@@ -130,7 +130,7 @@ class OneImageAtATime:
         terms: dict[str, list[Tensor]] = {}
         for x, answer in zip(batch, answers, strict=True):
             domain = x["domain"]
-            target = render_density(x["points"], size, network.density_sigma, device)
+            target = render_density(x["points"], size, network.criterion.density_sigma, device)
             entropy = F.binary_cross_entropy_with_logits(answer.logits, x["mask"].to(device).float(), reduction="none")
             error = (answer.density - target) ** 2
             if domain == "source":
@@ -142,11 +142,12 @@ class OneImageAtATime:
                 detection = mean_where(error, known)
                 groups = answer.contrastive.split([len(points) for points in x["contrastive"].values()])
                 loss = contrastive_loss(
-                    **dict(zip(x["contrastive"], groups, strict=True)), temperature=network.contrastive_temperature
+                    **dict(zip(x["contrastive"], groups, strict=True)),
+                    temperature=network.criterion.contrastive_temperature,
                 )
-                terms.setdefault("loss_pcl", []).append(network.contrastive_weight * loss)
+                terms.setdefault("loss_pcl", []).append(network.criterion.contrastive_weight * loss)
             terms.setdefault(f"loss_seg_{domain}", []).append(segmentation)
-            terms.setdefault(f"loss_det_{domain}", []).append(network.detection_weight * detection)
+            terms.setdefault(f"loss_det_{domain}", []).append(network.criterion.detection_weight * detection)
         return {name: torch.stack(of_images).mean() for name, of_images in terms.items()}
 
     @torch.no_grad()

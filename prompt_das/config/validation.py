@@ -73,11 +73,6 @@ def check(cfg: CfgNode) -> None:
             f"INPUT.CROP_SIZE is {cfg.INPUT.CROP_SIZE}; make it a multiple of "
             f"MODEL.VIT.PATCH_SIZE {cfg.MODEL.VIT.PATCH_SIZE}"
         )
-    if cfg.TEST.WINDOW.STRIDE > cfg.INPUT.CROP_SIZE:
-        raise ValueError(
-            f"TEST.WINDOW.STRIDE is {cfg.TEST.WINDOW.STRIDE}; use at most INPUT.CROP_SIZE {cfg.INPUT.CROP_SIZE}, the "
-            "side of the window, or pixels in between are never predicted"
-        )
     if cfg.DOMAIN_ADAPT.POINTS.KERNEL < 1 or cfg.DOMAIN_ADAPT.POINTS.KERNEL % 2 == 0:
         raise ValueError(
             f"DOMAIN_ADAPT.POINTS.KERNEL is {cfg.DOMAIN_ADAPT.POINTS.KERNEL}; use an odd number, 1 or more"

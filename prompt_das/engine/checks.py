@@ -27,6 +27,7 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
         FileNotFoundError: data or points are missing.
     """
     check_registered(cfg)
+    check_windows(cfg)
     check_metrics(cfg)
     if eval_only:
         check_datasets(cfg, "TEST", required=True)
@@ -36,6 +37,15 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     check_datasets(cfg, "TEST")
     if cfg.DOMAIN_ADAPT.ENABLED:
         check_target(cfg)
+
+
+def check_windows(cfg: CfgNode) -> None:
+    """Raise ValueError for windows that leave gaps; crops and pictures need none, so configs with gaps load."""
+    if cfg.TEST.WINDOW.STRIDE > cfg.INPUT.CROP_SIZE:
+        raise ValueError(
+            f"TEST.WINDOW.STRIDE is {cfg.TEST.WINDOW.STRIDE}; use at most INPUT.CROP_SIZE {cfg.INPUT.CROP_SIZE}, the "
+            "side of the window, or pixels in between are never predicted"
+        )
 
 
 def check_metrics(cfg: CfgNode) -> None:

@@ -45,7 +45,7 @@ def train(folder: Path) -> Any:
     try:
         main([*words, "MODEL.WEIGHTS", str(folder / "none.pth")])
     except SystemExit as exit_:
-        if "none.pth" in str(exit_.code):  # so far all was right
+        if "none.pth" in str(exit_.code) or "DATASETS.TEST is empty" in str(exit_.code):  # so far all was right
             return {}
         raise ValueError(str(exit_.code)) from None
     raise AssertionError("weights that do not exist were found")
