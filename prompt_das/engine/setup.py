@@ -76,7 +76,10 @@ def setup_from_args(args: argparse.Namespace) -> CfgNode:
     cfg = get_prompt_das_cfg(args.config_file, opts)
     import_plugins(cfg.PLUGINS)
     register_config_volumes(cfg, args.config_file)
-    check_run(cfg, eval_only=args.eval_only)
+    try:
+        check_run(cfg, eval_only=args.eval_only)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"{args.config_file}: {error}" if args.config_file else str(error)) from error
     if not args.eval_only:
         run_folder.begin(
             cfg,
