@@ -1,4 +1,4 @@
-"""Monitoring of an adaptation without masks: pseudo-labels that teach nothing, and recall on the sparse points."""
+"""Monitoring of an adaptation without masks: useless pseudo-labels, and recall on the sparse points."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fvcore.common.history_buffer import HistoryBuffer
 
 logger = logging.getLogger(__name__)
 
-# Iterations in a row. A crop without any instance is common, two hundred batches of them are not.
+# Consecutive iterations. A crop without any instance is common, two hundred batches of them are not.
 PATIENCE = 200
 RECALL = "pseudo/sparse_recall"
 RECALL_WINDOW = 200  # values whose mean counts: a crop has few sparse points
@@ -33,14 +33,14 @@ class Anomaly(NamedTuple):
 
 
 class PseudoLabelMonitor(HookBase):
-    """Warns once of each anomaly that holds for ``PATIENCE`` iterations in a row, and of a recall that falls.
+    """Warns once of each anomaly that holds for ``PATIENCE`` consecutive iterations, and of a recall that falls.
 
     Metrics arrive some iterations late and together, see :class:`~prompt_das.engine.hooks.metric_buffer.MetricBuffer`.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         node, burn_in = cfg.DOMAIN_ADAPT, burn_in_iters(cfg)
-        grey = "And look at the target with `prompt-das visualize`: is its contrast the source's?"
+        check = "Also draw the target with `prompt-das visualize`: is its contrast the source's?"
         self.anomalies = [
             Anomaly(
                 "pseudo/foreground",
@@ -48,7 +48,7 @@ class PseudoLabelMonitor(HookBase):
                 "the teacher calls more than 95 % of the pixels foreground, and the student learns it. Try a longer "
                 f"DOMAIN_ADAPT.BURN_IN_ITERS (now {burn_in}), a lower SOLVER.BASE_LR "
                 f"({cfg.SOLVER.BASE_LR:g}), or a higher DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE "
-                f"({node.MASKS.PIXEL_CONFIDENCE:g}). {grey}",
+                f"({node.MASKS.PIXEL_CONFIDENCE:g}). {check}",
             )
         ]
         if node.USE_POINT_PSEUDO_LABELS:
@@ -58,7 +58,7 @@ class PseudoLabelMonitor(HookBase):
                     lambda number: number == 0,
                     "the teacher has found no pseudo-point. Try a lower DOMAIN_ADAPT.POINTS.THRESHOLD "
                     f"(now {node.POINTS.THRESHOLD:g}) or a longer DOMAIN_ADAPT.BURN_IN_ITERS ({burn_in}). "
-                    f"{grey}",
+                    f"{check}",
                 )
             )
         if node.USE_MASK_PSEUDO_LABELS:
@@ -72,12 +72,12 @@ class PseudoLabelMonitor(HookBase):
                     f"({burn_in}).",
                 )
             )
-        self.in_a_row = dict.fromkeys((a.metric for a in self.anomalies), 0)
+        self.consecutive = dict.fromkeys((a.metric for a in self.anomalies), 0)
         self.recall = SparseRecall()
-        self.seen = dict.fromkeys(self.in_a_row, -1)  # the last iteration whose value was counted
+        self.counted_until = dict.fromkeys(self.consecutive, -1)  # the last iteration whose value was counted
 
     def before_train(self) -> None:
-        self.seen = dict.fromkeys(self.seen, self.trainer.start_iter - 1)
+        self.counted_until = dict.fromkeys(self.counted_until, self.trainer.start_iter - 1)
         self.recall.seen = max(self.recall.seen, self.trainer.start_iter - 1)
 
     def after_step(self) -> None:
@@ -86,9 +86,9 @@ class PseudoLabelMonitor(HookBase):
         for anomaly in self.anomalies:
             if anomaly.metric not in histories:  # in burn-in there are no pseudo-labels
                 continue
-            for value, iteration in values_after(self.seen[anomaly.metric], histories[anomaly.metric]):
+            for value, iteration in values_after(self.counted_until[anomaly.metric], histories[anomaly.metric]):
                 self.count(anomaly, value)
-                self.seen[anomaly.metric] = iteration
+                self.counted_until[anomaly.metric] = iteration
 
     def state_dict(self) -> dict[str, Any]:
         if hasattr(self.trainer, "storage"):
@@ -99,11 +99,11 @@ class PseudoLabelMonitor(HookBase):
         self.recall.load_state_dict(state)
 
     def count(self, anomaly: Anomaly, value: float) -> None:
-        """The count stays at ``PATIENCE`` once it is reached, so that each anomaly is logged once."""
-        count = self.in_a_row[anomaly.metric]
+        """Count an iteration. The count stays at ``PATIENCE`` once reached, so that each anomaly is logged once."""
+        count = self.consecutive[anomaly.metric]
         if count < PATIENCE:
-            self.in_a_row[anomaly.metric] = count + 1 if anomaly.holds(value) else 0
-            if self.in_a_row[anomaly.metric] == PATIENCE:
+            self.consecutive[anomaly.metric] = count + 1 if anomaly.holds(value) else 0
+            if self.consecutive[anomaly.metric] == PATIENCE:
                 logger.warning("For %d iterations %s", PATIENCE, anomaly.advice)
 
 

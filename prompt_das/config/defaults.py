@@ -88,7 +88,7 @@ def add_prompt_das_config(cfg: CN) -> None:
 
     _c.DATALOADER.NUM_WORKERS = 4
     _c.DATALOADER.TARGET_IMS_PER_BATCH = 2  # beside SOLVER.IMS_PER_BATCH source images
-    # A slice that cannot be read is left out of the training, and crops are drawn from others instead; the run stops at
+    # A slice that cannot be read is skipped in the training, and crops are drawn from others instead; the run stops at
     # one more than so many. 0: nobody wants to train on less than they think, unless they say so.
     _c.DATALOADER.MAX_CORRUPT_SLICES = 0
 
@@ -112,7 +112,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DOMAIN_ADAPT.POINTS.THRESHOLD = 0.49
     _c.DOMAIN_ADAPT.POINTS.KERNEL = 5
     _c.DOMAIN_ADAPT.POINTS.TOP_K = 100
-    # Density above this without a point near is left out of L_det. 1 keeps the paper's loss, in which a missed instance
+    # Density above this without a point near is ignored in L_det. 1 keeps the paper's loss, in which a missed instance
     # teaches "nothing here"; a source model that misses most of them would unlearn the rest.
     _c.DOMAIN_ADAPT.POINTS.IGNORE_THRESHOLD = 1.0
     _c.DOMAIN_ADAPT.POINTS.UDA_THRESHOLD = 0.49  # of the pseudo sparse points that take the place of true ones
@@ -140,8 +140,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.SOLVER.CLIP_GRADIENTS.ENABLED = True
     _c.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     _c.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
-    # A step whose loss or gradient is not finite is left out; after so many in a row the run stops. A bad crop or an
-    # unlucky step comes alone; ten different batches in a row mean bad weights, and those do not heal: nothing moves.
+    # A step whose loss or gradient is not finite is skipped; after so many consecutive ones the run stops. A bad crop
+    # or an unlucky step comes alone; ten different batches mean bad weights, and those do not heal: nothing moves.
     _c.SOLVER.MAX_NONFINITE_STEPS = 10
     _c.SOLVER.CHECKPOINT_PERIOD = 1000
 

@@ -1,9 +1,9 @@
 """Loaders: a source and a target stream side by side for training, whole slices for evaluation.
 
 Sample ``n`` of a stream is a pure function of (seed, n): which slice, which crop, which augmentation. Iteration ``i``
-takes samples ``i * batch ... (i + 1) * batch - 1``, shared out over the ranks. So the data of a run depend neither on
+takes samples ``i * batch ... (i + 1) * batch - 1``, split over the ranks. So the data of a run depend neither on
 the number of workers nor of processes, and a run that was stopped continues with the sample it would have had next.
-The same holds for what takes the place of a slice that cannot be read.
+The same holds for the slice that takes the place of one that cannot be read.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def get_slices(names: tuple[str, ...]) -> list[dict[str, Any]]:
 class SampleStream(Dataset):
     """Endless random samples of some slices: ``stream[n]`` is ``mapper(slice, generator seeded by n)``.
 
-    If the slice cannot be read, another one takes its place, and the sample says so under the key ``SKIPPED``. Nothing
+    If the slice cannot be read, another one takes its place, and the sample names it under the key ``SKIPPED``. Nothing
     is remembered from one sample to the next: they may come in any order and in any process.
 
     Raises:
@@ -96,8 +96,8 @@ class IterationBatches:
         world_size = comm.get_world_size()
         if batch_size % world_size:
             raise ValueError(
-                f"a batch of {batch_size} images cannot be shared by {world_size} processes; make SOLVER.IMS_PER_BATCH "
-                "and DATALOADER.TARGET_IMS_PER_BATCH multiples of the number of processes"
+                f"a batch of {batch_size} images cannot be split over {world_size} processes; make "
+                "SOLVER.IMS_PER_BATCH and DATALOADER.TARGET_IMS_PER_BATCH multiples of the number of processes"
             )
         self.batch_size = batch_size
         self.per_rank = batch_size // world_size
@@ -139,11 +139,11 @@ def build_stream_loader(
 class SourceTargetLoader:
     """Yields ``(source samples, target samples)`` per iteration; during burn-in the target samples are empty.
 
-    Nothing is opened before the first batch is asked for: set ``start_iter`` until then to continue a run. The target
-    stream opens when burn-in ends, and asks ``get_sparse_points`` then: the unsupervised mode makes them only there.
+    Nothing is opened before the first batch: set ``start_iter`` until then to continue a run. The target stream opens
+    when burn-in ends, and calls ``get_sparse_points`` then: the unsupervised mode makes the points only there.
 
     Raises:
-        VolumeError: together with those that ``corrupt`` knows already, too many slices could not be read.
+        VolumeError: together with those in ``corrupt``, too many slices could not be read.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dic
     """The sparse points of every target dataset, for the weakly supervised mode.
 
     They come from ``DATASETS.SPARSE_POINTS.FILE``, else from the points that the dataset was registered with, else
-    they are drawn from its labels once and kept in ``OUTPUT_DIR``, where every later run of the folder finds them.
+    they are drawn from its labels once and kept in ``OUTPUT_DIR``, where every later run of the folder reads them.
     Slices whose labels cannot be read get none, as far as ``DATALOADER.MAX_CORRUPT_SLICES`` allows for them.
     """
     node = cfg.DATASETS.SPARSE_POINTS
@@ -222,10 +222,8 @@ def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dic
                     f"{name} has neither points nor labels to draw them from; set DATASETS.SPARSE_POINTS.FILE, "
                     "or RATIO 0 for the unsupervised mode"
                 )
-            labelled = (
-                {**dataset_dict, "labels": labels} for dataset_dict, labels in corrupt.read(slices, read_labels)
-            )
-            drawn = sample_dataset_points(labelled, node.RATIO, node.SEED, itemgetter("labels"))
+            labeled = ({**dataset_dict, "labels": labels} for dataset_dict, labels in corrupt.read(slices, read_labels))
+            drawn = sample_dataset_points(labeled, node.RATIO, node.SEED, itemgetter("labels"))
             write_points(kept, drawn, dataset=name, ratio=node.RATIO, seed=node.SEED)
         comm.synchronize()
         volume = open_image_volume(slices[0])
@@ -238,9 +236,9 @@ def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dic
 
 def require_same_source(path: Path, **settings: Any) -> None:
     """Raise ValueError if the points in ``path`` were drawn with another ``dataset``, ``ratio`` or ``seed``."""
-    noted = read_provenance(path)
+    stored = read_provenance(path)
     changes = [
-        f"{key} {noted[key]!r}, not {value!r}" for key, value in settings.items() if noted.get(key, value) != value
+        f"{key} {stored[key]!r}, not {value!r}" for key, value in settings.items() if stored.get(key, value) != value
     ]
     if changes:
         raise ValueError(

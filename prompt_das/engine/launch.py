@@ -32,8 +32,7 @@ def launch(
     """Run ``main(*args)`` in ``num_processes`` processes on each of ``num_machines`` machines: one a GPU, or on CPU.
 
     SIGTERM and SIGINT reach all of them, see :mod:`prompt_das.engine.hooks.stopping`. They end together: if one dies or
-    fails, the others are asked to end, and killed half a minute later; when this process dies, they are asked as by
-    SIGINT (torch sees to both).
+    fails, torch sends the others SIGTERM, and half a minute later SIGKILL; when this process dies, it sends SIGINT.
 
     Raises:
         SystemExit: one of them was killed, or ended with another exit code than 0.
@@ -45,9 +44,9 @@ def launch(
     if num_machines > 1 and dist_url == "auto":
         raise ValueError("--dist-url auto works on one machine only; give tcp://HOST:PORT of the first machine")
     if torch.cuda.is_available():
-        together = functools.partial(_leave_together, main)
+        main = functools.partial(_exit_together, main)
         with explain_failures(), forward_signals():
-            return d2_launch(together, num_processes, num_machines, machine_rank, dist_url, args)
+            return d2_launch(main, num_processes, num_machines, machine_rank, dist_url, args)
     with tempfile.TemporaryDirectory() as folder, explain_failures(), forward_signals():
         if dist_url == "auto":
             dist_url = f"file://{folder}/rendezvous"  # a port could be taken by another run meanwhile
@@ -59,7 +58,7 @@ def launch(
 
 @contextmanager
 def explain_failures() -> Iterator[None]:
-    """Says of several processes which one failed, that the others were ended, and how to go on."""
+    """Add to the error of a failed process that the others were ended, and how to go on."""
     resume = "The other processes were ended. A training continues from its last checkpoint: same command, --resume."
     try:
         yield
@@ -71,8 +70,8 @@ def explain_failures() -> Iterator[None]:
         raise SystemExit(f"Process {e.error_index} {how}{why}. {resume}") from None
 
 
-def _leave_together(main: Callable, *args: Any) -> Any:
-    """No process may hang up while another still works, also where all were asked to stop."""
+def _exit_together(main: Callable, *args: Any) -> Any:
+    """Run ``main``; if it was stopped, wait for the other processes: none may close its connections while one works."""
     try:
         return main(*args)
     except SystemExit as e:
@@ -84,8 +83,9 @@ def _leave_together(main: Callable, *args: Any) -> Any:
 def _cpu_worker(
     local_rank: int, main: Callable, world_size: int, num_local: int, machine_rank: int, dist_url: str, args: tuple
 ) -> None:
+    """Run ``main(*args)`` as one process of a gloo group, and exit together with the others."""
     if world_size == num_local and sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody else is to be talked to, and no name to be looked up
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # this machine only, and no host name to resolve
     dist.init_process_group(
         "gloo", init_method=dist_url, world_size=world_size, rank=machine_rank * num_local + local_rank
     )
@@ -102,15 +102,15 @@ def _cpu_worker(
             raise
         code = EXIT_RESUMABLE
     except Exception:
-        # After torch has written the traceback down: hung up before that, the others would end first, with theirs.
-        multiprocessing.util.Finalize(None, _leave_at_once, args=(1,), exitpriority=0)
+        # After torch has stored the traceback: with connections closed earlier, the others would fail first.
+        multiprocessing.util.Finalize(None, _exit_at_once, args=(1,), exitpriority=0)
         raise
-    comm.synchronize()  # no process may hang up while another still works
+    comm.synchronize()  # no process may close its connections while another works
     dist.destroy_process_group()
-    _leave_at_once(code)
+    _exit_at_once(code)
 
 
-def _leave_at_once(code: int) -> None:
+def _exit_at_once(code: int) -> None:
     """End this process. An interpreter that exits in the usual way is now and then aborted by one of gloo's threads."""
     logging.shutdown()
     sys.stdout.flush()

@@ -34,7 +34,7 @@ class Teacher:
         self.probability = torch.as_tensor(probability).expand(SIZE)
         self.encoded = 0
         self.prompts: list[list[list[list[float]]]] = []  # of each pass, of each image
-        self.asked_for: list[tuple[str, ...]] = []
+        self.decoded: list[tuple[str, ...]] = []
 
     def encode(self, images: Tensor) -> Tensor:
         assert images.shape[1:] == (1, *SIZE)
@@ -48,7 +48,7 @@ class Teacher:
         assert size == SIZE
         assert not torch.is_grad_enabled()
         self.prompts.append([p[v].tolist() for p, v in zip(points, valid, strict=True)])
-        self.asked_for.append(tuple(name for name, on in (("mask", with_mask), ("density", with_density)) if on))
+        self.decoded.append(tuple(name for name, on in (("mask", with_mask), ("density", with_density)) if on))
         b = len(embedding)
         centers = self.centers.expand(b, -1, -1)
         return Prediction(
@@ -171,7 +171,7 @@ def test_first_the_sparse_points_are_shown_then_all() -> None:
     teacher = Teacher()
     run(labeler(teacher), sample(), sample(NONE))
     assert teacher.encoded == 1
-    assert teacher.asked_for == [("density",), ("mask",)]
+    assert teacher.decoded == [("density",), ("mask",)]
     first, second = teacher.prompts
     assert first == [SPARSE.tolist(), []]
     assert [as_set(p) for p in second] == [as_set(np.concatenate([SPARSE, CENTERS[1:]])), as_set(CENTERS)]
@@ -185,10 +185,10 @@ def test_without_prompts_the_teacher_sees_none_and_the_student_gets_none() -> No
     assert as_set(labelled["points"]) == as_set(np.concatenate([SPARSE, CENTERS[1:]]))  # still labels
 
 
-def test_without_point_pseudo_labels_the_density_is_not_asked_for() -> None:
+def test_without_point_pseudo_labels_the_density_is_not_decoded() -> None:
     teacher = Teacher()
     (labelled,) = run(labeler(teacher, "masks"), sample())
-    assert teacher.asked_for == [("mask",)]
+    assert teacher.decoded == [("mask",)]
     assert teacher.prompts == [[SPARSE.tolist()]]
     assert as_set(labelled["points"]) == as_set(SPARSE)
 

@@ -88,16 +88,16 @@ def test_positions_of_one_layer_in_another() -> None:
 def test_a_layer_is_read_slice_by_slice() -> None:
     class Lazy:
         shape, ndim, dtype = (3, 8, 9), 3, np.dtype(np.uint16)
-        asked: list = []  # noqa: RUF012
+        read: list = []  # noqa: RUF012
 
         def __getitem__(self, key: tuple) -> np.ndarray:
-            self.asked.append(key[0])
+            self.read.append(key[0])
             return np.full(self.shape, 7, np.uint16)[key]
 
     volume = LayerVolume(Lazy(), "lazy")
     assert volume.shape == (3, 8, 9)
     assert volume.read(2).shape == (8, 9)
-    assert Lazy.asked == [2]
+    assert Lazy.read == [2]
     assert LayerVolume(np.zeros((8, 9)), "flat").shape == (1, 8, 9)
     assert LayerVolume(np.zeros((8, 9)), "flat").read(0).shape == (8, 9)
 

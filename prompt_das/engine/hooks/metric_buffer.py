@@ -1,4 +1,4 @@
-"""Metrics stay on the device for some iterations and come to the host together: no training step waits for them."""
+"""Metrics that stay on the device for some iterations and are copied to the host together, so that no step waits."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor
 
 
 class MetricBuffer(HookBase):
-    """Comes before all hooks that read or write metrics; each value still belongs to its own iteration.
+    """Buffer of metrics, before all hooks that read or write them; each value keeps its own iteration.
 
-    A value that is not finite is left out: :class:`~prompt_das.engine.hooks.nonfinite_guard.NonFiniteGuard` reports it.
+    A value that is not finite is skipped: :class:`~prompt_das.engine.hooks.nonfinite_guard.NonFiniteGuard` reports it.
     """
 
     def __init__(self, period: int) -> None:
-        """``period``: iterations from one time to the next, that of the writers."""
+        """``period``: iterations between two flushes, that of the writers."""
         self.period = period
         self.current: dict[str, Tensor] = {}
         self.rows: list[tuple[int, list[str], Tensor]] = []
 
     def put(self, scalars: Mapping[str, Tensor]) -> None:
-        """Scalars of this iteration, on the device; several processes put the same names, and their mean counts."""
+        """Add scalars of this iteration, on the device. All processes put the same names; their mean is kept."""
         self.current.update({name: value.detach() for name, value in scalars.items()})
 
     def after_step(self) -> None:
@@ -39,7 +39,7 @@ class MetricBuffer(HookBase):
             self.flush()
 
     def flush(self) -> None:
-        """Bring what is there to the event storage. It needs no other process: before a checkpoint, for example."""
+        """Write the buffered values to the event storage. No collective operation: any rank may call it at any time."""
         if not self.rows:
             return
         values = iter(torch.cat([row for _, _, row in self.rows]).tolist())

@@ -1,4 +1,4 @@
-"""What a resumed run needs beside weights and optimizer to be the same run: its random numbers and its metrics."""
+"""State that a resumed run needs beside weights and optimizer to be the same run: random numbers and metrics."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
 TIMINGS = ("time", "data_time", "rank_data_time", "eta_seconds")  # of the machine, not of the run
-WINDOW = 20  # over so many of the last values Detectron2's writers take their medians
+WINDOW = 20  # number of last values that Detectron2's writers take medians of
 
 
 class RandomState(HookBase):
-    """The random numbers of torch, NumPy and Python, as checkpointed by the first process.
+    """The states of the random numbers of torch, NumPy and Python, as checkpointed by rank 0.
 
     The data do not need them, see data/build.py; a component of the user's own, with dropout for example, does.
     """
@@ -26,7 +26,7 @@ class RandomState(HookBase):
         self.loaded: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        name, keys, *rest = np.random.get_state()  # noqa: NPY002  (the state that others may use)
+        name, keys, *rest = np.random.get_state()  # noqa: NPY002  (the global state, which other code may use)
         return {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
@@ -38,7 +38,7 @@ class RandomState(HookBase):
         self.loaded = state
 
     def before_train(self) -> None:
-        """Not before: what happens between loading and training may draw numbers too."""
+        """Set the loaded state. Not earlier: what happens between loading and training may draw numbers too."""
         if not self.loaded:
             return
         torch.set_rng_state(self.loaded["torch"])
@@ -58,7 +58,7 @@ class MetricsState(HookBase):
     """
 
     def __init__(self, path: Path, writers: list[EventWriter]) -> None:
-        """``path``: of ``metrics.json``; ``writers``: of the run; none on ranks but 0."""
+        """``path``: ``metrics.json``; ``writers``: those of the run, none on ranks other than 0."""
         self.path = path
         self.writers = [writer for writer in writers if isinstance(writer, JSONWriter | TensorboardXWriter)]
         self.loaded: dict[str, Any] = {}
@@ -97,4 +97,5 @@ class MetricsState(HookBase):
         self.loaded = {}
 
     def lines(self) -> list[bytes]:
+        """The lines of ``metrics.json``, with their ends."""
         return self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []

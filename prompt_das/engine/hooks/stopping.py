@@ -1,4 +1,4 @@
-"""A run that is asked to stop ends its step, writes a checkpoint, and says by its exit code that it can go on."""
+"""Stopping on a signal: the step ends, a checkpoint is written, and the exit code means that the run can go on."""
 
 from __future__ import annotations
 
@@ -23,41 +23,43 @@ from detectron2.utils import comm
 logger = logging.getLogger(__name__)
 
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL in sysexits.h: not done yet, try again. A job script can requeue itself.
-# What the parent of several processes sends to them. It may come together with what the cluster or the terminal sends
-# to all of them, so other than those it can be repeated without harm.
-PASSED_ON = signal.SIGUSR1
+# Sent by the parent of several processes to each of them. It may come together with the signal of the cluster or the
+# terminal to all of them, so other than that one it can be repeated without harm.
+FORWARDED_SIGNAL = signal.SIGUSR1
 
 
 class StopOnSignal(HookBase):
     """On SIGTERM or SIGINT finish the iteration, write a checkpoint, and exit with ``EXIT_RESUMABLE``.
 
-    The last of all hooks. Several processes stop after the same iteration, whichever of them was asked. A second
+    The last of all hooks. Several processes stop after the same iteration, whichever of them got the signal. A second
     signal ends the process at once, as it would without this hook; so it does, with ``EXIT_RESUMABLE``, when all
     iterations are done and saved and only the final evaluation is left.
     """
 
     def __init__(self, checkpointer: PromptDASCheckpointer) -> None:
         self.checkpointer = checkpointer
-        self.asked = False
+        self.stop_requested = False
         self.all_saved = False
         self.group: Any = None
         self.handlers_before: dict[signal.Signals, Any] = {}
 
     def before_train(self) -> None:
-        self.asked = False
+        self.stop_requested = False
         self.all_saved = self.trainer.start_iter >= self.trainer.max_iter
         if comm.get_world_size() > 1:
             self.group = dist.new_group(backend="gloo")  # on the CPU: a GPU does not have to wait
-        if threading.current_thread() is threading.main_thread():  # Python hears signals nowhere else
-            self.handlers_before = {number: signal.signal(number, self.ask) for number in (*STOP_SIGNALS, PASSED_ON)}
+        if threading.current_thread() is threading.main_thread():  # Python handles signals nowhere else
+            self.handlers_before = {
+                number: signal.signal(number, self.request_stop) for number in (*STOP_SIGNALS, FORWARDED_SIGNAL)
+            }
 
-    def ask(self, number: int, frame: FrameType | None) -> None:
+    def request_stop(self, number: int, frame: FrameType | None) -> None:
         """The signal handler. It does not log: it may have interrupted the logging of something else."""
-        if number != PASSED_ON:
-            for asking in STOP_SIGNALS:
-                self.restore(asking)
+        if number != FORWARDED_SIGNAL:
+            for stop_signal in STOP_SIGNALS:
+                self.restore(stop_signal)
         if not self.all_saved:
-            self.asked = True
+            self.stop_requested = True
         elif self.group is None:
             self.after_train()
             raise SystemExit(EXIT_RESUMABLE)
@@ -66,12 +68,12 @@ class StopOnSignal(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1 >= self.trainer.max_iter
-        if self.anybody_asked():
+        if self.any_rank_requested():
             name = f"model_{self.trainer.iter:07d}"
             if not done and self.checkpointer.newest != f"{name}.pth":
                 self.checkpointer.save(name, iteration=self.trainer.iter)
             logger.warning(
-                "Asked to stop: iteration %d is saved, exit code %d. The same command with --resume continues.",
+                "Stop requested: iteration %d is saved, exit code %d. The same command with --resume continues.",
                 self.trainer.iter,
                 EXIT_RESUMABLE,
             )
@@ -79,12 +81,12 @@ class StopOnSignal(HookBase):
             raise SystemExit(EXIT_RESUMABLE)
         self.all_saved = done
 
-    def anybody_asked(self) -> bool:
+    def any_rank_requested(self) -> bool:
         if self.group is None:
-            return self.asked
-        asked = torch.tensor(int(self.asked))
-        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.group)
-        return bool(asked)
+            return self.stop_requested
+        requested = torch.tensor(int(self.stop_requested))
+        dist.all_reduce(requested, dist.ReduceOp.MAX, group=self.group)
+        return bool(requested)
 
     def after_train(self) -> None:
         for number in list(self.handlers_before):
@@ -97,24 +99,24 @@ class StopOnSignal(HookBase):
 
 @contextmanager
 def forward_signals() -> Iterator[None]:
-    """What the parent of several training processes does: SIGTERM and SIGINT are for them, and a second one kills.
+    """Forward SIGTERM and SIGINT from the parent of several training processes to them; a second signal kills them.
 
     Raises:
-        SystemExit: ``EXIT_RESUMABLE``, if it was asked to stop or if its processes ended with this code.
+        SystemExit: ``EXIT_RESUMABLE``, if a stop was requested or if the processes ended with this code.
     """
-    asked: list[int] = []
+    received: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         for child in multiprocessing.active_children():
             if child.pid is not None:
-                os.kill(child.pid, PASSED_ON if len(asked) == 1 else signal.SIGKILL)
+                os.kill(child.pid, FORWARDED_SIGNAL if len(received) == 1 else signal.SIGKILL)
 
-    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:
         yield
     except torch.multiprocessing.ProcessExitedException as e:
-        if asked or e.exit_code == EXIT_RESUMABLE:
+        if received or e.exit_code == EXIT_RESUMABLE:
             raise SystemExit(EXIT_RESUMABLE) from None
         raise
     finally:

@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite is left out, named, written aside; many in a row stop the run."""
+"""A loss or gradient that is not finite is skipped, named, written; many consecutive ones stop the run."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ def test_a_bad_crop_is_left_out_and_named(
     assert [moved(run[i], run[i - 1]) for i in range(1, 6)] == [True, False, True, True, True]
     assert moved(run[5], run[4], "teacher")
     assert files(cfg) == ["iteration_0000002_rank0.pth"]
-    for text in ("Iteration 2 is left out", "loss_seg", f"synthetic_{domain}_train/im", "crop (y0", "sample 5"):
+    for text in ("Iteration 2 is skipped", "loss_seg", f"synthetic_{domain}_train/im", "crop (y0", "sample 5"):
         assert text in caplog.text
-    assert caplog.text.count("is left out") == 1
+    assert caplog.text.count("is skipped") == 1
 
 
 @pytest.mark.parametrize("iteration", [2, 5])
@@ -128,7 +128,7 @@ def test_a_bad_gradient_is_left_out_and_named(
     with caplog.at_level(logging.WARNING):
         run = train(cfg)
     assert [i for i in range(1, 6) if not moved(run[i], run[i - 1])] == [iteration]
-    assert f"Iteration {iteration} is left out: a gradient is not finite" in caplog.text
+    assert f"Iteration {iteration} is skipped: a gradient is not finite" in caplog.text
     content = read_checkpoint(Path(cfg.OUTPUT_DIR) / "bad_batches" / f"iteration_000000{iteration}_rank0.pth")
     assert [x["domain"] for x in content["batch"]] == ["source", "source", "target", "target"]
     assert not moved(content, run[iteration - 1])  # the weights of then, not those of a step later
@@ -148,7 +148,7 @@ def test_a_batch_can_be_replayed(
     assert losses["loss_det_target"] == "nan"
     assert losses["loss_det_source"] != "nan"
     assert "backbone.vit" in told.splitlines()[-1]
-    with pytest.raises(SystemExit, match=r"model_final\.pth is no batch of a step that was left out"):
+    with pytest.raises(SystemExit, match=r"model_final\.pth is not the batch of a skipped step"):
         main(
             [
                 "replay-batch",
@@ -160,7 +160,7 @@ def test_a_batch_can_be_replayed(
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
-def test_many_in_a_row_stop_the_run(
+def test_many_consecutive_ones_stop_the_run(
     cfg: CfgNode, bad_image: Callable[..., None], bad_gradient: Callable[..., None], kind: str
 ) -> None:
     """Iterations 1, 2, 3 with two allowed for; one at a time, they may be as many as they like."""
@@ -169,13 +169,13 @@ def test_many_in_a_row_stop_the_run(
         bad_image("source", 2, 4, 6)
     else:
         bad_gradient(1, 2, 3)
-    with pytest.raises(FloatingPointError, match=r"3 steps in a row .*SOLVER\.BASE_LR.*bad_batches"):
+    with pytest.raises(FloatingPointError, match=r"3 consecutive steps .*SOLVER\.BASE_LR.*bad_batches"):
         train(cfg)
     run = checkpoints(cfg)
     assert not moved(run[-1], run[0])
 
 
-def test_bad_steps_that_are_not_in_a_row_do_not_stop_it(cfg: CfgNode, bad_gradient: Callable[..., None]) -> None:
+def test_bad_steps_that_are_not_consecutive_do_not_stop_it(cfg: CfgNode, bad_gradient: Callable[..., None]) -> None:
     cfg.SOLVER.MAX_NONFINITE_STEPS = 2
     bad_gradient(0, 2, 4)
     assert len(train(cfg)) == 6

@@ -1,4 +1,4 @@
-"""Asked to stop: the step ends, a checkpoint is written, the exit code says that the run can be resumed."""
+"""A stop is requested: the step ends, a checkpoint is written, the exit code says that the run can be resumed."""
 
 from __future__ import annotations
 
