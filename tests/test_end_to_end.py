@@ -447,6 +447,6 @@ def write_labels(root: Path, folder: Path) -> Path:
 def test_data_that_is_not_there_is_named(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
     with pytest.raises(
-        SystemExit, match=r"^error: DATASETS.TRAIN: .*nowhere.*DETECTRON2_DATASETS is .*datasets/README"
+        SystemExit, match=r"^error: .*yaml: DATASETS.TRAIN: .*nowhere.*DETECTRON2_DATASETS is .*datasets/README"
     ):
         train("source", tmp_path)

@@ -78,7 +78,6 @@ class PseudoLabelMonitor(HookBase):
 
     def before_train(self) -> None:
         self.counted_until = dict.fromkeys(self.counted_until, self.trainer.start_iter - 1)
-        self.recall.seen = max(self.recall.seen, self.trainer.start_iter - 1)
 
     def after_step(self) -> None:
         self.recall.update(self.trainer.storage)

@@ -600,7 +600,7 @@ def test_an_answer_that_comes_too_late_is_not_shown(ready: Bench, image: np.ndar
     before = ready.instances.data[0].copy()
     ready.prompts.add([0, 20, 30])
     letters = []
-    while not letters or not getattr(letters[-1], "whole", False):
+    while not letters or not getattr(letters[-1], "complete", False):
         letters.append(ready.messages.get(timeout=WAIT))
     ready.viewer.dims.set_current_step(0, 1)
     for letter in letters:
