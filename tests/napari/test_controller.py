@@ -47,7 +47,7 @@ def same_instances(one: np.ndarray, other: np.ndarray) -> bool:
     return len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1] and np.array_equal(one > 0, other > 0)
 
 
-class Bench:
+class PluginHarness:
     """A viewer without a window, with the plugin at work in it.
 
     Attributes:
@@ -98,21 +98,21 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
+def bench() -> Iterator[PluginHarness]:
+    bench = PluginHarness()
     yield bench
     bench.controller.close()
 
 
 @pytest.fixture
-def ready(bench: Bench, weights: Path) -> Bench:
+def ready(bench: PluginHarness, weights: Path) -> PluginHarness:
     """With weights open."""
     bench.controller.open_weights(weights)
     bench.work()
     return bench
 
 
-def test_a_click_is_answered_as_by_the_python_api(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+def test_a_click_is_answered_as_by_the_python_api(ready: PluginHarness, by_hand: Predictor, image: np.ndarray) -> None:
     ready.segment(image)
     without = by_hand.predict([], image=image[0])
     assert same_instances(ready.instances.data[0], without.instances)
@@ -124,7 +124,7 @@ def test_a_click_is_answered_as_by_the_python_api(ready: Bench, by_hand: Predict
     assert not np.array_equal(answer.instances, without.instances)
 
 
-def test_instances_keep_their_colours(ready: Bench, image: np.ndarray) -> None:
+def test_instances_keep_their_colours(ready: PluginHarness, image: np.ndarray) -> None:
     """What a click does not touch keeps its id."""
     ready.segment(image)
     before = ready.instances.data[0].copy()
@@ -136,7 +136,7 @@ def test_instances_keep_their_colours(ready: Bench, image: np.ndarray) -> None:
     assert len(kept) > len(untouched) / 2
 
 
-def test_points_are_dragged_and_deleted(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+def test_points_are_dragged_and_deleted(ready: PluginHarness, by_hand: Predictor, image: np.ndarray) -> None:
     ready.segment(image)
     ready.prompts.add([[0, 20, 30], [0, 40, 10]])
     ready.work()
@@ -154,7 +154,7 @@ def test_points_are_dragged_and_deleted(ready: Bench, by_hand: Predictor, image:
     assert same_instances(ready.instances.data[0], by_hand.predict([]).instances)
 
 
-def test_every_slice_has_its_own_points(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+def test_every_slice_has_its_own_points(ready: PluginHarness, by_hand: Predictor, image: np.ndarray) -> None:
     ready.segment(image)
     ready.prompts.add([[0, 20, 30], [2, 40, 10]])
     ready.work()
@@ -165,7 +165,7 @@ def test_every_slice_has_its_own_points(ready: Bench, by_hand: Predictor, image:
     assert not ready.instances.data[[1, 3]].any()
 
 
-def test_a_slice_that_is_answered_is_not_asked_again(ready: Bench, image: np.ndarray) -> None:
+def test_a_slice_that_is_answered_is_not_asked_again(ready: PluginHarness, image: np.ndarray) -> None:
     """So what was painted over by hand stays when one steps to the next slice and back."""
     ready.segment(image)
     ready.instances.data[0] = 99
@@ -178,7 +178,7 @@ def test_a_slice_that_is_answered_is_not_asked_again(ready: Bench, image: np.nda
 
 @pytest.mark.parametrize("place", [{"scale": (30, 8, 8), "translate": (60, -16, 100)}, {"rotate": 90}])
 def test_the_place_of_the_layer_counts(
-    ready: Bench, by_hand: Predictor, image: np.ndarray, place: dict[str, object]
+    ready: PluginHarness, by_hand: Predictor, image: np.ndarray, place: dict[str, object]
 ) -> None:
     """Points of a layer that lies elsewhere than the image count where they are seen."""
     layer = ready.segment(image, **place)
@@ -191,7 +191,7 @@ def test_the_place_of_the_layer_counts(
     np.testing.assert_allclose(ready.instances.data_to_world((2, 20, 30)), layer.data_to_world((2, 20, 30)))
 
 
-def test_one_image_without_a_stack(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+def test_one_image_without_a_stack(ready: PluginHarness, by_hand: Predictor, image: np.ndarray) -> None:
     ready.segment(image[1])
     ready.prompts.add([20, 30])
     ready.work()
@@ -199,7 +199,7 @@ def test_one_image_without_a_stack(ready: Bench, by_hand: Predictor, image: np.n
 
 
 @pytest.mark.parametrize("kind", ["dask", "zarr", "multi-scale", "uint16", "float32"])
-def test_layers_of_every_kind(ready: Bench, by_hand: Predictor, image: np.ndarray, kind: str) -> None:
+def test_layers_of_every_kind(ready: PluginHarness, by_hand: Predictor, image: np.ndarray, kind: str) -> None:
     wide = image.astype(np.uint16) * 100 + 1000
     array = {
         "dask": lambda: dask.array.from_array(image, chunks=(1, 32, 32)),
@@ -222,14 +222,14 @@ def test_layers_of_every_kind(ready: Bench, by_hand: Predictor, image: np.ndarra
 
 
 @pytest.fixture
-def suggesting(ready: Bench, image: np.ndarray) -> Bench:
+def suggesting(ready: PluginHarness, image: np.ndarray) -> PluginHarness:
     ready.segment(image)
     ready.controller.set_suggest(True)
     ready.work()
     return ready
 
 
-def test_suggestions_are_predicted_centres(suggesting: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+def test_suggestions_are_predicted_centres(suggesting: PluginHarness, by_hand: Predictor, image: np.ndarray) -> None:
     """The surest one is selected."""
     centers = by_hand.predict([], image=image[0], centers=True).centers
     assert centers is not None
@@ -238,7 +238,9 @@ def test_suggestions_are_predicted_centres(suggesting: Bench, by_hand: Predictor
     assert suggesting.centers.selected_data == {0}
 
 
-def test_an_accepted_suggestion_becomes_a_prompt(suggesting: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+def test_an_accepted_suggestion_becomes_a_prompt(
+    suggesting: PluginHarness, by_hand: Predictor, image: np.ndarray
+) -> None:
     place = suggesting.centers.data[0].copy()
     suggesting.controller.accept()
     suggesting.work()
@@ -249,7 +251,7 @@ def test_an_accepted_suggestion_becomes_a_prompt(suggesting: Bench, by_hand: Pre
 
 
 @pytest.mark.parametrize("how", ["reject", "delete"])
-def test_a_rejected_suggestion_does_not_come_back(suggesting: Bench, how: str) -> None:
+def test_a_rejected_suggestion_does_not_come_back(suggesting: PluginHarness, how: str) -> None:
     place = suggesting.centers.data[0].copy()
     if how == "reject":
         suggesting.controller.reject()
@@ -264,7 +266,7 @@ def test_a_rejected_suggestion_does_not_come_back(suggesting: Bench, how: str) -
     assert len(suggesting.prompts.data) == 1
 
 
-def test_suggestions_of_other_slices_stay(suggesting: Bench) -> None:
+def test_suggestions_of_other_slices_stay(suggesting: PluginHarness) -> None:
     first = len(suggesting.centers.data)
     suggesting.viewer.dims.set_current_step(0, 1)
     suggesting.work()
@@ -275,7 +277,7 @@ def test_suggestions_of_other_slices_stay(suggesting: Bench) -> None:
     assert suggesting.centers.data[selected, 0] == 1
 
 
-def test_the_layer_of_suggestions_may_be_deleted(suggesting: Bench) -> None:
+def test_the_layer_of_suggestions_may_be_deleted(suggesting: PluginHarness) -> None:
     suggesting.viewer.layers.remove(suggesting.centers)
     suggesting.controller.accept()
     suggesting.prompts.add([0, 69, 59])
@@ -286,7 +288,7 @@ def test_the_layer_of_suggestions_may_be_deleted(suggesting: Bench) -> None:
 # ---- points on the disk
 
 
-def test_points_are_saved_as_training_reads_them(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+def test_points_are_saved_as_training_reads_them(ready: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:
     ready.segment(image)
     ready.prompts.add([[0, 20, 30], [2, 40, 10], [9, 40, 10]])
     ready.controller.save_points(tmp_path / "points.json")
@@ -294,7 +296,7 @@ def test_points_are_saved_as_training_reads_them(ready: Bench, image: np.ndarray
     assert {z: xy.tolist() for z, xy in points.items()} == {0: [[30.5, 20.5]], 2: [[10.5, 40.5]]}
 
 
-def test_points_that_cannot_be_saved(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+def test_points_that_cannot_be_saved(ready: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:
     ready.controller.save_points(tmp_path / "points.json")
     assert "Choose an image" in ready.notified["warning"][0]
     ready.segment(image)
@@ -303,7 +305,7 @@ def test_points_that_cannot_be_saved(ready: Bench, image: np.ndarray, tmp_path: 
     assert "could not be saved" in ready.notified["error"][0]
 
 
-def test_saved_points_are_opened_again(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+def test_saved_points_are_opened_again(ready: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:
     ready.segment(image, scale=(30, 8, 8))
     ready.prompts.add([[0, 20, 30], [2, 40, 10]])
     ready.controller.save_points(tmp_path / "points.json")
@@ -316,7 +318,7 @@ def test_saved_points_are_opened_again(ready: Bench, image: np.ndarray, tmp_path
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".zarr"])
-def test_labels_are_saved(ready: Bench, image: np.ndarray, tmp_path: Path, suffix: str) -> None:
+def test_labels_are_saved(ready: PluginHarness, image: np.ndarray, tmp_path: Path, suffix: str) -> None:
     """What is in the layer, painted corrections too, in the smallest type that holds it."""
     ready.segment(image, scale=(30, 8, 8), units=("nm",) * 3)
     ready.instances.data[3, 5, 6] = 300
@@ -333,7 +335,7 @@ def test_labels_are_saved(ready: Bench, image: np.ndarray, tmp_path: Path, suffi
 
 
 @pytest.mark.parametrize("name", ["labels.png", "missing/labels.tif/labels.tif"])
-def test_labels_that_cannot_be_saved(ready: Bench, image: np.ndarray, tmp_path: Path, name: str) -> None:
+def test_labels_that_cannot_be_saved(ready: PluginHarness, image: np.ndarray, tmp_path: Path, name: str) -> None:
     ready.segment(image)
     (tmp_path / "missing").mkdir()
     (tmp_path / "missing" / "labels.tif").touch()
@@ -367,7 +369,7 @@ CLICKED = [[0, 20, 30], [2, 40, 10]]
 
 @pytest.mark.parametrize("origin", ["file", "memory", "other data than the file"])
 def test_the_whole_volume(
-    ready: Bench, weights: Path, image: np.ndarray, tiff: Path, tmp_path: Path, origin: str
+    ready: PluginHarness, weights: Path, image: np.ndarray, tiff: Path, tmp_path: Path, origin: str
 ) -> None:
     PluginManager.instance().discover()  # for napari's own readers
     layer = ready.viewer.open(tiff, plugin="napari")[0] if origin != "memory" else ready.viewer.add_image(image)
@@ -385,7 +387,7 @@ def test_the_whole_volume(
     assert left == {"em.tif", "volume.zarr", "expected.zarr", "points.json"}
 
 
-def test_a_volume_of_sixteen_bits_in_another_place(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+def test_a_volume_of_sixteen_bits_in_another_place(ready: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:
     """As TIFF; the new layer lies where the image lies."""
     layer = ready.segment(image.astype(np.uint16) * 200, scale=(30, 8, 8), units=("nm",) * 3, translate=(0, 80, 0))
     ready.controller.segment_volume(tmp_path / "volume.tif")
@@ -399,7 +401,9 @@ def test_a_volume_of_sixteen_bits_in_another_place(ready: Bench, image: np.ndarr
         assert file.pages[0].tags["XResolution"].value[0] / file.pages[0].tags["XResolution"].value[1] == 1e7 / 8
 
 
-def test_cancelled_and_resumed(ready: Bench, weights: Path, image: np.ndarray, tiff: Path, tmp_path: Path) -> None:
+def test_cancelled_and_resumed(
+    ready: PluginHarness, weights: Path, image: np.ndarray, tiff: Path, tmp_path: Path
+) -> None:
     ready.segment(image)
     ready.prompts.add(CLICKED)
     ready.work()
@@ -422,7 +426,7 @@ def test_cancelled_and_resumed(ready: Bench, weights: Path, image: np.ndarray, t
     assert np.array_equal(np.asarray(ready.viewer.layers[-1].data), expected_volume(weights, tiff, tmp_path))
 
 
-def test_only_one_long_work_at_a_time(ready: Bench, weights: Path, image: np.ndarray, tmp_path: Path) -> None:
+def test_only_one_long_work_at_a_time(ready: PluginHarness, weights: Path, image: np.ndarray, tmp_path: Path) -> None:
     """But clicks are answered meanwhile."""
     ready.segment(image)
     ready.controller.segment_volume(tmp_path / "volume.zarr")
@@ -435,7 +439,7 @@ def test_only_one_long_work_at_a_time(ready: Bench, weights: Path, image: np.nda
     assert 0 in ready.controller.image_session.responded
 
 
-def test_a_result_is_not_replaced(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+def test_a_result_is_not_replaced(ready: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:
     ready.segment(image)
     (tmp_path / "volume.zarr").mkdir()
     ready.controller.segment_volume(tmp_path / "volume.zarr")
@@ -445,7 +449,7 @@ def test_a_result_is_not_replaced(ready: Bench, image: np.ndarray, tmp_path: Pat
 
 
 @pytest.mark.parametrize("what", ["save_points", "save_labels", "segment_volume", "open_points"])
-def test_without_an_image_there_is_nothing_to_do(ready: Bench, tmp_path: Path, what: str) -> None:
+def test_without_an_image_there_is_nothing_to_do(ready: PluginHarness, tmp_path: Path, what: str) -> None:
     getattr(ready.controller, what)(tmp_path / "file.zarr")
     assert "Choose an image" in ready.notified["warning"][0]
 
@@ -455,7 +459,9 @@ def test_without_an_image_there_is_nothing_to_do(ready: Bench, tmp_path: Path, w
 CONFIG = Path(__file__).parents[2] / "configs" / "quick" / "synthetic_wda.yaml"
 
 
-def test_a_project_that_comes_to_nothing_leaves_nothing(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+def test_a_project_that_comes_to_nothing_leaves_nothing(
+    ready: PluginHarness, image: np.ndarray, tmp_path: Path
+) -> None:
     """And points that are in the folder already are not replaced."""
     ready.segment(image)
     ready.prompts.add(CLICKED)
@@ -472,7 +478,7 @@ def test_a_project_that_comes_to_nothing_leaves_nothing(ready: Bench, image: np.
 
 @pytest.mark.usefixtures("synthetic_data", "forget_new_names", "quiet_logging")
 def test_from_clicks_to_a_network_that_answers_clicks(
-    ready: Bench,
+    ready: PluginHarness,
     tiny: list[str],
     image: np.ndarray,
     tmp_path: Path,
@@ -507,7 +513,7 @@ def test_from_clicks_to_a_network_that_answers_clicks(
 # ---- bad input
 
 
-def test_weights_of_another_model(ready: Bench, image: np.ndarray, tmp_path: Path) -> None:
+def test_weights_of_another_model(ready: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:
     """The network of before stays."""
     before = ready.session.predictor
     (tmp_path / "other.pth").write_bytes(b"not a network")
@@ -524,7 +530,7 @@ def test_weights_of_another_model(ready: Bench, image: np.ndarray, tmp_path: Pat
     ("shape", "kwargs", "says"),
     [((40, 40, 3), {"rgb": True}, "in colour"), ((40, 40, 3), {"rgb": False}, "colours"), ((2, 2, 9, 9), {}, "4 dim")],
 )
-def test_colours_are_refused(ready: Bench, shape: tuple, kwargs: dict, says: str) -> None:
+def test_colours_are_refused(ready: PluginHarness, shape: tuple, kwargs: dict, says: str) -> None:
     ready.segment(np.zeros(shape, np.uint8), **kwargs)
     assert says in ready.notified["error"][0]
     assert ready.controller.image_session is None
@@ -532,7 +538,7 @@ def test_colours_are_refused(ready: Bench, shape: tuple, kwargs: dict, says: str
 
 
 def test_points_outside_are_left_out_and_the_user_is_told_once(
-    ready: Bench, by_hand: Predictor, image: np.ndarray
+    ready: PluginHarness, by_hand: Predictor, image: np.ndarray
 ) -> None:
     ready.segment(image)
     ready.prompts.add([[0, 20, 30], [0, 900, 30], [17, 20, 30]])
@@ -543,7 +549,7 @@ def test_points_outside_are_left_out_and_the_user_is_told_once(
     assert [text for text in ready.notified["warning"] if "2 of 3 points" in text] == ready.notified["warning"]
 
 
-def test_beside_the_volume_nothing_is_asked(ready: Bench, image: np.ndarray) -> None:
+def test_beside_the_volume_nothing_is_asked(ready: PluginHarness, image: np.ndarray) -> None:
     """Another layer makes the viewer's range longer than the image."""
     ready.segment(image)
     ready.viewer.add_image(np.zeros((9, 9, 9), np.uint8))
@@ -554,7 +560,7 @@ def test_beside_the_volume_nothing_is_asked(ready: Bench, image: np.ndarray) -> 
 
 
 @pytest.mark.parametrize("which", ["image", "prompts", "instances"])
-def test_a_layer_is_deleted_while_the_network_works(ready: Bench, image: np.ndarray, which: str) -> None:
+def test_a_layer_is_deleted_while_the_network_works(ready: PluginHarness, image: np.ndarray, which: str) -> None:
     layer = ready.segment(image)
     ready.prompts.add([0, 20, 30])
     gone = {"image": layer, "prompts": ready.prompts, "instances": ready.instances}[which]
@@ -570,7 +576,7 @@ def test_a_layer_is_deleted_while_the_network_works(ready: Bench, image: np.ndar
 
 
 def test_the_newest_click_wins(
-    ready: Bench, by_hand: Predictor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ready: PluginHarness, by_hand: Predictor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clicks come while the network is busy with the first; only the last answer is shown, and nobody waits."""
     layer = ready.viewer.add_image(image)
@@ -594,7 +600,7 @@ def test_the_newest_click_wins(
     assert same_instances(ready.instances.data[0], by_hand.predict(points, image=image[0]).instances)
 
 
-def test_an_answer_that_comes_too_late_is_not_shown(ready: Bench, image: np.ndarray) -> None:
+def test_an_answer_that_comes_too_late_is_not_shown(ready: PluginHarness, image: np.ndarray) -> None:
     """The viewer has gone on to another slice before it took the answer out of the mailbox."""
     ready.segment(image)
     before = ready.instances.data[0].copy()
@@ -608,7 +614,7 @@ def test_an_answer_that_comes_too_late_is_not_shown(ready: Bench, image: np.ndar
     assert same_instances(ready.instances.data[0], before)
 
 
-def test_a_slice_that_cannot_be_read(ready: Bench, image: np.ndarray) -> None:
+def test_a_slice_that_cannot_be_read(ready: PluginHarness, image: np.ndarray) -> None:
     there = True
 
     def read(block: np.ndarray) -> np.ndarray:
@@ -627,7 +633,7 @@ def test_a_slice_that_cannot_be_read(ready: Bench, image: np.ndarray) -> None:
     assert len(ready.notified["error"]) == 1
 
 
-def test_the_data_of_the_layer_are_replaced(ready: Bench, by_hand: Predictor, image: np.ndarray) -> None:
+def test_the_data_of_the_layer_are_replaced(ready: PluginHarness, by_hand: Predictor, image: np.ndarray) -> None:
     layer, prompts = ready.segment(image), ready.prompts
     layer.data = image[::-1]
     ready.work()
@@ -639,7 +645,7 @@ def test_the_data_of_the_layer_are_replaced(ready: Bench, by_hand: Predictor, im
     assert ready.notified["error"] == []
 
 
-def test_the_layer_of_instances_is_changed_to_something_else(ready: Bench, image: np.ndarray) -> None:
+def test_the_layer_of_instances_is_changed_to_something_else(ready: PluginHarness, image: np.ndarray) -> None:
     ready.segment(image)
     ready.instances.data = np.zeros((2, 9, 9), int)
     ready.prompts.add([0, 20, 30])
@@ -647,21 +653,21 @@ def test_the_layer_of_instances_is_changed_to_something_else(ready: Bench, image
     assert "has another shape now" in ready.notified["error"][0]
 
 
-def test_without_weights_nothing_happens(bench: Bench, image: np.ndarray) -> None:
+def test_without_weights_nothing_happens(bench: PluginHarness, image: np.ndarray) -> None:
     bench.segment(image)
     bench.prompts.add([0, 20, 30])
     assert not bench.instances.data.any()
     assert bench.notified["error"] == []
 
 
-def test_weights_that_come_later_are_used_at_once(bench: Bench, weights: Path, image: np.ndarray) -> None:
+def test_weights_that_come_later_are_used_at_once(bench: PluginHarness, weights: Path, image: np.ndarray) -> None:
     bench.segment(image)
     bench.controller.open_weights(weights)
     bench.work()
     assert bench.instances.data[0].any()
 
 
-def test_nothing_comes_after_closing(ready: Bench, image: np.ndarray) -> None:
+def test_nothing_comes_after_closing(ready: PluginHarness, image: np.ndarray) -> None:
     layer = ready.viewer.add_image(image)
     ready.controller.choose(layer)
     ready.controller.close()
