@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     widget.images.setCurrentIndex(widget.images.findText(image.name))
     widget.images.activated.emit(widget.images.currentIndex())
     tour.wait()
-    image_session = widget.controller.image_session
+    image_session = widget.controller.image_sessions.current
     assert image_session is not None
     tour.shoot("2_automatic")
     camera = camera_of(viewer)
@@ -137,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     widget.suggest.click()
 
     with tempfile.TemporaryDirectory() as folder:
-        widget.controller.segment_volume(Path(folder) / "volume.zarr")
-        tour.until(lambda: (widget.controller.task_progress or (0, 1))[0] > 100)
+        widget.controller.files.segment_volume(Path(folder) / "volume.zarr")
+        tour.until(lambda: (widget.controller.tasks.progress or (0, 1))[0] > 100)
         tour.shoot("6_whole_volume")
         tour.wait()
         for layer in viewer.layers:

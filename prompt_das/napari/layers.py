@@ -19,6 +19,7 @@ from prompt_das.volumes.volume import Box, Volume
 import numpy as np
 
 Transform = Callable[[Any], Any]
+NO_POINTS = np.zeros((0, 2), np.float32)
 
 
 class LayerVolume(Volume):

@@ -7,6 +7,7 @@ from typing import Any
 
 import prompt_das
 from prompt_das.napari.controller import Controller
+from prompt_das.napari.notifications import Notifications
 from prompt_das.napari.session import Session
 
 from napari.layers import Image
@@ -54,9 +55,7 @@ class PromptDASWidget(QWidget):
         self.controller = Controller(
             viewer,
             Session(mailbox.message.emit),
-            notify_error=show_error,
-            notify_warning=show_warning,
-            notify=show_info,
+            Notifications(error=show_error, warning=show_warning, info=show_info),
         )
         mailbox.message.connect(self._receive)
         self._timer = QTimer(self, singleShot=True, interval=COALESCE_MS)
@@ -73,7 +72,7 @@ class PromptDASWidget(QWidget):
     def busy(self) -> bool:
         """Whether a response, or the result of a task, is still to come."""
         controller = self.controller
-        return self._timer.isActive() or controller.progress is not None or controller.task_progress is not None
+        return self._timer.isActive() or controller.progress is not None or controller.tasks.progress is not None
 
     # ---- what the buttons do
 
@@ -85,24 +84,24 @@ class PromptDASWidget(QWidget):
     def open_points(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Open points", "", "Points (*.json *.csv)")
         if path:
-            self.controller.open_points(path)
+            self.controller.files.open_points(path)
 
     def save_points(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Save points", "points.json", "Points (*.json)")
         if path:
-            self.controller.save_points(path if Path(path).suffix else f"{path}.json")
+            self.controller.files.save_points(path if Path(path).suffix else f"{path}.json")
 
     def save_labels(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Save labels", "labels.tif", LABELS)
         if path:
-            self.controller.save_labels(path)
+            self.controller.files.save_labels(path)
 
     def segment_volume(self) -> None:
         path, _ = QFileDialog.getSaveFileName(
             self, "Where the result goes", "volume.zarr", VOLUMES, options=QFileDialog.Option.DontConfirmOverwrite
         )
         if path:
-            self.controller.segment_volume(path)
+            self.controller.files.segment_volume(path)
 
     def new_project(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "A folder for the project")
@@ -112,7 +111,7 @@ class PromptDASWidget(QWidget):
             self, "Config to build on: one for adaptation", str(CONFIGS), "*_wda.yaml"
         )
         if base:
-            self.controller.new_project(folder, base)
+            self.controller.files.new_project(folder, base)
 
     def _receive(self, message: Any) -> None:
         self.controller.receive(message)
@@ -127,8 +126,8 @@ class PromptDASWidget(QWidget):
         self.suggest = QCheckBox("Suggest centres")
         self.suggest.toggled.connect(self.controller.set_suggest)
         self.accept, self.reject = QPushButton("Accept (y)"), QPushButton("Reject (n)")
-        self.accept.clicked.connect(self.controller.accept)
-        self.reject.clicked.connect(self.controller.reject)
+        self.accept.clicked.connect(self.controller.suggestions.accept)
+        self.reject.clicked.connect(self.controller.suggestions.reject)
         self.status = QLabel()
         self.status.setWordWrap(True)
         self.bar = QProgressBar()
@@ -137,7 +136,7 @@ class PromptDASWidget(QWidget):
         _group(layout, "Network", _button("Open weights …", self.open_weights), self.weights)
         _group(layout, "Image", self.images)
         _group(layout, "Suggestions", self.suggest, _row(self.accept, self.reject))
-        self.cancel = _button("Cancel", self.controller.cancel_task)
+        self.cancel = _button("Cancel", self.controller.tasks.cancel)
         _group(layout, "Whole volume", _row(_button("Segment all slices …", self.segment_volume), self.cancel))
         _group(
             layout,
@@ -167,12 +166,13 @@ class PromptDASWidget(QWidget):
         weights = controller.session.weights
         self.weights.setText(NO_WEIGHTS if weights is None else f"{weights.parent.name}/{weights.name}")
         shown = [self.images.itemData(index) for index in range(self.images.count())]
-        chosen = None if controller.image_session is None else controller.image_session.image
+        current = controller.image_sessions.current
+        chosen = None if current is None else current.image
         self.images.setCurrentIndex(shown.index(chosen) if chosen in shown else 0)
         self.accept.setEnabled(controller.suggest)
         self.reject.setEnabled(controller.suggest)
-        self.cancel.setEnabled(controller.task_progress is not None)
-        progress = controller.task_progress or controller.progress
+        self.cancel.setEnabled(controller.tasks.progress is not None)
+        progress = controller.tasks.progress or controller.progress
         self.bar.setTextVisible(progress is not None)
         self.bar.setRange(0, 1 if progress is None else progress[1])
         self.bar.setValue(0 if progress is None else progress[0])
@@ -180,14 +180,15 @@ class PromptDASWidget(QWidget):
 
     def _status(self) -> str:
         controller = self.controller
-        if controller.task:
-            return f"{controller.task} …"
+        if controller.tasks.name:
+            return f"{controller.tasks.name} …"
         if controller.session.predictor is None:
             return "Open weights"
-        if controller.image_session is None:
+        current = controller.image_sessions.current
+        if current is None:
             return "Choose an image"
-        if controller.slice_in_view is None:
-            return f"There is nothing of '{controller.image_session.image.name}' here"
+        if controller.image_sessions.slice_in_view is None:
+            return f"There is nothing of '{current.image.name}' here"
         if controller.progress is not None:
             return "Segmenting …"
         return "Click on what is missed or wrong"

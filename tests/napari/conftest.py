@@ -1,4 +1,4 @@
-"""A viewer's test bench: a tiny network on the disk, and, for the tests that need a window, a virtual screen."""
+"""What tests of the plugin need: a tiny network on the disk and, for those that open a window, a virtual screen."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.config.load import get_prompt_das_cfg
@@ -17,7 +18,11 @@ from prompt_das.modeling.load import load_model
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+
+if TYPE_CHECKING:
+    from plugin_harness import PluginHarness
 
 SYSTEM_PACKAGES = "xvfb libegl1 libgl1 libgl1-mesa-dri libxkbcommon-x11-0 libxcb-cursor0 ...: see .ci/run"
 OPEN_A_WINDOW = "from qtpy.QtWidgets import QApplication, QWidget; app = QApplication([]); QWidget().show()"
@@ -81,3 +86,26 @@ def by_hand(weights: Path) -> Predictor:
 def image() -> np.ndarray:
     """(4, 70, 60) uint8."""
     return np.random.default_rng(0).integers(0, 256, (4, 70, 60), dtype=np.uint8)
+
+
+@pytest.fixture
+def tiff(image: np.ndarray, tmp_path: Path) -> Path:
+    tifffile.imwrite(tmp_path / "em.tif", image, photometric="minisblack")
+    return tmp_path / "em.tif"
+
+
+@pytest.fixture
+def harness() -> Iterator[PluginHarness]:
+    from plugin_harness import PluginHarness  # needs napari
+
+    harness = PluginHarness()
+    yield harness
+    harness.controller.close()
+
+
+@pytest.fixture
+def ready(harness: PluginHarness, weights: Path) -> PluginHarness:
+    """With weights open."""
+    harness.controller.open_weights(weights)
+    harness.work()
+    return harness

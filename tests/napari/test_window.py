@@ -18,6 +18,7 @@ pytest.importorskip("napari", reason="needs napari: pip install prompt-das[napar
 
 from napari.utils.notifications import notification_manager
 from npe2 import PluginManager, PluginManifest
+from plugin_harness import same_instances
 
 pytestmark = pytest.mark.usefixtures("screen")
 WAIT = 60  # seconds at most
@@ -58,12 +59,6 @@ def widget(viewer: Any) -> Any:
     """The dock widget, found as napari finds it: by the manifest."""
     _, widget = viewer.window.add_plugin_dock_widget("prompt_das", "Segment with clicks")
     return widget
-
-
-def same_instances(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whatever their ids: the plugin keeps ids, and so colours, from answer to answer."""
-    pairs = np.unique(np.stack([one.ravel(), other.ravel()]), axis=1)
-    return len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1] and np.array_equal(one > 0, other > 0)
 
 
 def until(condition: Callable[[], Any]) -> None:
