@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.config.load import get_prompt_das_cfg
-from prompt_das.data.build import SampleStream, get_slices, get_sparse_points
+from prompt_das.data.build import SampleStream, get_slices
 from prompt_das.data.dataset_mapper import SourceMapper, TargetMapper
 from prompt_das.data.datasets import register_config_volumes, register_volumes_from_yaml
 from prompt_das.data.slices import read_image, read_labels
+from prompt_das.data.sparse_points import get_sparse_points
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import instance_centers, pad_points, render_density
 from prompt_das.utils.visualization import ESTIMATE, PROMPT, TRUTH, draw_density, draw_overlay, save_image, tile

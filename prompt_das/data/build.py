@@ -8,10 +8,8 @@ The same holds for the slice that takes the place of one that cannot be read.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from operator import itemgetter
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, cast
 
 from prompt_das.config.schedule import adaptation_start, num_iterations
@@ -19,26 +17,19 @@ from prompt_das.data.corrupt_slices import SKIPPED, CorruptSlices, require_at_mo
 from prompt_das.data.dataset_mapper import SliceMapper, SourceMapper, TargetMapper
 from prompt_das.data.datasets import ensure_registered
 from prompt_das.data.samples import SourceSample, TargetSample
-from prompt_das.data.slices import open_image_volume, read_labels
 from prompt_das.data.workers import MonitoredDataLoader
-from prompt_das.volumes.point_files import (
-    SlicePoints,
-    read_points,
-    read_provenance,
-    sample_dataset_points,
-    write_points,
-)
+from prompt_das.volumes.point_files import SlicePoints
 from prompt_das.volumes.volume import VolumeError
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetCatalog
 from detectron2.data import build_detection_test_loader as d2_build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-logger = logging.getLogger(__name__)
+OpenStream = Callable[[int], Iterable[list[dict[str, Any]]]]
 
 
 def get_slices(names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -140,121 +131,99 @@ class SourceTargetLoader:
     """Yields ``(source samples, target samples)`` per iteration; during burn-in the target samples are empty.
 
     Nothing is opened before the first batch: set ``start_iter`` until then to continue a run. The target stream opens
-    when burn-in ends, and calls ``get_sparse_points`` then: the unsupervised mode makes the points only there.
+    when burn-in ends.
 
     Raises:
         VolumeError: together with those in ``corrupt``, too many slices could not be read.
     """
 
+    @configurable
     def __init__(
         self,
+        *,
+        open_source: OpenStream,
+        open_target: OpenStream,
+        max_iter: int,
+        adapt_from: int,
+        corrupt: CorruptSlices,
+    ) -> None:
+        """
+        Args:
+            open_source, open_target: from the first iteration to the batches of that one and all later ones.
+            adapt_from: the first iteration with target samples.
+        """
+        self.start_iter = 0
+        self.open_source = open_source
+        self.open_target = open_target
+        self.max_iter = max_iter
+        self.adapt_from = adapt_from
+        self.corrupt = corrupt
+
+    @classmethod
+    def from_config(
+        cls,
         cfg: CfgNode,
         get_sparse_points: Callable[[], dict[str, SlicePoints]],
         corrupt: CorruptSlices | None = None,
-    ) -> None:
-        self.cfg = cfg
-        self.start_iter = 0
-        self.get_sparse_points = get_sparse_points
-        self.corrupt = corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
+    ) -> dict[str, Any]:
+        """``get_sparse_points`` is called when the target stream opens: the unsupervised mode makes them only there."""
+        max_iter, seed = num_iterations(cfg), max(cfg.SEED, 0)
+        build = partial(
+            build_stream_loader,
+            max_iter=max_iter,
+            workers=cfg.DATALOADER.NUM_WORKERS,
+            max_corrupt=cfg.DATALOADER.MAX_CORRUPT_SLICES,
+        )
 
-    def __iter__(self) -> Iterator[tuple[list[SourceSample], list[TargetSample]]]:
-        cfg = self.cfg
-        max_iter, adapt_from = num_iterations(cfg), adaptation_start(cfg)
-        common = {
-            "max_iter": max_iter,
-            "workers": cfg.DATALOADER.NUM_WORKERS,
-            "max_corrupt": cfg.DATALOADER.MAX_CORRUPT_SLICES,
-        }
-        seed = max(cfg.SEED, 0)
-        source = iter(
-            build_stream_loader(
+        def open_source(start_iter: int) -> MonitoredDataLoader:
+            return build(
                 get_slices(cfg.DATASETS.TRAIN),
                 SourceMapper(cfg),
                 batch_size=cfg.SOLVER.IMS_PER_BATCH,
-                start_iter=self.start_iter,
+                start_iter=start_iter,
                 seed=(seed, 0),
-                **common,
             )
-        )
-        for _ in range(self.start_iter, adapt_from):
+
+        def open_target(start_iter: int) -> MonitoredDataLoader:
+            return build(
+                get_slices(cfg.DATASETS.TARGET),
+                TargetMapper(cfg, get_sparse_points()),
+                batch_size=cfg.DATALOADER.TARGET_IMS_PER_BATCH,
+                start_iter=start_iter,
+                seed=(seed, 1),
+            )
+
+        return {
+            "open_source": open_source,
+            "open_target": open_target,
+            "max_iter": max_iter,
+            "adapt_from": adaptation_start(cfg),
+            "corrupt": corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES),
+        }
+
+    def __iter__(self) -> Iterator[tuple[list[SourceSample], list[TargetSample]]]:
+        source = iter(self.open_source(self.start_iter))
+        for _ in range(self.start_iter, self.adapt_from):
             yield cast(list[SourceSample], self.corrupt.pop_skipped(next(source))), []
-        first = max(self.start_iter, adapt_from)
-        if first >= max_iter:
+        first = max(self.start_iter, self.adapt_from)
+        if first >= self.max_iter:
             return
-        target = build_stream_loader(
-            get_slices(cfg.DATASETS.TARGET),
-            TargetMapper(cfg, self.get_sparse_points()),
-            batch_size=cfg.DATALOADER.TARGET_IMS_PER_BATCH,
-            start_iter=first,
-            seed=(seed, 1),
-            **common,
-        )
-        for batches in zip(source, target, strict=True):
+        for batches in zip(source, self.open_target(first), strict=True):
             source_batch, target_batch = map(self.corrupt.pop_skipped, batches)
             yield cast(list[SourceSample], source_batch), cast(list[TargetSample], target_batch)
 
 
-def get_sparse_points(cfg: CfgNode, corrupt: CorruptSlices | None = None) -> dict[str, SlicePoints]:
-    """The sparse points of every target dataset, for the weakly supervised mode.
-
-    They come from ``DATASETS.SPARSE_POINTS.FILE``, else from the points that the dataset was registered with, else
-    they are drawn from its labels once and kept in ``OUTPUT_DIR``, where every later run of the folder reads them.
-    Slices whose labels cannot be read get none, as far as ``DATALOADER.MAX_CORRUPT_SLICES`` allows for them.
-    """
-    node = cfg.DATASETS.SPARSE_POINTS
-    corrupt = corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
-    points = {}
-    if node.FILE and len(cfg.DATASETS.TARGET) > 1:
-        raise ValueError(
-            f"DATASETS.SPARSE_POINTS.FILE {node.FILE} is of one volume, but DATASETS.TARGET names several; "
-            "describe each volume with its own points in YAML instead"
-        )
-    ensure_registered(cfg.DATASETS.TARGET)
-    for name in cfg.DATASETS.TARGET:
-        slices = DatasetCatalog.get(name)
-        kept = Path(cfg.OUTPUT_DIR) / f"sparse_points_{name}.json"
-        file = node.FILE or MetadataCatalog.get(name).get("points") or kept
-        if file is kept and kept.exists():
-            require_same_source(kept, dataset=name, ratio=node.RATIO, seed=node.SEED)
-        elif file is kept and comm.is_main_process():
-            if slices[0]["label_file_name"] is None:
-                raise ValueError(
-                    f"{name} has neither points nor labels to draw them from; set DATASETS.SPARSE_POINTS.FILE, "
-                    "or RATIO 0 for the unsupervised mode"
-                )
-            labeled = ({**dataset_dict, "labels": labels} for dataset_dict, labels in corrupt.read(slices, read_labels))
-            drawn = sample_dataset_points(labeled, node.RATIO, node.SEED, itemgetter("labels"))
-            write_points(kept, drawn, dataset=name, ratio=node.RATIO, seed=node.SEED)
-        comm.synchronize()
-        volume = open_image_volume(slices[0])
-        depth, height, width = volume.shape
-        points[name] = read_points(file, volume.slice_names, num_slices=depth, size=(height, width))
-        number = sum(len(points[name].get(dataset_dict["slice"], ())) for dataset_dict in slices)
-        logger.info("%s: %d sparse points on %d slices, from %s", name, number, len(slices), file)
-    return points
+def _test_loader_from_config(cfg: CfgNode, name: str) -> dict[str, Any]:
+    return {"name": name, "mapper": SliceMapper(cfg), "workers": cfg.DATALOADER.NUM_WORKERS}
 
 
-def require_same_source(path: Path, **settings: Any) -> None:
-    """Raise ValueError if the points in ``path`` were drawn with another ``dataset``, ``ratio`` or ``seed``."""
-    stored = read_provenance(path)
-    changes = [
-        f"{key} {stored[key]!r}, not {value!r}" for key, value in settings.items() if stored.get(key, value) != value
-    ]
-    if changes:
-        raise ValueError(
-            f"{path} holds sparse points that were drawn with {', '.join(changes)} as DATASETS.SPARSE_POINTS has "
-            "it now; set that back, remove the file, or use another OUTPUT_DIR"
-        )
-
-
-def build_test_loader(cfg: CfgNode, name: str) -> MonitoredDataLoader:
-    """Whole slices of a labelled dataset, one at a time."""
+@configurable(from_config=_test_loader_from_config)
+def build_test_loader(*, name: str, mapper: Callable, workers: int) -> MonitoredDataLoader:
+    """Whole slices of a labelled dataset, one at a time. Also called as ``build_test_loader(cfg, name)``."""
     slices = get_slices((name,))
     if any(dataset_dict["label_file_name"] is None for dataset_dict in slices):
         raise ValueError(
             f"{name} has no labels, so it cannot be evaluated; use `prompt-das predict` for unlabelled volumes"
         )
-    loader = d2_build_detection_test_loader(
-        dataset=slices, mapper=SliceMapper(cfg), num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(slices))
-    )
+    loader = d2_build_detection_test_loader(dataset=slices, mapper=mapper, num_workers=min(workers, len(slices)))
     return MonitoredDataLoader(loader)

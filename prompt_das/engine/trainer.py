@@ -15,8 +15,9 @@ from prompt_das.adaptation.pseudo_labels import PseudoLabeler, PseudoLabelLoader
 from prompt_das.adaptation.pseudo_points import PseudoSparsePoints, makes_pseudo_points
 from prompt_das.checkpoint.checkpointer import BEST, PromptDASCheckpointer
 from prompt_das.config.schedule import adaptation_start, num_iterations
-from prompt_das.data.build import SourceTargetLoader, get_sparse_points
+from prompt_das.data.build import SourceTargetLoader
 from prompt_das.data.corrupt_slices import CorruptSlices
+from prompt_das.data.sparse_points import get_sparse_points
 from prompt_das.engine import evaluate
 from prompt_das.engine.hooks.evaluation import BestCheckpointer, EvalHook, FinalTest, RecallCheckpointer
 from prompt_das.engine.hooks.metric_buffer import MetricBuffer
