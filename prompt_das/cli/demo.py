@@ -14,6 +14,7 @@ from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.build import build_test_loader
 from prompt_das.engine.setup import setup_run
 from prompt_das.engine.trainer import build_trainer
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
 from prompt_das.utils.visualization import draw_overlay, save_image, tile
 from prompt_das.volumes.synthetic import STYLES
 
@@ -43,17 +44,18 @@ def train(name: str, output: Path, overrides: list[str]) -> tuple[CfgNode, nn.Mo
 def draw(cfg: CfgNode, source: nn.Module, adapted: nn.Module) -> np.ndarray:
     """The first test slice: image, truth, source model, adapted model without and with prompts."""
     batch = next(iter(build_test_loader(cfg, cfg.DATASETS.TEST[0])))
-    before, after = (model.eval()(batch)[0]["sem_seg"] for model in (source, adapted))
+    results = (model.eval()(batch)[0]["sem_seg"] for model in (source, adapted))
+    before, after = ({r: p.numpy() > FOREGROUND_THRESHOLD for r, p in result.items()} for result in results)
     height, width = batch[0]["instances"].shape
     image = cv2.resize(batch[0]["image"][0].numpy(), (width, height))  # the network sees a smaller one
     prompts = batch[0]["prompts"]
     panels = {
         "Image": draw_overlay(image, scale=2),
         "Truth": draw_overlay(image, batch[0]["instances"], scale=2),
-        "Source model": draw_overlay(image, before["0%"].numpy() > 0.5, scale=2),
-        "Adapted, no prompts": draw_overlay(image, after["0%"].numpy() > 0.5, scale=2),
-        "Adapted, 15 % prompts": draw_overlay(image, after["15%"].numpy() > 0.5, prompts["15%"], scale=2),
-        "Adapted, all prompts": draw_overlay(image, after["100%"].numpy() > 0.5, prompts["100%"], scale=2),
+        "Source model": draw_overlay(image, before["0%"], scale=2),
+        "Adapted, no prompts": draw_overlay(image, after["0%"], scale=2),
+        "Adapted, 15 % prompts": draw_overlay(image, after["15%"], prompts["15%"], scale=2),
+        "Adapted, all prompts": draw_overlay(image, after["100%"], prompts["100%"], scale=2),
     }
     return tile(list(panels.values()), list(panels), columns=3)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from prompt_das.data.datasets import ensure_registered
 from prompt_das.data.slices import open_image_volume, read_image, read_labels
-from prompt_das.ops.connected_components import connected_components
+from prompt_das.ops.connected_components import MIN_INSTANCE_SIZE, connected_components
 from prompt_das.ops.points import outside_image
 from prompt_das.volumes.point_files import SlicePoints, read_points
 from prompt_das.volumes.volume import Volume, VolumeError
@@ -28,7 +28,6 @@ ERROR, WARNING = "error", "warning"
 FLAT = 2.0  # standard deviation of intensities (0..255) of a slice that shows hardly anything
 CLIPPED = 0.1  # fraction of the pixels at 0 or 255 that an intensity range should not exceed
 COVERED = 0.5  # fraction of a slice that mitochondria never cover
-SMALL = 15  # pixels of an instance that evaluation leaves out of predictions
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,8 @@ def _check_slice(dataset_dict: dict[str, Any], points: SlicePoints) -> _Slice:
         add(WARNING, f"{missed} of {len(on_label)} points lie on no instance")
     components = connected_components(labels > 0)
     sizes = np.bincount(components.ravel())[1:]
-    if np.any(sizes <= SMALL):
-        add(WARNING, f"{np.sum(sizes <= SMALL)} specks of at most {SMALL} px in the labels")
+    if np.any(sizes <= MIN_INSTANCE_SIZE):
+        add(WARNING, f"{np.sum(sizes <= MIN_INSTANCE_SIZE)} specks of at most {MIN_INSTANCE_SIZE} px in the labels")
     ids = frozenset(np.unique(labels[labels > 0]).tolist())
     return _Slice(problems, digest, len(sizes), float(np.mean(labels > 0)), ids)
 

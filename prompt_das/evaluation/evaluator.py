@@ -20,7 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.evaluation import metrics, reports
-from prompt_das.ops.connected_components import connected_components, semantic_to_instances
+from prompt_das.ops.connected_components import (
+    FOREGROUND_THRESHOLD,
+    MIN_INSTANCE_SIZE,
+    connected_components,
+    semantic_to_instances,
+)
 from prompt_das.ops.points import require_inside
 from prompt_das.utils.natural_sort import natural_key
 
@@ -60,8 +65,8 @@ class EMEvaluator(DatasetEvaluator):
         dataset_name: str,
         *,
         protocols: Sequence[str] = PROTOCOLS,
-        min_size: int = 15,
-        threshold: float = 0.5,
+        min_size: int = MIN_INSTANCE_SIZE,
+        threshold: float = FOREGROUND_THRESHOLD,
         output_dir: str | Path | None = None,
         save_rle: bool = False,
         num_pictures: int = 3,

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FOREGROUND_THRESHOLD = 0.5  # a pixel is foreground if its probability is above
+MIN_INSTANCE_SIZE = 15  # components of at most so many pixels are removed, as in the authors' evaluation
+
 
 def connected_components(mask: np.ndarray) -> np.ndarray:
     """Label the 8-connected components of a slice.
@@ -43,12 +46,12 @@ def connected_components(mask: np.ndarray) -> np.ndarray:
     return new_ids[labels]
 
 
-def semantic_to_instances(mask: np.ndarray, min_size: int = 15) -> np.ndarray:
+def semantic_to_instances(mask: np.ndarray, min_size: int = MIN_INSTANCE_SIZE) -> np.ndarray:
     """Turn a predicted foreground mask into instances, without the specks.
 
     Args:
         mask: (H, W), foreground where not zero.
-        min_size: components of at most this many pixels are removed (15 in the authors' evaluation).
+        min_size: components of at most this many pixels are removed.
 
     Returns:
         int32 (H, W) label map with consecutive ids 1 … n in raster order.
@@ -60,12 +63,13 @@ def semantic_to_instances(mask: np.ndarray, min_size: int = 15) -> np.ndarray:
 
 
 def label_components(mask: Tensor, kernel: int = 3) -> Tensor:
-    """The first pixel of every component, told to all of its pixels.
+    """Give every pixel of a component the index of its first pixel.
 
-    Every pixel takes the smallest index that it sees, and tells it to the pixel that it followed so far; following
-    that one twice (pointer jumping) makes the number of rounds logarithmic in the length of a component: spirals and
-    serpentines, the worst that we know, need log2 of the longer side and one or two more. A GPU does a fixed number of
-    rounds, since asking whether anything has changed would make it wait; a CPU stops where nothing has.
+    In each round a pixel takes the smallest index in its window, and passes it to the pixel whose index it had;
+    replacing each index by the index stored there, twice (pointer jumping), makes the number of rounds logarithmic in
+    the length of a component: spirals and serpentines, the worst known, need log2 of the longer side and one or two
+    more. A GPU does a fixed number of rounds, since to check for changes would stall it; a CPU stops after a round
+    without any.
 
     Args:
         mask: (B, H, W) bool.
@@ -83,7 +87,7 @@ def label_components(mask: Tensor, kernel: int = 3) -> Tensor:
         seen = -root.to(exact).masked_fill(~inside, math.inf).view(batch, height, width)
         smallest = -window_max(seen, kernel).flatten(1)
         smallest = torch.where(inside, smallest, own.to(exact)).long()
-        # A followed pixel learns what its followers see, so that a whole branch moves at once.
+        # The pixel at a stored index gets the smallest index found by those that store it: whole branches move at once.
         smallest = torch.scatter_reduce(smallest, 1, root, smallest, "amin")
         for _ in range(2):
             smallest = smallest.gather(1, smallest)

@@ -12,6 +12,7 @@ from prompt_das.config.defaults import add_prompt_das_config
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.schedule import adaptation_start, burn_in_iters, num_iterations
 from prompt_das.data.datasets import ensure_registered
+from prompt_das.ops.connected_components import MIN_INSTANCE_SIZE
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
@@ -112,6 +113,11 @@ def test_every_key_that_is_read_exists() -> None:
     parts = {".".join(name.split(".")[:i]) for name, _ in keys(cfg) for i in range(1, 10)}
     unknown = {read for read in read_by_us() if read not in parts and not hasattr(CfgNode, read.rpartition(".")[2])}
     assert not unknown
+
+
+def test_the_smallest_instance_of_the_config_is_that_of_the_operators() -> None:
+    """Written twice, since ``config`` and ``ops`` are on one floor."""
+    assert get_prompt_das_cfg().TEST.MIN_INSTANCE_SIZE == MIN_INSTANCE_SIZE
 
 
 # ---- config files

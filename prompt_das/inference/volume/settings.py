@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
+
 
 @dataclass(frozen=True)
 class VolumeSettings:
@@ -21,7 +23,7 @@ class VolumeSettings:
     """
 
     linked: bool = True
-    threshold: float = 0.5
+    threshold: float = FOREGROUND_THRESHOLD
     min_size: int | None = None
     density: bool = True
     on_error: str = "stop"
