@@ -78,17 +78,17 @@ def label_maps(size: int, instances: int, rng: np.random.Generator) -> tuple[np.
     columns = math.ceil(math.sqrt(instances))
     pitch = size / columns
     for i, cell in enumerate(rng.permutation(columns**2)[:instances].tolist(), start=1):
-        centre = (np.array([cell % columns, cell // columns]) + rng.uniform(0.4, 0.6, 2)) * pitch
+        center = (np.array([cell % columns, cell // columns]) + rng.uniform(0.4, 0.6, 2)) * pitch
         axes, angle, fate = rng.uniform(0.1, 0.18, 2) * pitch, rng.uniform(0, 180), rng.random()
-        draw_ellipse(true, centre, axes, angle, i)
+        draw_ellipse(true, center, axes, angle, i)
         if fate > 0.1:
-            moved, scaled = centre + rng.normal(0, 0.02, 2) * pitch, axes * rng.uniform(0.9, 1.15, 2)
+            moved, scaled = center + rng.normal(0, 0.02, 2) * pitch, axes * rng.uniform(0.9, 1.15, 2)
             draw_ellipse(pred, moved, scaled, angle, i - 1 if i > 1 and fate < 0.2 else i)
         if fate > 0.9:
-            draw_ellipse(pred, centre + 0.35 * pitch, axes / 3, angle, instances + i)
+            draw_ellipse(pred, center + 0.35 * pitch, axes / 3, angle, instances + i)
     return true, pred
 
 
-def draw_ellipse(labels: np.ndarray, centre: np.ndarray, axes: np.ndarray, angle: float, value: int) -> None:
-    x, y = centre.round().astype(int).tolist()
+def draw_ellipse(labels: np.ndarray, center: np.ndarray, axes: np.ndarray, angle: float, value: int) -> None:
+    x, y = center.round().astype(int).tolist()
     cv2.ellipse(labels, (x, y), np.maximum(axes, 1).round().astype(int).tolist(), angle, 0, 360, value, cv2.FILLED)

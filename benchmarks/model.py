@@ -60,7 +60,7 @@ def training_step(
     batch: Sequence[Mapping[str, Any]],
     laps: Laps,
 ) -> None:
-    """What an iteration does with a labelled batch."""
+    """What an iteration does with a labeled batch."""
     optimizer.zero_grad()
     loss = sum(laps("forward", lambda: model(batch)).values())
     laps("backward", loss.backward)

@@ -7,7 +7,7 @@ between them is computed anew, in the plainest way:
 - attention makes the whole matrix softmax(q kᵀ / √d), in the encoder and in the decoder;
 - the decoder and the heads take an image after the other, each with as many prompts as it has: nothing is padded;
 - points are encoded, and densities rendered, point by point, each read from the device with ``.item()``;
-- every pass runs the whole network: the encoder again for other prompts, the centre-point head also where only the
+- every pass runs the whole network: the encoder again for other prompts, the center-point head also where only the
   mask is read;
 - the moving average is a loop over parameters, and AdamW runs one as well.
 
@@ -111,7 +111,7 @@ class OneImageAtATime:
         return torch.cat(tokens)
 
     def encode_grid(self, h: int, w: int) -> Tensor:
-        """The centres of the patches -> (h w, D)."""
+        """The centers of the patches -> (h w, D)."""
         frequencies = self.network.prompt_encoder.frequencies
         y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
         return fourier(torch.stack([x, y], dim=-1).reshape(-1, 2).to(frequencies.device), frequencies)

@@ -177,7 +177,7 @@ class Side(ABC):
 
     @torch.no_grad()
     def leave_few_peaks(self) -> int:
-        """Shift the centre head so that the teacher finds about as many peaks as a crop has instances -> how many."""
+        """Shift the center head so that the teacher finds about as many peaks as a crop has instances -> how many."""
         sparse, valid = pad_points(self.sparse, self.device)
         density = self.network.decode(
             self.network.encode(self.targets), sparse, valid, self.size, with_mask=False

@@ -240,10 +240,10 @@ def benchmark_parts(trainer: PromptDASTrainer, repeats: int, seconds_left: Calla
             if done > 1 and time.perf_counter() - start > enough:
                 break
             samples = laps("data", lambda: next(batches))
-            labelling = PseudoLabelLoader([samples], labeler)
-            batch = laps("teacher", lambda: next(iter(labelling)))  # noqa: B023  (called at once)
+            labeling = PseudoLabelLoader([samples], labeler)
+            batch = laps("teacher", lambda: next(iter(labeling)))  # noqa: B023  (called at once)
             training_step(student, trainer.teacher, trainer.optimizer, batch, laps)
-        flop = {"teacher": count_flop(lambda: next(iter(labelling)))}
+        flop = {"teacher": count_flop(lambda: next(iter(labeling)))}
         losses: dict[str, torch.Tensor] = {}
         contrast = contrastive_branch(student, batch)
         flop["forward"] = count_flop(lambda: losses.update(student(batch)))

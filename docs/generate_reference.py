@@ -45,8 +45,8 @@ def meaning(action: argparse.Action) -> str:
     """Help and default. Defaults that depend on the machine, or say nothing, are left out."""
     text = (action.help or "").replace("%(default)s", str(action.default))
     plain = isinstance(action.default, int | float | str) and not isinstance(action.default, bool)
-    told = "default" in text or action.dest == "workers"
-    if plain and action.default != "" and not told and action.default != argparse.SUPPRESS:
+    named = "default" in text or action.dest == "workers"
+    if plain and action.default != "" and not named and action.default != argparse.SUPPRESS:
         text += f"{'; ' if text else ''}default: {action.default}"
     return text + ("; required" if action.required and action.option_strings else "")
 

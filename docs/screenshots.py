@@ -4,7 +4,7 @@
     make demo
     xvfb-run -s "-screen 0 1400x900x24" python -m docs.screenshots --output docs/getting_started
 
-opens the synthetic sample, segments it with the weights of the demo, clicks, asks for suggestions, and runs on the
+opens the synthetic sample, segments it with the weights of the demo, clicks, shows suggestions, and runs on the
 whole volume. The same weights give the same pictures, but for what a font or a graphics driver does.
 """
 
@@ -84,7 +84,7 @@ class Tour:
 
 
 def missed(instances: np.ndarray, truth: np.ndarray) -> list[np.ndarray]:
-    """Centres (x, y) of the true instances of which the answer has less than half, as a user would see them."""
+    """Centers (x, y) of the true instances of which the answer has less than half, as a user would see them."""
     ids, centers = instance_centers(truth)
     return [center for one, center in zip(ids, centers, strict=True) if (instances[truth == one] > 0).mean() < 0.5]
 

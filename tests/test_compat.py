@@ -120,7 +120,7 @@ def test_compiled_build_keeps_its_operators(tmp_path):
     assert output(tmp_path, code) == "42"
 
 
-def test_current_build_without_operators_knows_that_it_has_none(tmp_path):
+def test_a_current_build_without_operators_is_recognized(tmp_path):
     imitate(tmp_path, layers=DOES_WITHOUT, **{"utils/develop": ""})
     code = """
         compat.import_detectron2()

@@ -42,7 +42,8 @@ LAST, PREVIOUS = "last_checkpoint", "previous_checkpoint"  # files that name the
 class PromptDASCheckpointer(Checkpointer):
     """fvcore's checkpointer with safe reading, atomic writing and strict names.
 
-    ``weights_from`` says whose weights a checkpoint's ``MODEL.WEIGHTS`` are: "teacher" (where there is one) or "model".
+    ``weights_from``: which weights are taken where ``MODEL.WEIGHTS`` is a training checkpoint, those of the "teacher"
+    (where there is one) or of the "model", the student.
 
     Of the numbered checkpoints of a run the newest two are kept. The files ``last_checkpoint`` and
     ``previous_checkpoint`` name the two to resume from: these are of one run, whatever else lies in the folder.
@@ -62,7 +63,7 @@ class PromptDASCheckpointer(Checkpointer):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.weights_from = weights_from
         self.config = config
-        self.wants_weights_only = False
+        self.weights_only = False
         self.newest = ""  # the last one that this run wrote, or that it was resumed from
         self.loading = ""  # for messages
 
@@ -123,7 +124,7 @@ class PromptDASCheckpointer(Checkpointer):
         return bool(self.save_dir and self.tagged())
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Continue from the newest checkpoint that can be read, if asked to; else take the weights of ``path``.
+        """Continue from the newest checkpoint that can be read, with ``resume``; else take the weights of ``path``.
 
         Raises:
             DamagedCheckpointError: there are checkpoints to resume from, and none of them can be read.
@@ -154,24 +155,24 @@ class PromptDASCheckpointer(Checkpointer):
             DamagedCheckpointError: the file is damaged.
             ValueError: it holds no weights, others than the network's, or not the state of a run that is resumed.
         """
-        self.wants_weights_only = checkpointables is not None
+        self.weights_only = checkpointables is not None
         self.loading = path
         if path and not Path(path).is_file():
             raise FileNotFoundError(f"no weights at {path}; check MODEL.WEIGHTS")
         try:
             return super().load(path, checkpointables)
-        except (RuntimeError, TypeError, LookupError, AttributeError) as e:  # of those that take back their state
+        except (RuntimeError, TypeError, LookupError, AttributeError) as e:  # from a load_state_dict
             raise ValueError(f"{path} does not hold the state of such a run: {type(e).__name__}: {e}") from e
 
     def _load_file(self, f: str) -> dict[str, Any]:
         content = read_checkpoint(f)
         if "model" not in content:
             content = {"model": content}
-        if self.wants_weights_only and self.weights_from in content:
+        if self.weights_only and self.weights_from in content:
             self.logger.info("Taking the weights of the %s", "teacher" if self.weights_from == "teacher" else "student")
             content["model"] = content[self.weights_from]
         content["model"] = check_weights(content["model"], f)
-        missing = [] if self.wants_weights_only else [name for name in self.checkpointables if name not in content]
+        missing = [] if self.weights_only else [name for name in self.checkpointables if name not in content]
         if missing:
             raise ValueError(
                 f"{f} has no {' and no '.join(missing)}: it is no run to resume. Begin with its weights instead: "
@@ -206,6 +207,6 @@ def number_of(name: str) -> int:
 
 
 def write_name(tag: Path, name: str) -> None:
-    """Let the file ``tag`` hold ``name``: the old name or the new one, whatever happens."""
+    """Write ``name`` into the file ``tag``, which holds the old name or the new one at every moment."""
     with atomic_write(tag) as part:
         part.write_text(name)

@@ -140,7 +140,7 @@ def export_weights(path: str | Path, state: dict[str, Tensor], config: str, **ab
     state = {name: value.contiguous() for name, value in state.items()}
     metadata = {"format": "pt", "prompt_das.config": config, **about, CHECKSUM: "sha256"}
     with atomic_write(path) as part:
-        # not save_file, whose files nobody else may read
+        # not save_file: only their owner may read its files
         part.write_bytes(save(state, {**metadata, DIGEST: digest_of(state, metadata)}))
 
 

@@ -1,4 +1,4 @@
-"""Dispatch to the commands, and the one place where an error becomes a line."""
+"""Dispatch to the commands, and errors as one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make a project of an unlabelled volume and a few clicks, see :mod:`prompt_das.engine.project`."""
+"""Make a project of an unlabeled volume and a few clicks, see :mod:`prompt_das.engine.project`."""
 
 from __future__ import annotations
 

@@ -142,19 +142,19 @@ def _check_headers(plan: Plan) -> None:
     for number, path in plan.images.items():
         with Image.open(path) as image:
             if image.mode != "L":
-                raise ValueError(f"{path} has mode {image.mode}; MitoEM's images are 8-bit grey")
+                raise ValueError(f"{path} has mode {image.mode}; MitoEM's images are 8-bit gray")
             _complain_if_size_differs(path, image.size[::-1], plan, first)
         if number in plan.labels:
             with tifffile.TiffFile(plan.labels[number]) as tif:
                 page, dtype = tif.pages.first, np.dtype(tif.pages.first.dtype)
-                colour = page.ndim == 3 and page.shape[-1] in (3, 4) and dtype == np.uint8
-                if not colour and (page.ndim != 2 or dtype.kind != "u"):
+                color = page.ndim == 3 and page.shape[-1] in (3, 4) and dtype == np.uint8
+                if not color and (page.ndim != 2 or dtype.kind != "u"):
                     raise ValueError(
                         f"{plan.labels[number]} is {dtype} {page.shape}; labels must be unsigned integer ids "
                         "(height, width), or RGB-coded uint8 (height, width, 3)"
                     )
                 _complain_if_size_differs(plan.labels[number], page.shape[:2], plan, first)
-                widest = max(widest, 4 if colour else dtype.itemsize)
+                widest = max(widest, 4 if color else dtype.itemsize)
     if widest > 2:  # only then are the ids themselves looked at
         highest = max(int(_read_ids(path).max()) for path in tqdm(plan.labels.values(), desc="Reading ids"))
         plan.label_dtype = np.min_scalar_type(max(highest, 256)).name

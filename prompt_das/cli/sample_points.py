@@ -1,4 +1,4 @@
-"""Make a file of sparse centre points: drawn from the labels of a volume, or converted from another file."""
+"""Make a file of sparse center points: drawn from the labels of a volume, or converted from another file."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ def choose_dataset(dataset: str | None, volume: str | None) -> str:
     return dataset
 
 
-def convert(path: str, entries: list[dict[str, Any]]) -> SlicePoints:
+def convert(path: str, slices: list[dict[str, Any]]) -> SlicePoints:
     """The points of a file that lie on the slices of a data set, checked against their size."""
-    volume = open_image_volume(entries[0])
+    volume = open_image_volume(slices[0])
     points = read_points(path, volume.slice_names, num_slices=volume.shape[0], size=volume.shape[1:])
-    wanted = {entry["slice"] for entry in entries}
+    wanted = {dataset_dict["slice"] for dataset_dict in slices}
     return {z: p for z, p in points.items() if z in wanted}
 
 
-def ratio_inside(points: SlicePoints, entries: list[dict[str, Any]]) -> float:
+def ratio_inside(points: SlicePoints, slices: list[dict[str, Any]]) -> float:
     """Ratio of the points that lie on an instance."""
     hits = [np.zeros(0, dtype=bool)]
-    for entry in entries:
-        if entry["slice"] in points:
-            last = (entry["width"] - 1, entry["height"] - 1)
-            column, row = np.minimum(points[entry["slice"]].astype(int), last).T
-            hits.append(read_labels(entry)[row, column] > 0)
+    for dataset_dict in slices:
+        if dataset_dict["slice"] in points:
+            last = (dataset_dict["width"] - 1, dataset_dict["height"] - 1)
+            column, row = np.minimum(points[dataset_dict["slice"]].astype(int), last).T
+            hits.append(read_labels(dataset_dict)[row, column] > 0)
     return float(np.concatenate(hits).mean())
 
 
 def run(args: argparse.Namespace) -> None:
     name = choose_dataset(args.dataset, args.volume)
-    entries = DatasetCatalog.get(name)
-    labelled = entries[0]["label_file_name"] is not None
+    slices = DatasetCatalog.get(name)
+    labeled = slices[0]["label_file_name"] is not None
     if args.source:
-        points = convert(args.source, entries)
+        points = convert(args.source, slices)
         write_points(args.output, points, dataset=name)
-    elif labelled:
-        progress = tqdm(entries, desc=name, unit="slice")
+    elif labeled:
+        progress = tqdm(slices, desc=name, unit="slice")
         points = sample_dataset_points(progress, args.ratio, args.seed, read_labels)
         write_points(args.output, points, dataset=name, ratio=args.ratio, seed=args.seed)
     else:
         raise ValueError(f"{name} has no labels to draw points from; convert points set by hand with --from FILE")
     count = sum(map(len, points.values()))
-    print(f"{args.output}: {count} points on {sum(len(p) > 0 for p in points.values())} of {len(entries)} slices")
-    if args.source and labelled and count:
-        print(f"{ratio_inside(points, entries):.1%} of them lie on a labelled instance")
+    print(f"{args.output}: {count} points on {sum(len(p) > 0 for p in points.values())} of {len(slices)} slices")
+    if args.source and labeled and count:
+        print(f"{ratio_inside(points, slices):.1%} of them lie on a labeled instance")

@@ -61,28 +61,28 @@ def sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
     return get_sparse_points(cfg)
 
 
-def draw_slice(entry: dict[str, Any], points: np.ndarray | None, max_size: int) -> np.ndarray:
-    """A whole slice with its mask and points: the given ones, or the centres of all instances."""
-    labels = read_labels(entry) if entry["label_file_name"] is not None else None
-    title = entry["image_id"]
+def draw_slice(dataset_dict: dict[str, Any], points: np.ndarray | None, max_size: int) -> np.ndarray:
+    """A whole slice with its mask and points: the given ones, or the centers of all instances."""
+    labels = read_labels(dataset_dict) if dataset_dict["label_file_name"] is not None else None
+    title = dataset_dict["image_id"]
     if labels is not None:
         _, centers = instance_centers(connected_components(labels > 0))
         points = centers if points is None else points
         title += f": {len(centers)} instances"
     points = np.zeros((0, 2)) if points is None else points
-    scale = min(1.0, max_size / max(entry["height"], entry["width"]))
-    picture = draw_overlay(read_image(entry), labels, points, color=TRUTH, scale=scale)
+    scale = min(1.0, max_size / max(dataset_dict["height"], dataset_dict["width"]))
+    picture = draw_overlay(read_image(dataset_dict), labels, points, color=TRUTH, scale=scale)
     return tile([picture], [f"{title}, {len(points)} points"])
 
 
 def source_panels(sample: dict[str, Any], sigma: float) -> list[np.ndarray]:
-    """What the network is shown and asked for: image with mask, centres and prompts; density map."""
+    """Pictures of a source sample: image with mask, centers and prompts; target density."""
     image, mask = sample["image"][0].numpy(), sample["mask"].numpy()
     scale = max(1, round(SMALLEST_PANEL / image.shape[0]))
     picture = draw_overlay(
         image, mask, sample["points"].numpy(), color=TRUTH, point_color=ESTIMATE, marker="cross", scale=scale
     )
-    # Prompts go on top of the centres that they are a subset of; both pictures have the same size.
+    # Prompts go on top of the centers that they are a subset of; both pictures have the same size.
     picture = draw_overlay(picture, points=sample["prompts"].numpy() * scale)
     points, valid = pad_points([sample["points"]])
     density = render_density(points, valid, image.shape, sigma)[0].numpy()
@@ -111,18 +111,25 @@ def run(args: argparse.Namespace) -> None:
     output = Path(args.output)
     points = sparse_points(cfg)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET):
-        entries = get_slices((name,))
-        chosen = np.unique(np.linspace(0, len(entries) - 1, args.slices).round().astype(int))
+        slices = get_slices((name,))
+        chosen = np.unique(np.linspace(0, len(slices) - 1, args.slices).round().astype(int))
         for i in tqdm(chosen, desc=name, unit="slice"):
-            entry = entries[i]
-            given = points.get(name, {}).get(entry["slice"], np.zeros((0, 2))) if name in cfg.DATASETS.TARGET else None
-            save_image(output / f"{entry['image_id']}.png".replace("/", "_"), draw_slice(entry, given, args.max_size))
+            dataset_dict = slices[i]
+            given = (
+                points.get(name, {}).get(dataset_dict["slice"], np.zeros((0, 2)))
+                if name in cfg.DATASETS.TARGET
+                else None
+            )
+            save_image(
+                output / f"{dataset_dict['image_id']}.png".replace("/", "_"),
+                draw_slice(dataset_dict, given, args.max_size),
+            )
 
     seed, max_corrupt = max(cfg.SEED, 0), cfg.DATALOADER.MAX_CORRUPT_SLICES
     if cfg.DATASETS.TRAIN and args.crops:
         stream = SampleStream(get_slices(cfg.DATASETS.TRAIN), SourceMapper(cfg), (seed, 0), max_corrupt)
         rows = [source_panels(stream[n], cfg.MODEL.CENTER_HEAD.SIGMA) for n in range(args.crops)]
-        legend = {"mask": TRUTH, "centre": ESTIMATE, "prompt": PROMPT}
+        legend = {"mask": TRUTH, "center": ESTIMATE, "prompt": PROMPT}
         write_crops(output / "crops_source.png", rows, ["source crop", "density map"], legend)
     if cfg.DATASETS.TARGET and args.crops:
         stream = SampleStream(get_slices(cfg.DATASETS.TARGET), TargetMapper(cfg, points), (seed, 1), max_corrupt)

@@ -2,7 +2,7 @@
 
 The transforms are fvcore's, so ``apply_image``, ``apply_segmentation`` and ``apply_coords`` do what Detectron2 users
 expect: images are (H, W) or (H, W, C) with intensities from 0 to 255, masks (H, W) integers, points (N, 2) as (x, y)
-in pixels with the centre of the first pixel at (0.5, 0.5). Points may leave the image under ``Elastic``.
+in pixels with the center of the first pixel at (0.5, 0.5). Points may leave the image under ``Elastic``.
 A transform is deterministic; all randomness comes from the generator given to ``StrongAugmentation``.
 """
 

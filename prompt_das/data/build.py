@@ -219,11 +219,11 @@ def _test_loader_from_config(cfg: CfgNode, name: str) -> dict[str, Any]:
 
 @configurable(from_config=_test_loader_from_config)
 def build_test_loader(*, name: str, mapper: Callable, workers: int) -> MonitoredDataLoader:
-    """Whole slices of a labelled dataset, one at a time. Also called as ``build_test_loader(cfg, name)``."""
+    """Whole slices of a labeled dataset, one at a time. Also called as ``build_test_loader(cfg, name)``."""
     slices = get_slices((name,))
     if any(dataset_dict["label_file_name"] is None for dataset_dict in slices):
         raise ValueError(
-            f"{name} has no labels, so it cannot be evaluated; use `prompt-das predict` for unlabelled volumes"
+            f"{name} has no labels, so it cannot be evaluated; use `prompt-das predict` for unlabeled volumes"
         )
     loader = d2_build_detection_test_loader(dataset=slices, mapper=mapper, num_workers=min(workers, len(slices)))
     return MonitoredDataLoader(loader)

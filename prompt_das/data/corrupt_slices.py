@@ -1,7 +1,7 @@
 """Slices that cannot be read in the middle of a training: skipped, named once, counted, and only so many.
 
-A sample says itself which slices could not be read when it was drawn, in whichever process that was; the process that
-trains removes these reports from the samples and keeps them.
+A sample carries the names of the slices that could not be read when it was drawn, in whichever process that was; the
+process that trains removes them from the samples and counts them.
 """
 
 from __future__ import annotations

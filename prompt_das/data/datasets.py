@@ -104,7 +104,9 @@ def register_volumes_from_yaml(path: str | Path) -> list[str]:
             raise ValueError(f"{path}: {key} must be text, not {value!r:.100}")
     for key in ("images", "labels", "points"):
         if description.get(key) is not None:
-            description[key] = path.resolve().parent / os.path.expanduser(description[key])  # of nobody: not found
+            description[key] = path.resolve().parent / os.path.expanduser(
+                description[key]
+            )  # as it is for an unknown ~user
     if splits is None:
         splits = {"": None}
     elif not isinstance(splits, dict) or not splits:
@@ -148,7 +150,7 @@ def ensure_registered(names: str | Iterable[str]) -> list[str]:
     """Make every name usable with DatasetCatalog.get and return them as a list.
 
     `name[start:stop]` means part of the slice list of a registered name (either end may be omitted) and is
-    registered here. Raises ValueError for a name that nobody registered.
+    registered here. Raises ValueError for a name that is not registered.
     """
     names = [names] if isinstance(names, str) else list(names)
     for name in names:

@@ -19,7 +19,7 @@ def inverse_pixel_map(transform: Transform, height: int, width: int) -> np.ndarr
 
 
 def forward_pixel_map(transform: Transform, height: int, width: int) -> np.ndarray:
-    """(H, W, 2) float32: the (x, y) where the transform takes the centre of each pixel.
+    """(H, W, 2) float32: the (x, y) where the transform takes the center of each pixel.
 
     Every fourth point is moved, and what is between them interpolated: exact for flips and right angles, off by less
     than a tenth of a pixel for elastic displacements.

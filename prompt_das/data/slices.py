@@ -175,8 +175,8 @@ def _plain(name: str, spec: VolumeSpec) -> _Slices:
     _check_sizes(name, images, labels)
     if images.shape[0] != labels.shape[0]:
         image_names, label_names = images.slice_names or [], labels.slice_names or []
-        labelled, seen = {Path(file).stem for file in label_names}, {Path(file).stem for file in image_names}
-        alone = [file for file in image_names if Path(file).stem not in labelled]
+        labeled, seen = {Path(file).stem for file in label_names}, {Path(file).stem for file in image_names}
+        alone = [file for file in image_names if Path(file).stem not in labeled]
         alone += [file for file in label_names if Path(file).stem not in seen]
         raise ValueError(
             f"data set '{name}': {labels.path} has {labels.shape[0]} label slices for the {images.shape[0]} images of "

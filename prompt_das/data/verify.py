@@ -88,7 +88,7 @@ def check_dataset(
         report.problems.append(Problem(ERROR, f"{name} has no slices"))
         return report
 
-    labelled = dataset_dicts[0]["label_file_name"] is not None
+    labeled = dataset_dicts[0]["label_file_name"] is not None
     file = points or MetadataCatalog.get(name).get("points")
     found = _read_points(file, volume, dataset_dicts, report.problems) if file else {}
     with ThreadPoolExecutor(workers) as executor:
@@ -99,7 +99,7 @@ def check_dataset(
         )
     report.problems += [problem for one in seen for problem in one.problems]
     report.problems += _duplicates(dataset_dicts, seen) + _unwritten(volume)
-    if labelled:
+    if labeled:
         report.problems += _label_problems(dataset_dicts, seen)
     report.problems.sort(key=lambda problem: problem.severity != ERROR)
 

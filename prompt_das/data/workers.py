@@ -53,7 +53,7 @@ class MonitoredDataLoader:
         if not self.loader.num_workers:
             yield from self.loader
             return
-        multiprocessing.util.Finalize(None, kill_workers, exitpriority=1)  # before Python asks and waits
+        multiprocessing.util.Finalize(None, kill_workers, exitpriority=1)  # before Python terminates them and waits
         others, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
         with block_signals(STOP_SIGNALS):  # until the new processes ignore them
             batches = iter(self.loader)
@@ -124,7 +124,7 @@ def exit_with_parent(parent: int, period: float = 1.0) -> None:
 
 
 def kill_workers() -> None:
-    """At its exit Python asks the workers to end by SIGTERM, which they ignore, and waits for them."""
+    """At its exit Python sends the workers SIGTERM, which they ignore, and waits for them."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

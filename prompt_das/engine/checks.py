@@ -71,14 +71,14 @@ def check_metrics(cfg: CfgNode) -> None:
 
 
 def check_datasets(cfg: CfgNode, key: str, *, required: bool = False) -> None:
-    """Raise ValueError or FileNotFoundError for names of ``DATASETS.<key>`` that are not labelled data sets."""
+    """Raise ValueError or FileNotFoundError for names of ``DATASETS.<key>`` that are not labeled data sets."""
     names = cfg.DATASETS[key]
     if required and not names:
-        raise ValueError(f"DATASETS.{key} is empty; name labelled volumes, as in DATASETS.{key} \"('vnc_train',)\"")
+        raise ValueError(f"DATASETS.{key} is empty; name labeled volumes, as in DATASETS.{key} \"('vnc_train',)\"")
     for name in names:
         if any(d["label_file_name"] is None for d in slices_of(key, name)):
             raise ValueError(
-                f"DATASETS.{key}: {name} has no labels; they are needed to train and to evaluate. Unlabelled volumes "
+                f"DATASETS.{key}: {name} has no labels; they are needed to train and to evaluate. Unlabeled volumes "
                 "belong in DATASETS.TARGET, or are predicted by `prompt-das predict`"
             )
 

@@ -59,17 +59,17 @@ def create_project(
         folder: is made if it is not there; the results of the training go there, too.
         name: of the volume: letters, digits, _ and -.
         volume, dataset: the images, anything that `open_volume` reads.
-        base: a config for domain adaptation, such as configs/rat2human_wda.yaml: what is not said here is as there.
+        base: a config for domain adaptation, such as configs/rat2human_wda.yaml, whose values hold for all other keys.
         points: file of points; without one the adaptation is unsupervised.
-        source: the labelled volume: a registered name, or a YAML file that describes one; by default that of ``base``.
+        source: the labeled volume: a registered name, or a YAML file that describes one; by default that of ``base``.
         weights: a trained source model to begin with, instead of training one first.
         voxel_size: (z, y, x) in nm.
-        intensity_range: grey values (lo, hi) that become 0 and 255.
+        intensity_range: gray values (lo, hi) that become 0 and 255.
 
     Raises:
         FileExistsError: there is a project in the folder.
         FileNotFoundError: no volume, points, config or weights.
-        ValueError: a name, the points or the config make no sense; the message says which.
+        ValueError: a name, the points or the config are unusable; the message names them.
     """
     folder = Path(folder).expanduser().resolve()
     description, config = folder / f"{name}.yaml", folder / "train.yaml"
@@ -134,7 +134,7 @@ def _from(folder: Path, path: Path) -> str:
 
 
 _CONFIG = """\
-# Adapts a network to the volume {name}. Whatever {base.name} says holds unless it is said here.
+# Adapts a network to the volume {name}. All other keys have the values of {base.name}.
 _BASE_: {base}
 DATASETS:
   VOLUMES: {volumes}

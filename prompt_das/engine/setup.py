@@ -39,13 +39,13 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Every rank is seeded alike: the weights must start equal, and the data are seeded sample by sample.
     """
-    for name in ("prompt_das", "detectron2", "fvcore"):  # a second run of the same process: do not say all twice
+    for name in ("prompt_das", "detectron2", "fvcore"):  # else a second run in this process would log each line twice
         logging.getLogger(name).handlers.clear()
     setup_logger.cache_clear()
     rank = comm.get_rank()
     loggers = [
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="prompt_das", abbrev_name="prompt_das"),
-        # These two as default_setup is going to set them up: it finds them done, and plain.
+        # The arguments are those of default_setup, whose own calls then return these loggers.
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore"),
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank),
     ]

@@ -1,6 +1,6 @@
 """Detectron2 evaluator of mitochondria segmentation: both instance protocols, every ratio of test prompts.
 
-Shapes: H x W pixels of a slice, N prompts. A prompt is (x, y) in pixels of the slice, the centre of the first pixel
+Shapes: H x W pixels of a slice, N prompts. A prompt is (x, y) in pixels of the slice, the center of the first pixel
 is (0.5, 0.5). A ratio is the name of a set of prompts, such as "0%", "15%" or "100%".
 
 Protocols (which instances are compared with the predicted ones):

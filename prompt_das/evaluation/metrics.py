@@ -65,7 +65,7 @@ class PanopticQuality(NamedTuple):
 def contingency_table(true: ArrayLike, pred: ArrayLike) -> ContingencyTable:
     """Count the overlaps of two label maps of the same shape in one pass.
 
-    Neighbouring pixels mostly carry the same pair of labels, so the maps are first cut into runs of equal pairs;
+    Neighboring pixels mostly carry the same pair of labels, so the maps are first cut into runs of equal pairs;
     only the runs are sorted. This costs two comparisons a pixel and takes ids of any size and any number of gaps.
 
     Raises:

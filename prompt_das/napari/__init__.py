@@ -4,7 +4,7 @@
     layers            layers as volumes, and positions between layers and slices
     image_session     an image layer with the layers that belong to it
     controller        from what happens in a viewer to requests to the network and back, without Qt; it is made of
-    suggestion_layer  predicted centres, accepted or rejected; suggestions: which of them are worth showing
+    suggestion_layer  predicted centers, accepted or rejected; suggestions: which of them are worth showing
     tasks             long work, one at a time
     file_actions      points, labels, the whole volume, a project; files: the work itself
     widget            buttons, Qt

@@ -25,7 +25,7 @@ class Controller:
 
     Attributes:
         image_sessions: the images, and which of them is being segmented.
-        suggestions: accepts and rejects predicted centres.
+        suggestions: accepts and rejects predicted centers.
         files: opens and saves points, saves labels, segments the whole volume, makes a project.
         tasks: the long work that is under way.
         progress: (done, total) of the newest request; None if it is complete.
@@ -74,7 +74,7 @@ class Controller:
         self.update()
 
     def set_suggest(self, suggest: bool) -> None:
-        """Whether to predict centres as well, which takes half as long again."""
+        """Whether to predict centers as well, which takes half as long again."""
         self.suggest = suggest
         self.update()
 

@@ -1,4 +1,4 @@
-"""Ids of instances that stay, so that their colours stay from one response to the next."""
+"""Ids of instances that stay, so that their colors stay from one response to the next."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Image layers with the layers that belong to them, and what was predicted of their slices.
 
-These are prompts, where the user clicks; instances, the result; and centres that the network suggests. They are
+These are prompts, where the user clicks; instances, the result; and centers that the network suggests. They are
 ordinary layers: points may be dragged and deleted, instances painted over.
 """
 
@@ -32,8 +32,8 @@ class ImageSession:
 
     Attributes:
         responded: the request, without its image, whose result the instances of a slice are.
-        suggested: centres of a slice that were put into the layer; those that are gone from it were judged.
-        judged: centres of a slice that shall not be suggested again.
+        suggested: centers of a slice that were put into the layer; those that are gone from it were judged.
+        judged: centers of a slice that shall not be suggested again.
         outside: how many prompts lie outside the image; the user has been notified.
     """
 
@@ -57,7 +57,7 @@ class ImageSession:
         return sort_positions(with_slice(positions), self.volume.shape)
 
     def new_centers(self) -> Points:
-        """An empty layer of suggested centres."""
+        """An empty layer of suggested centers."""
         return Points(
             np.zeros((0, self.image.ndim)),
             name=f"{self.image.name} suggested centres",
@@ -110,7 +110,7 @@ class ImageSessions:
         return z if 0 <= z < len(self.current.volume) else None
 
     def choose(self, image: Image | None) -> None:
-        """Make this layer the current one. Raises ValueError if it is no grey stack; then there is none."""
+        """Make this layer the current one. Raises ValueError if it is no gray stack; then there is none."""
         self.current = None
         if image is not None:
             known = (image_session for image_session in self._all if image_session.image is image)
@@ -153,7 +153,7 @@ class ImageSessions:
 
 
 def new_image_session(image: Image) -> ImageSession:
-    """Build the layers of an image, which are in no viewer yet. Raises ValueError if the image is no grey stack."""
+    """Build the layers of an image, which are in no viewer yet. Raises ValueError if the image is no gray stack."""
     if image.rgb:
         raise ValueError(
             f"layer '{image.name}' is in colour. Electron microscopy is grey: right click on it, 'Split RGB'"

@@ -1,7 +1,7 @@
 """Layers of a viewer as volumes, and positions between layers and slices.
 
 Z, H, W: slices, height and width of a volume. A position is (z, y, x) in a volume's voxels as napari counts them: the
-centre of the first one is (0, 0, 0). A point is (x, y) in pixels of a slice as the package counts them: the centre of
+center of the first one is (0, 0, 0). A point is (x, y) in pixels of a slice as the package counts them: the center of
 the first one is (0.5, 0.5).
 """
 
@@ -32,7 +32,7 @@ class LayerVolume(Volume):
             name: of the layer, for messages.
 
         Raises:
-            ValueError: colours, or another number of dimensions.
+            ValueError: colors, or another number of dimensions.
         """
         super().__init__(Path(name))
         if array.ndim not in (2, 3):
@@ -51,7 +51,7 @@ class LayerVolume(Volume):
 
     @cached_property
     def intensity_range(self) -> tuple[float, float] | None:
-        """Grey values that become black and white, as training estimates them; None for 8 bit. Reads 8 slices."""
+        """Gray values that become black and white, as training estimates them; None for 8 bit. Reads 8 slices."""
         return None if self.dtype == np.uint8 else estimate_intensity_range(self)
 
     def _open(self) -> Any:

@@ -39,7 +39,7 @@ class Request:
 class Response:
     """The result of a request, so far or complete.
 
-    ``instances`` are those of the segmentation, with the ids, and so the colours, of those that were shown before.
+    ``instances`` are those of the segmentation, with the ids, and so the colors, of those that were shown before.
     """
 
     ticket: int

@@ -1,4 +1,4 @@
-"""Predicted centres in a layer of their own, where the user accepts or rejects them."""
+"""Predicted centers in a layer of their own, where the user accepts or rejects them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from napari.layers import Points
 
 
 class SuggestionLayer:
-    """The layer of suggested centres of the image in use, which there is once something was suggested."""
+    """The layer of suggested centers of the image in use, which there is once something was suggested."""
 
     def __init__(self, viewer: ViewerModel, image_sessions: ImageSessions) -> None:
         self._viewer, self._image_sessions = viewer, image_sessions
@@ -35,7 +35,7 @@ class SuggestionLayer:
             self._remove(image_session, indices)
 
     def show(self, image_session: ImageSession, response: Response, radius: float) -> None:
-        """Replace the suggestions of a slice by the centres of a response that say something new.
+        """Replace the suggestions of a slice by the centers of a response that say something new.
 
         Args:
             radius: pixels around a prompt or a judged suggestion within which nothing is suggested.

@@ -1,6 +1,6 @@
-"""Which predicted centres are worth showing: those that say something new.
+"""Which predicted centers are worth showing: those that say something new.
 
-Points are (x, y) in pixels of a slice, the centre of the first pixel is (0.5, 0.5).
+Points are (x, y) in pixels of a slice, the center of the first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 def new_centers(
     centers: Centers, instances: np.ndarray, prompts: np.ndarray, rejected: np.ndarray, radius: float
 ) -> Centers:
-    """The centres that are neither in an instance with a prompt, nor within ``radius`` of one, nor of a rejected one.
+    """The centers that are neither in an instance with a prompt, nor within ``radius`` of one, nor of a rejected one.
 
     Args:
         instances: (H, W) ids, 0 is background.

@@ -73,7 +73,7 @@ def label_components(mask: Tensor, kernel: int = 3) -> Tensor:
 
     Args:
         mask: (B, H, W) bool.
-        kernel: odd width of the window in which two pixels are neighbours; 3 is 8-connectivity.
+        kernel: odd width of the window in which two pixels are neighbors; 3 is 8-connectivity.
 
     Returns:
         int64 (B, H, W): the smallest index of the pixel's component; of a pixel outside the mask its own.

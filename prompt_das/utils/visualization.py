@@ -1,7 +1,7 @@
 """Pictures of slices: contours of masks, points and density maps drawn in.
 
 Pictures are uint8 (h, w, 3) RGB. Instances are outlined rather than filled, so that the tissue stays visible; the
-colours are those of Okabe and Ito, which people with any colour vision can tell apart. Functions that draw take grey
+colors are those of Okabe and Ito, which people with any color vision can tell apart. Functions that draw take gray
 slices (H, W) with values from 0 to 255 as well as pictures, so they can be applied one after the other:
 
     picture = draw_overlay(image, truth, color=TRUTH)
@@ -31,7 +31,7 @@ _MARGIN = 6
 
 
 def to_rgb(image: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """A grey slice (H, W) or a picture (H, W, 3), values 0 to 255, as a picture of round(scale · size) pixels."""
+    """A gray slice (H, W) or a picture (H, W, 3), values 0 to 255, as a picture of round(scale · size) pixels."""
     image = np.asarray(image)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ValueError(f"image has shape {image.shape}; expected (H, W), or (H, W, 3) for RGB")
@@ -57,11 +57,11 @@ def draw_overlay(
     """Draw the outlines of a mask or label map, and points, into an image.
 
     Args:
-        image: (H, W) grey or (H, W, 3) RGB, values 0 to 255.
+        image: (H, W) gray or (H, W, 3) RGB, values 0 to 255.
         mask: (H, W) bool or integer ids; touching instances of different ids are outlined each.
-        points: (N, 2) as (x, y) in pixels of ``image``, the centre of the first pixel at (0.5, 0.5).
+        points: (N, 2) as (x, y) in pixels of ``image``, the center of the first pixel at (0.5, 0.5).
         color, point_color: RGB of the outlines and of the points.
-        marker: "disk" or "cross", so that two sorts of points differ in more than their colour.
+        marker: "disk" or "cross", so that two sorts of points differ in more than their color.
         scale: of the picture; lines and points keep a width that can be seen.
 
     Returns:
@@ -83,7 +83,7 @@ def draw_overlay(
 
 
 def draw_density(density: np.ndarray, image: np.ndarray | None = None, *, scale: float = 1.0) -> np.ndarray:
-    """A density map (H, W) with values from 0 to 1 in colour, or laid over an image where it is high."""
+    """A density map (H, W) with values from 0 to 1 in color, or laid over an image where it is high."""
     values = to_rgb(np.clip(density, 0, 1) * 255, scale)[..., 0]
     colors = cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     if image is None:
@@ -102,10 +102,10 @@ def tile(
     """Arrange images on white, with a title above each and a legend below all.
 
     Args:
-        images: grey slices or pictures; sizes may differ.
+        images: gray slices or pictures; sizes may differ.
         titles: one for each image; long ones are shrunk to the width of their image.
         columns: images in a row, by default all.
-        legend: colours by what they mean.
+        legend: colors by what they mean.
     """
     if not images:
         raise ValueError("tile needs at least one image")
@@ -159,8 +159,8 @@ def _outlines(labels: np.ndarray, width: int) -> np.ndarray:
 
 
 def _draw_marker(picture: np.ndarray, x: float, y: float, radius: int, color: Color, marker: str) -> None:
-    """Coloured with a dark rim, to be seen on any grey."""
-    bits = 4  # OpenCV's fixed point; its pixel centres are integers
+    """Colored with a dark rim, to be seen on any gray."""
+    bits = 4  # OpenCV's fixed point; its pixel centers are integers
     rim = max(1, radius // 3)
     column, row, r = (round(value * 2**bits) for value in (x - 0.5, y - 0.5, radius))
     if marker == "disk":

@@ -1,8 +1,8 @@
-"""An HDF5 dataset as a volume, and what in such a file leads elsewhere.
+"""An HDF5 dataset as a volume, and checks of what in such a file leads elsewhere.
 
 HDF5 gives zeros for a virtual dataset whose source is missing, reads any file that a dataset names as its storage, and
-ends the process where a virtual dataset names itself or a name is not UTF-8. So the structure is looked through before
-a pixel is read, by the names as bytes.
+ends the process where a virtual dataset names itself or a name is not UTF-8. So the structure is checked before a pixel
+is read, with names as bytes.
 """
 
 from __future__ import annotations

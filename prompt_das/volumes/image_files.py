@@ -3,8 +3,8 @@
 A damaged file must fail, not give a picture whose end is missing: OpenCV checks a PNG to its last byte, but decodes
 what is left of a JPEG.
 
-Errors are ValueError, with what is wrong but not where, or whatever the decoder raises: volume.py makes one kind of
-them and adds the name.
+Errors are ValueError, with what is wrong but not where, or whatever the decoder raises: volume.py turns them into
+VolumeError and adds the path.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def normalize(array: np.ndarray, intensity_range: Range | None = None) -> np.nda
     """Intensities of any type -> float32 in 0..255, of the same shape.
 
     `intensity_range` (lo, hi) is mapped linearly to (0, 255), values outside are clipped. Without a range, uint8
-    passes as it is, and every other type is an error: nobody knows what its values mean.
+    passes as it is, and every other type is an error, since the meaning of its values is unknown.
     """
     if intensity_range is None:
         if array.dtype != np.uint8:

@@ -1,4 +1,4 @@
-"""What a damaged or hostile header may not claim."""
+"""Limits on the sizes in a header, which may be damaged or hostile, checked before memory is allocated."""
 
 from __future__ import annotations
 

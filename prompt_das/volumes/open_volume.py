@@ -53,7 +53,7 @@ def _open_by_suffix(path: Path, files: Sequence[Path], dataset: str | None) -> V
     if path.is_dir():
         return ZarrVolume(path, dataset) if _is_zarr(path) else FolderVolume(path, files)
     if not path.is_file():
-        raise ValueError("it is not a file")  # to open a pipe is to wait for ever
+        raise ValueError("it is not a file")  # opening a pipe would wait without end
     suffix = path.suffix.lower()
     if suffix in HDF5_SUFFIXES:
         return HDF5Volume(path, dataset)

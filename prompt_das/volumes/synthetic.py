@@ -18,9 +18,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 SLICE_DISTANCE = 3.75
-CELL_SIZE = 56.0  # mean distance of cell centres
+CELL_SIZE = 56.0  # mean distance of cell centers
 PADDING = 6  # slices made above and below and cut off, so that the first and last slice hold as much as the others
-MIN_AREA = 60  # pixels of an instance in a slice: thinner slivers are not labelled
+MIN_AREA = 60  # pixels of an instance in a slice: thinner slivers are not labeled
 MEMBRANE_GAP = 3.0  # between a mitochondrion and its cell's membrane
 MITOCHONDRIA_PER_MEGAVOXEL = 115.0  # tried; some find no room
 OTHERS_PER_MEGAVOXEL = 70.0
@@ -118,15 +118,15 @@ def _cells(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[np.nd
     extent = np.array(shape) * (SLICE_DISTANCE, 1, 1)
     margin = CELL_SIZE
     count = int(np.prod((extent + 2 * margin) / CELL_SIZE))
-    centres = rng.uniform(-margin, extent + margin, (count, 3))
+    centers = rng.uniform(-margin, extent + margin, (count, 3))
     lift = rng.uniform(0, 1.1 * CELL_SIZE, (count, 1))  # fourth coordinate: the higher, the smaller the cell
     grid = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"), -1)
     grid[..., 0] *= SLICE_DISTANCE
     for axis, strength in enumerate((9.0, 14.0, 14.0)):
         grid[..., axis] += strength * (_noise(rng, shape, 24.0) + 0.22 * _noise(rng, shape, 8.0))
     voxels = np.concatenate([grid, np.zeros((*shape, 1), np.float32)], -1).reshape(-1, 4)
-    distance, nearest = cKDTree(np.hstack([centres, lift])).query(voxels, k=2)
-    between = np.linalg.norm(centres[nearest[:, 0]] - centres[nearest[:, 1]], axis=1)
+    distance, nearest = cKDTree(np.hstack([centers, lift])).query(voxels, k=2)
+    between = np.linalg.norm(centers[nearest[:, 0]] - centers[nearest[:, 1]], axis=1)
     border = (distance[:, 1] ** 2 - distance[:, 0] ** 2) / (2 * np.maximum(between, 1e-3))
     return nearest[:, 0].reshape(shape), border.reshape(shape).astype(np.float32)
 
@@ -182,21 +182,21 @@ def _add_others(
     shape = picture.shape
     places = np.flatnonzero((border > 5) & (labels == 0))
     for index in rng.choice(places, round(OTHERS_PER_MEGAVOXEL * picture.size / 1e6) + 1 if places.size else 0):
-        centre = np.array(np.unravel_index(index, shape)) * (SLICE_DISTANCE, 1, 1)
+        center = np.array(np.unravel_index(index, shape)) * (SLICE_DISTANCE, 1, 1)
         kind = rng.choice(3, p=(0.35, 0.25, 0.4))
         if kind == 0:
-            _add_sphere(picture, centre, rng.uniform(4, 8.5), look.others, look.membrane + 0.1)
+            _add_sphere(picture, center, rng.uniform(4, 8.5), look.others, look.membrane + 0.1)
         elif kind == 1:
             dark = look.membrane + rng.uniform(-0.05, 0.1)
-            _add_sphere(picture, centre, rng.uniform(*look.dark_body), dark, dark)
+            _add_sphere(picture, center, rng.uniform(*look.dark_body), dark, dark)
         else:
             for offset in rng.normal(0, 11, (rng.integers(8, 25), 3)):
-                _add_sphere(picture, centre + offset, rng.uniform(2.2, 3.2), look.others, look.membrane + 0.18)
+                _add_sphere(picture, center + offset, rng.uniform(2.2, 3.2), look.others, look.membrane + 0.18)
 
 
-def _add_sphere(picture: np.ndarray, centre: np.ndarray, radius: float, inside: float, rim: float) -> None:
-    box = _box(centre[None], radius + 3, picture.shape)
-    depth = radius - np.linalg.norm(_positions(box) - centre, axis=-1)
+def _add_sphere(picture: np.ndarray, center: np.ndarray, radius: float, inside: float, rim: float) -> None:
+    box = _box(center[None], radius + 3, picture.shape)
+    depth = radius - np.linalg.norm(_positions(box) - center, axis=-1)
     _blend(picture[box], inside, np.clip(depth + 0.5, 0, 1))
     _blend(picture[box], rim, np.exp(-((depth / 1.1) ** 2)))
 

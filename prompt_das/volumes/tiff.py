@@ -1,10 +1,10 @@
-"""Checked reading of TIFFs: of damaged ones tifffile makes the best, with a line in its log, where an error is due.
+"""Checked reading of TIFFs: for a damaged one tifffile logs a line and goes on, where this package raises an error.
 
 A file that was cut off would give zeros for what is missing, or a volume of fewer slices. So the list of pages must
 end as it should, as many pages must be there as the description says, and every strip or tile must lie in the file.
 
-Errors are ValueError, with what is wrong but not where, or whatever tifffile and its decoders raise: volume.py makes
-one kind of them and adds the name.
+Errors are ValueError, with what is wrong but not where, or whatever tifffile and its decoders raise: volume.py turns
+them into VolumeError and adds the path.
 """
 
 from __future__ import annotations

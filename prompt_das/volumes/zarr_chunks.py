@@ -2,10 +2,10 @@
 
 A chunk may inflate to any size, whatever the metadata declare. A FIFO in place of a file is waited for without end.
 Blosc, which most OME-Zarr files use, gives any values for what is missing at a chunk's end, and no error; other codecs
-notice that by themselves. A chunk that is not there at all was never written: its values are the fill value, by Zarr's
+raise an error. A chunk that is not there at all was never written: its values are the fill value, by Zarr's
 rules.
 
-Errors are ValueError, with what is wrong: volume.py makes one kind of them and adds the name.
+Errors are ValueError, with what is wrong: volume.py turns them into VolumeError and adds the path.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from zarr.storage import LocalStore
 
 _SLACK = 1024  # bytes by which a decoded chunk may exceed its values: checksums, padding
 _DEFLATE_RATIO = 1032  # the most that Deflate inflates
-_HARMLESS = 1 << 30  # bytes; what cannot inflate to more need not be looked through
+_HARMLESS = 1 << 30  # bytes; what cannot inflate to more is not decoded as a check
 _NEVER_WRITTEN = 2**64 - 1  # offset of an inner chunk that a shard does not hold
 
 
 class RegularFiles(LocalStore):
-    """A folder in which a FIFO or a device is an error: to open one would be to wait without end."""
+    """A folder in which a FIFO or a device is an error: opening one would wait without end."""
 
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
         _is_there(Path(self.root) / key)
@@ -132,7 +132,7 @@ def _name(codec: Any) -> str:
 
 
 # Each takes an encoded chunk and the most that it may inflate to, and gives its size when it is decoded: exact, or
-# anything above the most, or 0 where it cannot be more. None: it is damaged in a way that its codec would not notice.
+# anything above the most, or 0 where it cannot be more. None: it is damaged in a way that its codec does not detect.
 
 
 def _blosc_size(encoded: Encoded, most: int) -> int | None:
@@ -189,7 +189,7 @@ def _size_by_decoding(encoded: Encoded, most: int, make_decoder: Callable[[], An
             decoder = make_decoder()
             size += len(decoder.decompress(data, most + 1 - size))
             data = decoder.unused_data if decoder.eof else b""
-    except (zlib.error, lzma.LZMAError, OSError, EOFError):  # the codec will say so itself
+    except (zlib.error, lzma.LZMAError, OSError, EOFError):  # the codec raises an error for it
         return 0
     return size
 

@@ -55,7 +55,7 @@ def close(answer: Tensor, expected: np.ndarray, what: str) -> None:
     assert worst < TOLERANCE, f"{what} is off by {worst}"
 
 
-def test_we_know_their_names_and_shapes(reference: Path) -> None:
+def test_names_and_shapes_are_those_of_the_published_network(reference: Path) -> None:
     keys = json.loads((reference / "keys.json").read_text())
     assert reference_shapes() == {name: tuple(shape) for name, shape in keys.items()}
 

@@ -82,7 +82,7 @@ def test_what_was_skipped_is_said(arguments: list[str], tmp_path: Path, capsys: 
     assert "slice 1: 1 of 2000 pixels" in out
 
 
-def test_a_full_disk_says_how_to_go_on() -> None:
+def test_the_error_for_a_full_disk_has_the_fix() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     assert "make room, and the same command goes on in out.zarr.part" in explain(full, Path("out.zarr"))
     assert explain(OSError(errno.EACCES, "Permission denied"), Path("o")) == "[Errno 13] Permission denied"

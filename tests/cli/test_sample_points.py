@@ -43,7 +43,7 @@ def test_points_are_drawn_from_labels(volume: Path, capsys: pytest.CaptureFixtur
     assert len(read_points(output)[0]) == 8
 
 
-def test_a_foreign_file_is_converted_and_judged(volume: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_foreign_file_is_converted_and_its_points_are_checked(volume: Path, capsys: pytest.CaptureFixture) -> None:
     """One of the two points of the part that is asked for lies on an instance."""
     source, output = volume.parent / "napari.csv", volume.parent / "points.json"
     source.write_text("axis-0,axis-1,axis-2\n0,4,4\n0,0,0\n2,4,4\n")
@@ -54,7 +54,7 @@ def test_a_foreign_file_is_converted_and_judged(volume: Path, capsys: pytest.Cap
     points = read_points(output)
     assert list(points) == [0]
     assert points[0].tolist() == [[4.5, 4.5], [0.5, 0.5]]
-    assert "50.0% of them lie on a labelled instance" in capsys.readouterr().out
+    assert "50.0% of them lie on a labeled instance" in capsys.readouterr().out
 
 
 def test_errors_are_one_line(volume: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_volume_with_splits_needs_a_choice(volume: Path) -> None:
     assert list(read_points(output)) == [2]  # the index in the volume, not in the split
 
 
-def test_an_unlabelled_volume_needs_a_file(volume: Path) -> None:
+def test_an_unlabeled_volume_needs_a_file(volume: Path) -> None:
     bare = volume.with_name("bare.yaml")
     bare.write_text(f"name: {volume.parent.name}_bare\nimages: images\n")
     output = volume.parent / "points.json"

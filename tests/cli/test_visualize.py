@@ -16,17 +16,17 @@ CROP = ["INPUT.CROP_SIZE", "32"]
 
 @pytest.fixture
 def volumes(tmp_path: Path) -> tuple[Path, Path]:
-    """A labelled volume of two slices with one instance each, and the same without labels; both as YAML."""
+    """A labeled volume of two slices with one instance each, and the same without labels; both as YAML."""
     labels = np.zeros((48, 48), np.uint8)
     labels[10:30, 10:30] = 1
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
         for z in range(2):
             cv2.imwrite(str(tmp_path / folder / f"s{z}.png"), labels + (folder == "images") * 100)
-    labelled, bare = tmp_path / "labelled.yaml", tmp_path / "bare.yaml"
-    labelled.write_text(f"name: {tmp_path.name}\nimages: images\nlabels: labels\n")
+    labeled, bare = tmp_path / "labelled.yaml", tmp_path / "bare.yaml"
+    labeled.write_text(f"name: {tmp_path.name}\nimages: images\nlabels: labels\n")
     bare.write_text(f"name: {tmp_path.name}_bare\nimages: images\n")
-    return labelled, bare
+    return labeled, bare
 
 
 def colors(path: Path) -> set[tuple[int, ...]]:
@@ -34,7 +34,7 @@ def colors(path: Path) -> set[tuple[int, ...]]:
     return {tuple(c) for c in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
 
 
-def test_a_labelled_volume_is_shown_as_a_source(volumes: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_labeled_volume_is_shown_as_a_source(volumes: tuple[Path, Path], tmp_path: Path) -> None:
     output = tmp_path / "pictures"
     main(["visualize", "--volume", str(volumes[0]), "--output", str(output), *CROP])
     name = tmp_path.name
@@ -43,7 +43,7 @@ def test_a_labelled_volume_is_shown_as_a_source(volumes: tuple[Path, Path], tmp_
     assert {TRUTH, PROMPT, ESTIMATE} <= colors(output / "crops_source.png")
 
 
-def test_an_unlabelled_volume_is_shown_as_a_target(volumes: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_unlabeled_volume_is_shown_as_a_target(volumes: tuple[Path, Path], tmp_path: Path) -> None:
     output, points = tmp_path / "pictures", tmp_path / "points.csv"
     main(["visualize", "--volume", str(volumes[1]), "--output", str(output), "--slices", "1", "--crops", "1", *CROP])
     assert PROMPT not in colors(output / f"{tmp_path.name}_bare_s0.png")

@@ -78,7 +78,7 @@ def read_by_us() -> frozenset[str]:
 # ---- keys
 
 
-def test_the_reader_of_readers() -> None:
+def test_the_keys_that_a_function_reads_are_found() -> None:
     """What this file's own tests stand on."""
     code = """
 def build(cfg, other):

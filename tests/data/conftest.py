@@ -24,7 +24,7 @@ def cfg(tiny_cfg: CfgNode, synthetic_data: Path) -> CfgNode:
 
 
 @pytest.fixture
-def unlabelled(synthetic_data: Path, tmp_path: Path, forget_new_names: None) -> str:
+def unlabeled(synthetic_data: Path, tmp_path: Path, forget_new_names: None) -> str:
     """A volume of ones own, with points and without labels."""
     write_points(tmp_path / "own.json", {0: np.array([[7.5, 8.5]], np.float32)})
     name = "mine"

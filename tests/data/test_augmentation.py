@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 turns = st.builds(RightAngle, st.integers(0, 3), st.booleans(), st.integers(1, 9), st.integers(1, 9))
 
 
-def pixel_centres(height: int, width: int) -> np.ndarray:
+def pixel_centers(height: int, width: int) -> np.ndarray:
     """(H·W, 2) points in raster order."""
     y, x = np.mgrid[:height, :width] + 0.5
     return np.stack([x.ravel(), y.ravel()], axis=1)
@@ -40,7 +40,7 @@ def test_a_quarter_turn_is_counter_clockwise() -> None:
 def test_points_follow_their_pixels_exactly(turn: RightAngle) -> None:
     """For a picture of pixel numbers, the pixel at each moved point is the one that was there before."""
     numbers = np.arange(turn.height * turn.width).reshape(turn.height, turn.width)
-    moved = turn.apply_coords(pixel_centres(turn.height, turn.width))
+    moved = turn.apply_coords(pixel_centers(turn.height, turn.width))
     for picture in (turn.apply_image(numbers), turn.apply_segmentation(numbers)):
         assert picture.shape == turn.output_size
         column, row = moved.astype(int).T
@@ -97,10 +97,10 @@ def test_elastic_points_solve_their_equation(seed: int) -> None:
 def test_elastic_image_reads_where_the_displacement_says() -> None:
     transform = elastic(0)
     ramp = np.broadcast_to(np.arange(80, dtype=np.float32) + 0.5, (60, 80)).copy()  # the value is x
-    centres = pixel_centres(60, 80)
-    expected = centres[:, 0] + transform._displacement(centres)[:, 0]
+    centers = pixel_centers(60, 80)
+    expected = centers[:, 0] + transform._displacement(centers)[:, 0]
     np.testing.assert_allclose(transform.apply_image(ramp).ravel(), expected.clip(0.5, 79.5), atol=0.05)
-    assert np.abs(expected - centres[:, 0]).max() > 0.5
+    assert np.abs(expected - centers[:, 0]).max() > 0.5
 
 
 def test_elastic_keeps_ids_and_dtype_of_a_mask() -> None:
@@ -146,7 +146,7 @@ def test_folding_displacements_are_refused() -> None:
 
 
 @pytest.mark.parametrize("transform", [GaussianNoise(20, 0), BrightnessContrast(1.3, 0.7)])
-def test_photometric_transforms_touch_grey_values_only(transform: GaussianNoise | BrightnessContrast) -> None:
+def test_photometric_transforms_touch_gray_values_only(transform: GaussianNoise | BrightnessContrast) -> None:
     image = np.random.default_rng(0).uniform(0, 255, (40, 50)).astype(np.float32)
     before = image.copy()
     changed = transform.apply_image(image)
@@ -161,7 +161,7 @@ def test_photometric_transforms_touch_grey_values_only(transform: GaussianNoise 
     assert transform.apply_coords(points) is points
 
 
-def test_noise_has_the_standard_deviation_asked_for() -> None:
+def test_noise_has_the_standard_deviation_of_its_setting() -> None:
     image = np.full((200, 200), 128, np.float32)
     noise = GaussianNoise(10, 3).apply_image(image) - image
     assert noise.std() == pytest.approx(10, rel=0.03)
@@ -192,7 +192,7 @@ def test_the_same_generator_state_draws_the_same_transforms() -> None:
     assert global_random_state() == before
 
 
-def test_frequencies_are_those_asked_for() -> None:
+def test_transforms_are_as_frequent_as_their_settings() -> None:
     rng, draw = np.random.default_rng(0), StrongAugmentation(elastic_prob=0.1)
     count: Counter = Counter()
     seeds = set()

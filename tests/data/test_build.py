@@ -273,7 +273,7 @@ def test_each_stream_opens_at_the_iteration_that_needs_it() -> None:
     assert opened == [("s", 1), ("t", 2)]
 
 
-def test_points_are_asked_for_when_burn_in_ends_and_not_before(cfg: CfgNode) -> None:
+def test_sparse_points_are_read_when_burn_in_ends_and_not_before(cfg: CfgNode) -> None:
     """The unsupervised mode makes them only then."""
     asked: list[int] = []
     seen = 0
@@ -334,8 +334,8 @@ def test_no_slice_is_left_out_of_an_evaluation(
         list(build_test_loader(cfg, "synthetic_target_val"))
 
 
-def test_a_volume_without_labels_cannot_be_evaluated(cfg: CfgNode, unlabelled: str) -> None:
+def test_a_volume_without_labels_cannot_be_evaluated(cfg: CfgNode, unlabeled: str) -> None:
     with pytest.raises(
-        ValueError, match=f"{unlabelled} has no labels, so it cannot be evaluated; use `prompt-das predict`"
+        ValueError, match=f"{unlabeled} has no labels, so it cannot be evaluated; use `prompt-das predict`"
     ):
-        build_test_loader(cfg, unlabelled)
+        build_test_loader(cfg, unlabeled)

@@ -36,7 +36,7 @@ def test_each_slice_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> No
         corrupt.log({"c/1": "gone."})
 
 
-def test_notes_are_taken_off_the_samples() -> None:
+def test_reports_of_skipped_slices_are_removed_from_the_samples() -> None:
     corrupt = CorruptSlices(1)
     assert corrupt.pop_skipped([{"image": 1}, {"image": 2, SKIPPED: {"a/1": "bad."}}]) == [{"image": 1}, {"image": 2}]
     assert corrupt.skipped == {"a/1": "bad."}

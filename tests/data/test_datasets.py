@@ -26,7 +26,7 @@ BUILTIN = {
 pytestmark = pytest.mark.usefixtures("forget_new_names")
 
 
-def grey(z: int, height: int = 20, width: int = 30) -> np.ndarray:
+def gray(z: int, height: int = 20, width: int = 30) -> np.ndarray:
     return np.full((height, width), 10 * z, np.uint8)
 
 
@@ -52,7 +52,7 @@ def write_slices(folder: Path, numbers: range, name: str, make: object) -> Path:
 def volume(tmp_path: Path) -> tuple[Path, Path]:
     """Ten slices s000.png ... s009.png with labels."""
     return (
-        write_slices(tmp_path / "images", range(10), "s{:03d}.png", grey),
+        write_slices(tmp_path / "images", range(10), "s{:03d}.png", gray),
         write_slices(tmp_path / "labels", range(10), "s{:03d}.png", ids),
     )
 
@@ -84,7 +84,7 @@ def test_pixels_of_a_slice_and_of_a_box(volume: tuple[Path, Path]) -> None:
     entry = DatasetCatalog.get("mine")[7]
     image, labels = read_image(entry), read_labels(entry)
     assert (image.dtype, labels.dtype) == (np.float32, np.int32)
-    np.testing.assert_array_equal(image, grey(7))
+    np.testing.assert_array_equal(image, gray(7))
     np.testing.assert_array_equal(labels, ids(7))
     np.testing.assert_array_equal(read_labels(entry, (3, 1, 9, 15)), ids(7)[3:9, 1:15])
     assert read_image(entry, (3, 1, 9, 15)).shape == (6, 14)
@@ -127,10 +127,10 @@ def test_sixteen_bits_get_one_range_for_all_parts_of_the_volume(tmp_path: Path) 
     np.testing.assert_allclose(read_image(given), array[0] * (255 / 2000), rtol=1e-5)
 
 
-def test_grey_that_is_stored_as_colour(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "rgb.png"), np.repeat(grey(9)[..., None], 3, axis=2))
+def test_gray_that_is_stored_as_color(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "rgb.png"), np.repeat(gray(9)[..., None], 3, axis=2))
     register_em_volume("rgb", tmp_path / "rgb.png")
-    np.testing.assert_array_equal(read_image(DatasetCatalog.get("rgb")[0]), grey(9))
+    np.testing.assert_array_equal(read_image(DatasetCatalog.get("rgb")[0]), gray(9))
 
 
 # ---- kinds of labels
@@ -263,7 +263,7 @@ def test_an_intensity_range_is_checked_wherever_it_comes_from(volume: tuple[Path
 
 def test_slices_that_differ_in_their_ending_only_are_two(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif", "b.png"):
-        cv2.imwrite(str(tmp_path / name), grey(0))
+        cv2.imwrite(str(tmp_path / name), gray(0))
     slices, _ = find_volume(tmp_path)
     assert [d["image_id"].split("/")[1] for d in slices] == ["a.png", "a.tif", "b"]
 
@@ -350,7 +350,7 @@ def test_built_in_names_are_there_without_data(root: Path) -> None:
 @pytest.fixture
 def mitoem(root: Path) -> Path:
     """MitoEM's layout, slices 398 to 403 of it."""
-    write_slices(root / "MitoEM-R/im", range(398, 404), "im{:04d}.png", lambda z: grey(z - 390))
+    write_slices(root / "MitoEM-R/im", range(398, 404), "im{:04d}.png", lambda z: gray(z - 390))
     write_slices(root / "MitoEM-R/mito-train-v2", range(398, 400), "seg{:04d}.tif", ids)
     write_slices(root / "MitoEM-R/mito-val-v2", range(400, 404), "seg{:04d}.tif", ids)
     return root / "MitoEM-R"
@@ -362,7 +362,7 @@ def test_mitoem_labels_are_matched_by_number(mitoem: Path, caplog: pytest.LogCap
     assert "only 4 of the 100 slices" in caplog.text
     assert [(e["slice"], e["label_slice"]) for e in entries] == [(2, 0), (3, 1), (4, 2), (5, 3)]
     assert entries[1]["image_id"] == "mitoem_rat_val/im0401"
-    np.testing.assert_array_equal(read_image(entries[1]), grey(11))
+    np.testing.assert_array_equal(read_image(entries[1]), gray(11))
     np.testing.assert_array_equal(read_labels(entries[1]), ids(401))
 
 

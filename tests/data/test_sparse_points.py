@@ -62,13 +62,13 @@ def test_a_file_of_points_is_of_one_volume(cfg: CfgNode, tmp_path: Path) -> None
         get_sparse_points(cfg)
 
 
-def test_points_may_be_registered_with_their_volume(cfg: CfgNode, unlabelled: str) -> None:
-    cfg.DATASETS.TARGET = (unlabelled,)
-    assert get_sparse_points(cfg)[unlabelled][0].tolist() == [[7.5, 8.5]]
+def test_points_may_be_registered_with_their_volume(cfg: CfgNode, unlabeled: str) -> None:
+    cfg.DATASETS.TARGET = (unlabeled,)
+    assert get_sparse_points(cfg)[unlabeled][0].tolist() == [[7.5, 8.5]]
 
 
-def test_a_volume_with_neither_points_nor_labels_is_refused(cfg: CfgNode, unlabelled: str) -> None:
-    cfg.DATASETS.TARGET = (f"{unlabelled}_bare",)
+def test_a_volume_with_neither_points_nor_labels_is_refused(cfg: CfgNode, unlabeled: str) -> None:
+    cfg.DATASETS.TARGET = (f"{unlabeled}_bare",)
     with pytest.raises(ValueError, match=r"_bare has neither points nor labels .*SPARSE_POINTS.FILE, or RATIO 0"):
         get_sparse_points(cfg)
 

@@ -164,7 +164,7 @@ def test_workers_make_no_difference(
     assert (tmp_path / "run" / SUMMARY).read_text() == (alone / SUMMARY).read_text()
 
 
-def test_nor_to_an_evaluation_by_itself(start: Callable[..., Job], alone: Path, tmp_path: Path) -> None:
+def test_workers_make_no_difference_to_an_evaluation(start: Callable[..., Job], alone: Path, tmp_path: Path) -> None:
     job = start(tmp_path / "run", "--eval-only", MODEL__WEIGHTS=alone / "model_final.pth")
     assert job.ends() == 0, job.text
     assert (tmp_path / "run" / SUMMARY).read_text() == (alone / SUMMARY).read_text()

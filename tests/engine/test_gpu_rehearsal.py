@@ -100,11 +100,11 @@ def test_the_backward_pass_asks_for_no_value(tiny_cfg: CfgNode, samples: Any, mo
     """On the CPU, since autograd would ask for a real GPU; points stay padded, as they do there."""
     source, target = samples
     student = PromptDAS(tiny_cfg)
-    labelled = PseudoLabeler(tiny_cfg, make_teacher(student), lambda metrics: None)(target)
+    labeled = PseudoLabeler(tiny_cfg, make_teacher(student), lambda metrics: None)(target)
     monkeypatch.setattr(structures, "pack_points", lambda points, valid: (points, valid))
     with FakeTensorMode(allow_non_fake_inputs=True):
         to_fake(student, "cpu").train()
-        losses = propagate_nonfinite(student(source + labelled))
+        losses = propagate_nonfinite(student(source + labeled))
         sum(losses.values()).backward()
         assert all(parameter.grad is not None for parameter in student.parameters())
 

@@ -32,12 +32,12 @@ from detectron2.utils import comm
 def main(folder):
     total = torch.tensor(10.0 ** comm.get_rank())
     dist.all_reduce(total)
-    told = {
+    report = {
         "rank": comm.get_rank(), "local rank": comm.get_local_rank(), "world size": comm.get_world_size(),
         "local size": comm.get_local_size(), "sum": total.item(), "gathered": comm.all_gather(comm.get_rank()),
     }
     with open(f"{folder}/{comm.get_rank()}.json", "w") as file:
-        json.dump(told, file)
+        json.dump(report, file)
     comm.synchronize()
     if comm.get_rank() == 1:
         raise ValueError("something is wrong with rank 1")
@@ -143,7 +143,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def alive(pid: int) -> bool:
-    """Runs; a zombie, which nobody has waited for yet, does not."""
+    """Runs; a zombie, which was not waited for yet, does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -217,7 +217,7 @@ def test_the_launcher_is_killed(tmp_path: Path, in_process: Callable[..., Any]) 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
 def test_a_rank_fails_while_the_other_waits(tmp_path: Path) -> None:
-    """The error that is told is the first one, not that of the rank that lost its partner."""
+    """The error that is reported is the first one, not that of the rank that lost its partner."""
     with pytest.raises(
         torch.multiprocessing.ProcessRaisedException, match=r"(?s)No space left.*same command, --resume"
     ):

@@ -178,7 +178,7 @@ def test_points_are_made_by_the_source_model_where_there_are_no_others(
     assert any(isinstance(hook, PseudoSparsePoints) for hook in run._hooks) is makes_points
 
 
-def test_the_evaluator_is_told_what_the_config_says(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_evaluator_has_the_settings_of_the_config(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(evaluate, "EMEvaluator", lambda name, **settings: seen.append({"name": name, **settings}))
     monkeypatch.setattr(evaluate, "inference_on_dataset", lambda model, loader, evaluator: {"Dice": len(seen)})

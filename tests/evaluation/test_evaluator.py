@@ -148,7 +148,7 @@ def test_prompt_response_is_nan_if_nothing_was_missed_and_null_in_json(tmp_path:
     assert summary["results"]["prompt response/15%"]["paper"] is None
 
 
-def test_reset_forgets() -> None:
+def test_reset_discards_all_slices() -> None:
     evaluator, truth = EMEvaluator("demo"), blocks((0, 0))
     for index in range(MAX_PENDING + 2):  # some of them measured, some still waiting
         add(evaluator, f"old {index}", truth, {BASELINE: 0 * truth})
@@ -202,7 +202,7 @@ def test_files(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_no_pictures_if_none_are_asked_for(tmp_path: Path) -> None:
+def test_no_pictures_are_written_where_their_number_is_0(tmp_path: Path) -> None:
     evaluator = EMEvaluator("demo", output_dir=tmp_path, num_pictures=0)
     three_slices(evaluator)
     evaluator.evaluate()

@@ -56,7 +56,7 @@ def test_an_impossible_stem_is_refused(change: dict, message: str) -> None:
         ViTBackbone(**{**SMALL, **change})
 
 
-def test_it_says_what_it_returns(backbone: ViTBackbone) -> None:
+def test_output_shape_describes_the_output(backbone: ViTBackbone) -> None:
     shape = backbone.output_shape()["vit"]
     assert (shape.channels, shape.stride, backbone.size_divisibility) == (16, 8, 8)
 

@@ -54,7 +54,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_the_guard_guards() -> None:
+def test_the_guard_refuses_connections_and_names() -> None:
     with pytest.raises(NetworkError), socket.socket() as s:
         s.connect(("192.0.2.1", 80))  # an address of documentation
     with pytest.raises(NetworkError), socket.socket() as s:

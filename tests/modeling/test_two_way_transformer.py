@@ -36,7 +36,7 @@ def test_attention_by_hand() -> None:
     assert attention(q, k, v, only_the_first).item() == pytest.approx(4)
 
 
-def test_heads_look_at_their_own_channels() -> None:
+def test_heads_attend_within_their_own_channels() -> None:
     """Two heads see the two halves of the width: each of them picks the key that fits its own half."""
     attention = Attention(4, 2, downsample_rate=1)
     for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
@@ -63,7 +63,7 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
         Attention(16, 3)
 
 
-def test_a_token_that_nobody_may_see_changes_nothing_but_itself(block: TwoWayBlock) -> None:
+def test_a_token_that_is_masked_out_changes_nothing_but_itself(block: TwoWayBlock) -> None:
     tokens, image, image_pe = random_inputs()
     mask = torch.tensor([[[True, True, True, False]]]).expand(2, -1, -1)
     other = tokens.clone()
@@ -76,7 +76,7 @@ def test_a_token_that_nobody_may_see_changes_nothing_but_itself(block: TwoWayBlo
     assert not torch.allclose(after[:, 3], before[:, 3])
 
 
-def test_without_masks_every_token_sees_every_other_and_so_does_the_image(block: TwoWayBlock) -> None:
+def test_without_masks_all_tokens_attend_to_each_other_and_to_the_image(block: TwoWayBlock) -> None:
     tokens, image, image_pe = random_inputs()
     other = tokens.clone()
     other[:, 3] += 1
@@ -87,7 +87,7 @@ def test_without_masks_every_token_sees_every_other_and_so_does_the_image(block:
     assert (image_after - image_before).abs().amax(-1).min() > 1e-4
 
 
-def test_the_first_block_forgets_what_the_tokens_were() -> None:
+def test_the_first_block_replaces_the_tokens() -> None:
     """As in Segment Anything: its self-attention replaces the tokens, so equal attention outputs give equal tokens.
 
     A token that sees only its neighbour becomes what the neighbour makes of itself, up to the positional part.
@@ -119,7 +119,7 @@ def test_image_positions_are_told_apart_by_their_encoding_alone() -> None:
     assert (different[:, 1:] - different[:, :1]).abs().amax(-1).min() > 1e-4
 
 
-def test_tokens_find_the_image_by_its_encoding(block: TwoWayBlock) -> None:
+def test_tokens_attend_to_the_image_by_its_encoding(block: TwoWayBlock) -> None:
     """In the blocks and in the last attention: what matters is the encoding of a piece of the image, not its rank."""
     last = TwoWayTransformer(DIM, depth=0, num_heads=HEADS, mlp_dim=32).eval()
     tokens, image, image_pe = random_inputs()
@@ -133,7 +133,7 @@ def test_tokens_find_the_image_by_its_encoding(block: TwoWayBlock) -> None:
             assert (look(image, image_pe.flip(1)) - before).abs().max() > 1e-4
 
 
-def test_tokens_find_each_other_by_their_encoding(block: TwoWayBlock) -> None:
+def test_tokens_attend_to_each_other_by_their_encoding(block: TwoWayBlock) -> None:
     """Self-attention of a later block adds the positional part to queries and keys; here nothing else reads it."""
     tokens, image, image_pe = random_inputs()
     torch.nn.init.zeros_(block.cross_attn_token_to_image.out_proj.weight)
@@ -155,7 +155,7 @@ def test_shapes(positions: tuple[int, int]) -> None:
 # ---- readers
 
 
-def test_readers_look_at_the_last_images_before_and_after_these_look_at_the_tokens() -> None:
+def test_readers_attend_to_the_last_images_before_and_after_those_attend_to_the_tokens() -> None:
     """One block by hand, with readers of the second image alone."""
     transformer = TwoWayTransformer(DIM, depth=1, num_heads=HEADS, mlp_dim=32).eval()
     (block,) = transformer.layers
@@ -168,7 +168,7 @@ def test_readers_look_at_the_last_images_before_and_after_these_look_at_the_toke
         torch.testing.assert_close(transformer.attend_read_only(readers, images, image_pe), expected)
 
 
-def test_readers_do_not_see_those_that_are_padding() -> None:
+def test_readers_do_not_attend_to_padding() -> None:
     transformer = TwoWayTransformer(DIM, depth=2, num_heads=HEADS, mlp_dim=32).eval()
     tokens, image, image_pe = random_inputs()
     readers = torch.randn(2, 3, DIM)

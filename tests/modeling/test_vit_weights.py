@@ -72,7 +72,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
         load_vit_weights(encoder().vit, str(tmp_path / "other.pth"))
 
 
-def test_a_name_that_is_no_file_and_no_model_says_how_to_go_on() -> None:
+def test_the_error_for_a_name_that_is_no_file_and_no_model_has_the_fix() -> None:
     with pytest.raises(FileNotFoundError, match=r"neither a file nor the name of a timm model.*from scratch"):
         load_vit_weights(encoder().vit, "dino_v9.pth")
 

@@ -36,7 +36,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def same_instances(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whatever their ids: the plugin keeps ids, and so colours, from answer to answer."""
+    """Whatever their ids: the plugin keeps ids, and so colors, from answer to answer."""
     pairs = np.unique(np.stack([one.ravel(), other.ravel()]), axis=1)
     return len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1] and np.array_equal(one > 0, other > 0)
 

@@ -30,7 +30,7 @@ def test_a_click_is_answered_as_by_the_python_api(ready: PluginHarness, by_hand:
     assert not np.array_equal(answer.instances, without.instances)
 
 
-def test_instances_keep_their_colours(ready: PluginHarness, image: np.ndarray) -> None:
+def test_instances_keep_their_colors(ready: PluginHarness, image: np.ndarray) -> None:
     """What a click does not touch keeps its id."""
     ready.segment(image)
     before = ready.instances.data[0].copy()
@@ -71,7 +71,7 @@ def test_every_slice_has_its_own_points(ready: PluginHarness, by_hand: Predictor
     assert not ready.instances.data[[1, 3]].any()
 
 
-def test_a_slice_that_is_answered_is_not_asked_again(ready: PluginHarness, image: np.ndarray) -> None:
+def test_a_slice_that_is_segmented_is_not_segmented_again(ready: PluginHarness, image: np.ndarray) -> None:
     """So what was painted over by hand stays when one steps to the next slice and back."""
     ready.segment(image)
     ready.instances.data[0] = 99
@@ -118,8 +118,8 @@ def test_layers_of_every_kind(ready: PluginHarness, by_hand: Predictor, image: n
     ready.prompts.add([0, 20, 30])
     ready.work()
     eight_bits = kind not in ("uint16", "float32")
-    seen, grey = (image, None) if eight_bits else (wide, tuple(np.percentile(wide, (0.1, 99.9))))
-    expected = by_hand.predict([(30.5, 20.5)], image=seen[0].astype(array[0].dtype), intensity_range=grey)
+    seen, gray = (image, None) if eight_bits else (wide, tuple(np.percentile(wide, (0.1, 99.9))))
+    expected = by_hand.predict([(30.5, 20.5)], image=seen[0].astype(array[0].dtype), intensity_range=gray)
     assert same_instances(ready.instances.data[0], expected.instances)
     assert ready.notified["error"] == []
 
@@ -137,7 +137,7 @@ def test_weights_of_another_model(ready: PluginHarness, image: np.ndarray, tmp_p
     assert ready.instances.data[0].any()
 
 
-def test_points_outside_are_left_out_and_the_user_is_told_once(
+def test_points_outside_are_left_out_with_one_warning(
     ready: PluginHarness, by_hand: Predictor, image: np.ndarray
 ) -> None:
     ready.segment(image)

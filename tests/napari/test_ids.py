@@ -1,4 +1,4 @@
-"""An instance keeps its id, and with it its colour, from answer to answer."""
+"""An instance keeps its id, and with it its color, from answer to answer."""
 
 from __future__ import annotations
 

@@ -14,14 +14,14 @@ from plugin_harness import PluginHarness
     ("shape", "kwargs", "says"),
     [((40, 40, 3), {"rgb": True}, "in colour"), ((40, 40, 3), {"rgb": False}, "colours"), ((2, 2, 9, 9), {}, "4 dim")],
 )
-def test_colours_are_refused(ready: PluginHarness, shape: tuple, kwargs: dict, says: str) -> None:
+def test_colors_are_refused(ready: PluginHarness, shape: tuple, kwargs: dict, says: str) -> None:
     ready.segment(np.zeros(shape, np.uint8), **kwargs)
     assert says in ready.notified["error"][0]
     assert ready.controller.image_sessions.current is None
     assert len(ready.viewer.layers) == 1
 
 
-def test_beside_the_volume_nothing_is_asked(ready: PluginHarness, image: np.ndarray) -> None:
+def test_beside_the_volume_nothing_is_requested(ready: PluginHarness, image: np.ndarray) -> None:
     """Another layer makes the viewer's range longer than the image."""
     ready.segment(image)
     ready.viewer.add_image(np.zeros((9, 9, 9), np.uint8))

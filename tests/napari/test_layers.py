@@ -36,7 +36,7 @@ import prompt_das.napari.session, prompt_das.napari.suggestions, prompt_das.napa
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_napari_counts_from_the_centre_of_the_first_voxel() -> None:
+def test_napari_counts_from_the_center_of_the_first_voxel() -> None:
     positions = np.array([[2.0, 0.0, 0.0], [2.4, 10.0, 20.5], [0.0, 5.0, 5.0]])
     points, outside = sort_positions(positions, (3, 40, 50))
     assert outside == 0
@@ -110,7 +110,7 @@ def test_the_intensity_range_is_that_of_the_volume() -> None:
 
 
 @pytest.mark.parametrize(("shape", "says"), [((40, 40, 3), "colours"), ((2, 3, 40, 40), "4 dimensions"), ((9,), "1 d")])
-def test_what_is_no_stack_of_grey_slices_is_refused(shape: tuple[int, ...], says: str) -> None:
+def test_what_is_no_stack_of_gray_slices_is_refused(shape: tuple[int, ...], says: str) -> None:
     with pytest.raises(ValueError, match=f"'odd'.*{says}"):
         LayerVolume(np.zeros(shape, np.uint8), "odd")
 

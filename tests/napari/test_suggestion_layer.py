@@ -1,4 +1,4 @@
-"""Predicted centres are a layer; each becomes a prompt, or goes for good."""
+"""Predicted centers are a layer; each becomes a prompt, or goes for good."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def suggesting(ready: PluginHarness, image: np.ndarray) -> PluginHarness:
     return ready
 
 
-def test_suggestions_are_predicted_centres(suggesting: PluginHarness, by_hand: Predictor, image: np.ndarray) -> None:
+def test_suggestions_are_predicted_centers(suggesting: PluginHarness, by_hand: Predictor, image: np.ndarray) -> None:
     """The surest one is selected."""
     centers = by_hand.predict([], image=image[0], centers=True).centers
     assert centers is not None

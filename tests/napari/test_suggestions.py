@@ -32,12 +32,12 @@ def test_background_is_no_instance() -> None:
     assert kept(prompts=np.array([[15.0, 3]])) == [0.9, 0.8, 0.7]
 
 
-def test_beside_a_prompt_or_a_rejected_centre_nothing_is_suggested() -> None:
+def test_beside_a_prompt_or_a_rejected_center_nothing_is_suggested() -> None:
     assert kept(prompts=np.array([[15.0, 18]])) == [0.9, 0.8]
     assert kept(rejected=np.array([[15.0, 12], [25, 5]])) == [0.9]
     assert kept(rejected=np.array([[15.0, 11]])) == [0.9, 0.8, 0.7]
 
 
-def test_no_centres() -> None:
+def test_no_centers() -> None:
     assert kept(prompts=np.array([[5.0, 5]]), centers=Centers(NONE, np.zeros(0, np.float32))) == []
     assert near(np.array([[1.0, 1]]), NONE, 5).tolist() == [False]

@@ -18,7 +18,7 @@ def test_arrays_and_tensors_are_stacked() -> None:
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
-def test_each_input_says_for_itself_what_is_padding(order: list[int]) -> None:
+def test_padding_is_marked_for_each_input(order: list[int]) -> None:
     inputs = [
         {"points": np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)},
         {

@@ -14,7 +14,7 @@ from scipy import ndimage
 masks = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
 
-def test_diagonal_neighbours_are_connected() -> None:
+def test_diagonal_neighbors_are_connected() -> None:
     mask = np.array([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]])
     expected = [[1, 0, 0, 0], [0, 1, 0, 2], [0, 0, 0, 2]]
     np.testing.assert_array_equal(connected_components(mask), expected)
@@ -57,7 +57,7 @@ def test_default_removes_15_pixels_and_keeps_16() -> None:
     assert (labels[5:9, 5:9] == 1).all()
 
 
-def test_nothing_is_legal() -> None:
+def test_an_empty_mask_is_legal() -> None:
     assert connected_components(np.zeros((0, 5), bool)).shape == (0, 5)
     assert not semantic_to_instances(np.zeros((3, 4), bool)).any()
 

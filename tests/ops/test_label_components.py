@@ -26,14 +26,14 @@ def first_pixels(labels: np.ndarray) -> np.ndarray:
 
 
 @given(masks)
-def test_eight_neighbours_as_in_opencv(batch: np.ndarray) -> None:
+def test_eight_neighbors_as_in_opencv(batch: np.ndarray) -> None:
     roots = label_components(torch.from_numpy(batch)).numpy()
     for mask, root in zip(batch, roots, strict=True):
         np.testing.assert_array_equal(root, first_pixels(connected_components(mask)))
 
 
 @given(masks, st.sampled_from([1, 5]))
-def test_pixels_further_apart_may_be_neighbours(batch: np.ndarray, kernel: int) -> None:
+def test_pixels_further_apart_may_be_neighbors(batch: np.ndarray, kernel: int) -> None:
     roots = label_components(torch.from_numpy(batch), kernel).numpy()
     for mask, root in zip(batch, roots, strict=True):
         # Pixels share a component if their windows of half the width touch.

@@ -78,8 +78,8 @@ def read_volume(folder: Path) -> list[Any]:
 def is_volume(found: Any, true: Any) -> bool:
     """Slices and labels of the right size, or nothing; of a container with another shape, of that shape."""
     arrays = [part for part in found if part is not None]
-    grey = [part for part in found[0::2] if part is not None]
-    return all(array.ndim == 2 for array in arrays) and all(g.min() >= 0 and g.max() <= 255 for g in grey)
+    gray = [part for part in found[0::2] if part is not None]
+    return all(array.ndim == 2 for array in arrays) and all(g.min() >= 0 and g.max() <= 255 for g in gray)
 
 
 VOLUMES = {"PNG": (png, ALWAYS), "TIFF": (tiff, {"cut"}), "HDF5": (hdf5, {"cut"}), "Zarr": (zarr_, {"cut"})}

@@ -57,16 +57,16 @@ def test_touching_instances_are_told_apart() -> None:
 
 @pytest.mark.parametrize("marker", ["disk", "cross"])
 @pytest.mark.parametrize("scale", [1.0, 3.0, 0.5])
-def test_points_are_centred_where_they_are(marker: str, scale: float) -> None:
-    """(0.5, 0.5) is the centre of the first pixel, at every scale."""
+def test_points_are_centered_where_they_are(marker: str, scale: float) -> None:
+    """(0.5, 0.5) is the center of the first pixel, at every scale."""
     points = np.array([[20.5, 9.5], [42.5, 30.5]])
     picture = draw_overlay(GREY, points=points, marker=marker, point_color=ESTIMATE, scale=scale)
     assert picture.shape == (40 * scale, 60 * scale, 3)
-    count, _, _, centres = cv2.connectedComponentsWithStats(
+    count, _, _, centers = cv2.connectedComponentsWithStats(
         is_color(picture, ESTIMATE).astype(np.uint8), connectivity=8
     )
     assert count == 3
-    np.testing.assert_allclose(sorted(map(tuple, centres[1:] + 0.5)), points * scale, atol=0.5)
+    np.testing.assert_allclose(sorted(map(tuple, centers[1:] + 0.5)), points * scale, atol=0.5)
 
 
 def test_points_near_and_beyond_the_border_are_legal() -> None:
@@ -119,7 +119,7 @@ def test_a_long_title_stays_above_its_image() -> None:
     assert (strip == 255).all()
 
 
-def test_saving_keeps_the_colours(tmp_path: Path) -> None:
+def test_saving_keeps_the_colors(tmp_path: Path) -> None:
     picture = np.zeros((4, 4, 3), np.uint8)
     picture[..., 0] = 255
     save_image(tmp_path / "new" / "red.png", picture)

@@ -163,7 +163,7 @@ def test_content_of_another_kind_under_a_suffix(tmp_path: Path, suffix: str) -> 
 # ---- folders
 
 
-def test_a_slice_of_another_type_or_size_names_itself_and_its_neighbour(tmp_path: Path) -> None:
+def test_a_slice_of_another_type_or_size_names_itself_and_its_neighbor(tmp_path: Path) -> None:
     path = FORMATS["PNG"](tmp_path / "v")
     cv2.imwrite(str(path / "2.png"), SMOOTH[2])
     with pytest.raises(VolumeError, match=r"2\.png \(slice 2\) is 70 x 45 uint8, but 0\.png .* is 70 x 45 uint16"):
@@ -189,7 +189,7 @@ def test_a_folder_without_a_readable_slice_names_the_first(tmp_path: Path) -> No
 
 
 def test_a_jpeg_that_ends_early(tmp_path: Path) -> None:
-    """OpenCV fills the rest with grey. The end of the thumbnail in the header is not the end of the picture."""
+    """OpenCV fills the rest with gray. The end of the thumbnail in the header is not the end of the picture."""
     _, encoded = cv2.imencode(".jpg", SMOOTH[0])
     _, thumbnail = cv2.imencode(".jpg", SMOOTH[0, :16, :16])
     header = b"\xff\xe1" + struct.pack(">H", 2 + len(thumbnail)) + thumbnail.tobytes()

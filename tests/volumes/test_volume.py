@@ -132,7 +132,7 @@ def test_a_crop_may_be_changed_without_changing_the_volume(stored: tuple[Path, s
     np.testing.assert_array_equal(volume.read(0), voxels()[0])
 
 
-def test_folders_know_their_file_names(tmp_path: Path) -> None:
+def test_folders_have_slice_names(tmp_path: Path) -> None:
     path, _ = write_png_folder(tmp_path / "volume", voxels("uint8"))
     (path / "readme.txt").write_text("not a slice")
     assert open_volume(path).slice_names == ["slice_8.png", "slice_9.png", "slice_10.png", "slice_11.png"]
@@ -148,7 +148,7 @@ def test_one_picture_is_a_volume_of_one_slice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "tiled tif"])
-def test_colour_keeps_its_order(tmp_path: Path, suffix: str) -> None:
+def test_color_keeps_its_order(tmp_path: Path, suffix: str) -> None:
     red = np.zeros((40, 30, 3), np.uint8)
     red[..., 0] = 200
     path = tmp_path / f"red.{suffix[-3:]}"

@@ -49,7 +49,7 @@ def test_the_zarr_reads_as_a_volume(tmp_path: Path, group: zarr.Group, values: n
     assert_equal_volume(tmp_path / "out.zarr", INSTANCES, ids)
 
 
-def test_it_is_what_ome_ngff_0_4_asks_for(tmp_path: Path, group: zarr.Group) -> None:
+def test_the_metadata_are_those_of_ome_ngff_0_4(tmp_path: Path, group: zarr.Group) -> None:
     root = tmp_path / "out.zarr"
     attributes = json.loads((root / ".zattrs").read_text())
     (scales,) = attributes["multiscales"]

@@ -98,8 +98,8 @@ def write_table(
     """Write one row for each instance: id, point, centroid, bounding box (half open), size, mean probability.
 
     The point z, y, x is the instance's voxel nearest to its centroid, so the file can be read as points, each of which
-    lies inside its instance. Coordinates count pixels as napari does: the centre of the first one is 0. Sizes are also
-    in micrometres, if the voxel size is known.
+    lies inside its instance. Coordinates count pixels as napari does: the center of the first one is 0. Sizes are also
+    in micrometers, if the voxel size is known.
 
     Args:
         points: (n, 3) z, y, x, see :func:`label_instances`.

@@ -1,11 +1,11 @@
-"""Instances of a volume that is too large for memory: block by block, exactly as if it were labelled at once.
+"""Instances of a volume that is too large for memory: block by block, exactly as if it were labeled at once.
 
-A block is some consecutive slices. Neighbouring blocks share one slice: what they say of it tells which of their
-components are one. Only a few numbers are kept of each component, so memory grows with the number of components (100
+A block is some consecutive slices. Neighboring blocks share one slice: components of both that share a voxel there
+are one instance. Only a few numbers are kept of each component, so memory grows with the number of components (100
 bytes each), not with the volume. Each slice as a block of its own, without shared slices, gives the instances of 2-D
 slices.
 
-Two voxels are neighbours if they touch at a face, an edge or a corner (26 neighbours); in one slice that leaves 8.
+Two voxels are neighbors if they touch at a face, an edge or a corner (26 neighbors); in one slice that leaves 8.
 
 Shapes: Z, H, W slices, height and width of the volume, in voxels; D slices of a block; n components. Voxels have
 indices (z, y, x) from 0.
@@ -86,7 +86,7 @@ def split_into_blocks(shape: tuple[int, int, int], *, linked: bool, max_voxels: 
 
     Args:
         shape: (Z, H, W).
-        linked: neighbours share a slice; otherwise each slice is a block.
+        linked: neighbors share a slice; otherwise each slice is a block.
         max_voxels: about 6 bytes of memory are needed for each.
     """
     depth, height, width = shape
@@ -100,7 +100,7 @@ def split_into_blocks(shape: tuple[int, int, int], *, linked: bool, max_voxels: 
 def label_block(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Label the 26-connected components of a block on its own: (D, H, W) mask -> (D, H, W) labels 0 ... n, and n.
 
-    A single slice is labelled by OpenCV: cc3d 4.1.1 labels background pixels of 2-D masks, and raises an exception for
+    A single slice is labeled by OpenCV: cc3d 4.1.1 labels background pixels of 2-D masks, and raises an exception for
     some thin volumes, see docs/reports/cc3d-odd-width.md. It is right wherever every side is at least 2.
     """
     if len(mask) == 1:
@@ -151,7 +151,7 @@ def link_blocks(blocks: Sequence[BlockComponents], min_size: int = 0) -> tuple[l
     """Put the components of all blocks of a volume together, in their order.
 
     Args:
-        blocks: of all blocks; those that share a slice are neighbours here.
+        blocks: of all blocks; those that share a slice are neighbors here.
         min_size: instances of at most so many voxels are removed.
 
     Returns:

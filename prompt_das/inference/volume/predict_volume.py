@@ -1,10 +1,10 @@
 """Prediction of whole volumes, out of core, in three steps that can each be stopped and repeated:
 
-1. The network predicts slice by slice, here or on a cluster: foreground probability and density of centre points.
+1. The network predicts slice by slice, here or on a cluster: foreground probability and density of center points.
 2. The foreground becomes instances, of slices or of the volume, block by block.
 3. The result gets its name, if need be as a copy in another format, and a table of the instances.
 
-Shapes: Z, H, W slices, height and width of the volume, in voxels. A point is (x, y) in pixels of its slice, the centre
+Shapes: Z, H, W slices, height and width of the volume, in voxels. A point is (x, y) in pixels of its slice, the center
 of the first pixel is (0.5, 0.5).
 """
 

@@ -12,10 +12,10 @@ class VolumeSettings:
     """Settings of a prediction beside those of the network.
 
     Attributes:
-        linked: 3-D instances (26 neighbours of a voxel); otherwise those of each slice (8 neighbours of a pixel).
+        linked: 3-D instances (26 neighbors of a voxel); otherwise those of each slice (8 neighbors of a pixel).
         threshold: foreground is where the probability is above.
         min_size: instances of at most so many voxels are removed; by default ``TEST.MIN_INSTANCE_SIZE``.
-        density: also predict the density of centre points. Without it, the time of the centre-point head is saved.
+        density: also predict the density of center points. Without it, the time of the center-point head is saved.
         on_error: "stop" at a slice that cannot be read, or "skip" it: it stays background, and the result names it.
 
     Raises:

@@ -78,7 +78,7 @@ class Workspace:
         self._lock.close()
 
     def log(self, **what: Any) -> None:
-        """Add to the journal that something is done. It outlasts a loss of power; so must, by now, what was done."""
+        """Add a line to the journal, flushed to the disk. What the line lists must have been flushed before."""
         new = not (self.folder / "progress.jsonl").exists()
         with open(self.folder / "progress.jsonl", "a") as file:
             file.write(json.dumps(what) + "\n")
@@ -97,7 +97,7 @@ class Workspace:
     def finish(self, results: Mapping[str, Path]) -> None:
         """Move results (names in the folder) to their final places, ``output`` last, and remove the folder.
 
-        Each is on the disk before the journal lists it, and is compared with what was listed before it is believed.
+        Each is flushed to the disk before the journal lists it, and compared with its receipt before it is moved.
 
         Raises:
             OSError: a result is not what was written: the machine lost power, or the disk is damaged.

@@ -142,12 +142,12 @@ def test_a_batch_can_be_replayed(
     bad_image("target", 5)
     train(cfg)
     main(["replay-batch", str(Path(cfg.OUTPUT_DIR) / "bad_batches" / files(cfg)[0])])
-    told = capsys.readouterr().out
-    assert "target synthetic_target_train/im" in told
-    losses = dict(line.split() for line in told.splitlines() if line.startswith("loss_"))
+    printed = capsys.readouterr().out
+    assert "target synthetic_target_train/im" in printed
+    losses = dict(line.split() for line in printed.splitlines() if line.startswith("loss_"))
     assert losses["loss_det_target"] == "nan"
     assert losses["loss_det_source"] != "nan"
-    assert "backbone.vit" in told.splitlines()[-1]
+    assert "backbone.vit" in printed.splitlines()[-1]
     with pytest.raises(SystemExit, match=r"model_final\.pth is not the batch of a skipped step"):
         main(
             [

@@ -260,7 +260,7 @@ def test_several_processes_stop_together(
 
 
 def test_a_process_with_loader_workers_can_exit() -> None:
-    """They ignore the SIGTERM by which Python, at its exit, asks them to end, and it would wait for them for ever."""
+    """They ignore the SIGTERM that Python sends them at its exit, and it would wait for them without end."""
     program = (
         "from prompt_das.data.build import build_stream_loader\n"
         "loader = build_stream_loader([{}], print, batch_size=1, start_iter=0, max_iter=9, seed=(0,), workers=1)\n"

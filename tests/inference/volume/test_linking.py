@@ -1,4 +1,4 @@
-"""Labelling a volume block by block gives what labelling it at once gives."""
+"""Labeling a volume block by block gives what labeling it at once gives."""
 
 from __future__ import annotations
 

@@ -146,13 +146,13 @@ def test_instances_are_the_components_of_the_whole_volume(predict: Predict, imag
 
 @pytest.mark.parametrize("linked", [True, False])
 def test_images_of_odd_width(predict: Predict, slices: np.ndarray, tmp_path: Path, linked: bool) -> None:
-    """The last slices of a volume, and slices by themselves, are labelled in 2-D."""
+    """The last slices of a volume, and slices by themselves, are labeled in 2-D."""
     tifffile.imwrite(tmp_path / "odd.tif", slices[:, :47, :39])
     predict(tmp_path / "odd.tif", tmp_path / "out.zarr", linked=linked, min_size=0)
     maps = arrays(tmp_path / "out.zarr")
-    neighbours = np.ones((3, 3, 3))
-    neighbours[[0, 2]] = linked
-    expected, _ = scipy.ndimage.label(maps["probability"] >= 128, neighbours)
+    neighbors = np.ones((3, 3, 3))
+    neighbors[[0, 2]] = linked
+    expected, _ = scipy.ndimage.label(maps["probability"] >= 128, neighbors)
     np.testing.assert_array_equal(maps[INSTANCES], expected)
 
 
