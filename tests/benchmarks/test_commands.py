@@ -118,6 +118,8 @@ def test_a_volume_here_and_on_dask_workers(
     assert [(r["slices"], r["workers"]) for r in results] == [(2, 0), (2, 2), (3, 0), (3, 2)]
     assert all(here["instances"] == dask["instances"] for here, dask in zip(results[::2], results[1::2], strict=True))
     assert all(result["seconds"] > 0 for result in results)
+    assert [here["flushes"] > 3 * here["slices"] for here in results[::2]] == [True, True]
+    assert all(0 < here["flushing"] < here["seconds"] for here in results[::2])
     out = capsys.readouterr().out
     assert re.search(r"3 × 64² *\| one process *\| 7 ", out)
     assert re.search(r"3 × 64² *\| 2 Dask workers *\| +\|", out)
