@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from prompt_das.config.schedule import burn_in_iters, num_iterations
 from prompt_das.utils.atomic_write import atomic_write
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
@@ -23,12 +25,14 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
+POINTS = "points_sha256.json"  # dataset -> digest of its file of points when the run was started, null without a file
 # What a training writes and a later one would read or append to. Results of evaluations are replaced anyway.
 LEFT_BY_A_RUN = (
     "model_*.pth",
     "last_checkpoint",
     "previous_checkpoint",
     METRICS,
+    POINTS,
     "sparse_points_*.json",
     "pseudo_points_*.json",
 )
@@ -51,11 +55,12 @@ def begin(cfg: CfgNode, *, resume: bool, overwrite: bool = False, allow_changes:
     Args:
         resume: continue the run in the folder, if there is one.
         overwrite: replace the run that is in the folder; nothing is removed yet.
-        allow_changes: resume with other settings, which are listed in the log.
+        allow_changes: resume with other settings or points, which are listed in the log.
 
     Raises:
         ValueError: another process trains there; there is a run, and neither ``resume`` nor ``overwrite``; the run was
-            begun with other settings, and not ``allow_changes``; ``overwrite`` would remove a file that ``cfg`` names.
+            begun with other settings or points, and not ``allow_changes``; ``overwrite`` would remove a file that
+            ``cfg`` names.
     """
     if not comm.is_main_process():
         return
@@ -65,7 +70,7 @@ def begin(cfg: CfgNode, *, resume: bool, overwrite: bool = False, allow_changes:
     begun = [path for path in run_files(folder) if path.name.startswith("model_") or _has_metrics(path)]
     if resume:
         if begun:
-            require_same_settings(cfg, folder / CONFIG, allow_changes=allow_changes)
+            require_same_run(cfg, folder, allow_changes=allow_changes)
     elif overwrite:
         require_not_removed(cfg, folder)
     elif begun:
@@ -76,7 +81,7 @@ def begin(cfg: CfgNode, *, resume: bool, overwrite: bool = False, allow_changes:
 
 
 def start(cfg: CfgNode, *, overwrite: bool = False) -> None:
-    """Write ``config.yaml``, and with ``overwrite`` remove the run that was in ``OUTPUT_DIR``.
+    """Write ``config.yaml`` and ``points_sha256.json``; with ``overwrite`` remove the run that was in ``OUTPUT_DIR``.
 
     To be called by all ranks once config, weights and data have been read, so that an error leaves the run of before.
     """
@@ -89,6 +94,10 @@ def start(cfg: CfgNode, *, overwrite: bool = False) -> None:
                 path.unlink()
         with atomic_write(folder / CONFIG) as part:
             part.write_text(cfg.dump())
+        digests = {name: digest for name, (_, digest) in digests_of_points(cfg).items()}
+        if digests:
+            with atomic_write(folder / POINTS) as part:
+                part.write_text(json.dumps(digests))
     comm.synchronize()  # the other ranks read points from the folder
 
 
@@ -150,34 +159,64 @@ def lock(folder: Path) -> None:
     _held.append(file)
 
 
-def require_same_settings(cfg: CfgNode, begun_with: Path, *, allow_changes: bool = False) -> None:
-    """Raise ValueError if ``cfg`` differs from the config file of the run in a setting that changes its weights.
+def require_same_run(cfg: CfgNode, folder: Path, *, allow_changes: bool = False) -> None:
+    """Raise ValueError if ``cfg`` or a file of points differs from the run in ``folder`` in what changes its weights.
 
     With ``allow_changes`` the differences are logged as a warning instead.
     """
-    if not begun_with.is_file():
-        return
-    try:
-        check_complete(begun_with)
-        changes = changed_settings(get_prompt_das_cfg(begun_with), cfg)
-    except ValueError as error:
-        logger.warning("The settings that the run was begun with cannot be compared: %s", error)
-        return
+    changes = []
+    if (folder / CONFIG).is_file():
+        try:
+            check_complete(folder / CONFIG)
+            settings = changed_settings(get_prompt_das_cfg(folder / CONFIG), cfg)
+        except ValueError as error:
+            logger.warning("The settings that the run was begun with cannot be compared: %s", error)
+        else:
+            changes = [f"{key} was {old!r} and is {new!r}" for key, old, new in settings]
+    changes += changed_points(cfg, folder)
     if not changes:
         return
-    listed = "; ".join(f"{key} was {old!r} and is {new!r}" for key, old, new in changes)
+    listed = "; ".join(changes)
     if not allow_changes:
         raise ValueError(
-            f"the run in {begun_with.parent} was begun with other settings: {listed}. Resume it with its own, or with "
+            f"the run in {folder} was begun with other settings: {listed}. Resume it with its own, or with "
             "--allow-changes if this is what you want"
         )
-    logger.warning("The run in %s goes on with other settings: %s", begun_with.parent, listed)
+    logger.warning("The run in %s goes on with other settings: %s", folder, listed)
 
 
 def changed_settings(old: CfgNode, new: CfgNode) -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) of the settings that change the weights of a run."""
     before, after = dict(_settings(old)), dict(_settings(new))
     return [(key, before[key], value) for key, value in after.items() if key in before and before[key] != value]
+
+
+def changed_points(cfg: CfgNode, folder: Path) -> list[str]:
+    """Describe each file of points whose content is not what it was when the run in ``folder`` was last started.
+
+    Runs of earlier releases have no record of them, and nothing is compared.
+    """
+    path = folder / POINTS
+    try:
+        before = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        logger.warning("The points that the run was begun with cannot be compared: %s is damaged: %s", path, error)
+        before = {}
+    changes = []
+    for name, (file, digest) in digests_of_points(cfg).items():
+        if name in before and before[name] != digest:
+            new = f"{file} has another content" if before[name] and digest else f"{file or 'no file'} is new"
+            changes.append(f"the points of {name}: {new}")
+    return changes
+
+
+def digests_of_points(cfg: CfgNode) -> dict[str, tuple[str, str | None]]:
+    """For each target dataset its file of points and the SHA-256 of that, or ("", None) where there is no file."""
+    digests: dict[str, tuple[str, str | None]] = {}
+    for name in cfg.DATASETS.TARGET if cfg.DOMAIN_ADAPT.ENABLED else ():
+        file = cfg.DATASETS.SPARSE_POINTS.FILE or MetadataCatalog.get(name).get("points")
+        digests[name] = (str(file), hashlib.sha256(Path(file).read_bytes()).hexdigest()) if file else ("", None)
+    return digests
 
 
 def _settings(cfg: CfgNode) -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,8 @@ from prompt_das.engine.run_folder import begin, changed_settings, keep_config, s
 
 import pytest
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
 
 
 def begun(cfg: CfgNode) -> CfgNode:
@@ -98,6 +100,48 @@ def test_resuming_with_other_settings_is_refused(tiny_cfg: CfgNode, caplog: pyte
         begin(cfg, resume=True)
     begin(cfg, resume=True, allow_changes=True)
     assert "SEED was 0 and is 3" in caplog.text
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_resuming_with_other_points_is_refused(
+    tiny_cfg: CfgNode,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    registered: bool,
+) -> None:
+    """Points under DATASETS.SPARSE_POINTS.FILE, and points that are registered with their volume."""
+    points = tmp_path / "clicks.json"
+    points.write_text("[[0, 1, 2]]")
+    monkeypatch.setitem(MetadataCatalog.data, "mine", Metadata(name="mine", points=str(points) if registered else None))
+    tiny_cfg.DOMAIN_ADAPT.ENABLED, tiny_cfg.DATASETS.TARGET = True, ("mine",)
+    tiny_cfg.DATASETS.SPARSE_POINTS.FILE = "" if registered else str(points)
+    cfg = begun(tiny_cfg)
+    start(cfg)
+    begin(cfg, resume=True)
+    points.write_text("[[0, 1, 3]]")
+    with pytest.raises(ValueError, match=rf"the points of mine: {points} has another content\. Resume .*--allow"):
+        begin(cfg, resume=True)
+    begin(cfg, resume=True, allow_changes=True)
+    assert f"{points} has another content" in caplog.text
+    start(cfg)
+    begin(cfg, resume=True)
+
+
+def test_points_of_a_run_of_an_earlier_release_are_not_compared(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    points = tmp_path / "clicks.json"
+    points.touch()
+    tiny_cfg.DOMAIN_ADAPT.ENABLED, tiny_cfg.DATASETS.TARGET = True, ("mine",)
+    tiny_cfg.DATASETS.SPARSE_POINTS.FILE = str(points)
+    begin(begun(tiny_cfg), resume=True)
+
+
+def test_a_damaged_record_of_the_points_is_a_warning(
+    tiny_cfg: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / run_folder.POINTS).write_text("{")
+    begin(begun(tiny_cfg), resume=True)
+    assert f"{run_folder.POINTS} is damaged" in caplog.text
 
 
 def test_settings_that_change_no_weights_may_change(tiny_cfg: CfgNode) -> None:
