@@ -34,6 +34,7 @@ def train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead, as `evaluate` does")
     add_processes(parser)
     add_last_options(parser)
+    parser.set_defaults(clicks=False)
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +43,16 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         prompt-das evaluate --config-file rat2human_wda --weights output/rat2human_wda/model_final.pth
         prompt-das evaluate --config-file rat2human_wda --weights model.safetensors \\
             TEST.WINDOW.STRIDE 128 TEST.WINDOW.ROTATIONS 4
+        prompt-das evaluate --config-file rat2human_wda --weights model.safetensors --clicks
 
-    The last two keys are the paper's test protocol. The results are printed, and written to OUTPUT_DIR/inference.
+    The keys of the second example are the paper's test protocol. The results are printed, and written to
+    OUTPUT_DIR/inference. With --clicks simulated users correct each slice click by click, at the largest error: Dice
+    and PQ against the number of clicks, and what one click does.
     """
     add_config_file(parser)
     add_plugin(parser)
     parser.add_argument("--weights", help="a checkpoint (.pth) or a .safetensors file; default: MODEL.WEIGHTS")
+    parser.add_argument("--clicks", action="store_true", help="evaluate clicking instead, in one process")
     add_processes(parser)
     add_last_options(parser)
     parser.set_defaults(eval_only=True, resume=False)

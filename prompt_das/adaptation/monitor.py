@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 # Consecutive iterations. A crop without any instance is common, two hundred batches of them are not.
 PATIENCE = 200
 RECALL = "pseudo/sparse_recall"
-RECALL_WINDOW = 200  # values whose mean counts: a crop has few sparse points
+RECALL_WINDOW = 20  # values whose mean counts: a batch has few sparse points
 RECALL_DROP = 0.8  # a mean below this fraction of the best one is warned about
 
 
@@ -142,9 +142,9 @@ class SparseRecall:
                 self.warned = True
                 logger.warning(
                     "The adaptation may be collapsing: %.0f %% of the sparse points lie inside the teacher's masks, "
-                    "and it was %.0f %% (mean of %d iterations). Check that the target's scale and contrast are the "
-                    "source's (INPUT.SCALE, `prompt-das visualize`), try a lower SOLVER.BASE_LR, and use "
-                    "model_best.pth or model_source.pth instead of the last weights.",
+                    "and it was %.0f %% (without prompts, mean of %d batches). Check that the target's scale and "
+                    "contrast are the source's (INPUT.SCALE, `prompt-das visualize`), try a lower SOLVER.BASE_LR, and "
+                    "use model_best.pth or model_source.pth instead of the last weights.",
                     *(100 * mean, 100 * self.best, RECALL_WINDOW),
                 )
 

@@ -17,11 +17,16 @@ from prompt_das.data.samples import ContrastivePoints, LabeledSample, SourceSamp
 from prompt_das.modeling.criterion import enabled_target_losses
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.batching import pad, stack
-from prompt_das.ops.points import find_peaks, suppress_near
+from prompt_das.ops.connected_components import label_components
+from prompt_das.ops.points import POSITIVE, find_peaks, suppress_near
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
+
+RECALL_PERIOD = 10  # batches
+LIKELY, MAX_LIKELY = 0.3, 0.1  # a region is no organelle if at most a tenth of it has a probability above 0.3
 
 
 class PseudoLabeler:
@@ -38,9 +43,12 @@ class PseudoLabeler:
         suppression_radius: float,
         peaks: dict[str, Any],
         density_ignore: float,
+        prompt_peaks: bool,
+        require_peak: bool,
         pixel_confidence: float,
         image_confidence: float,
         contrastive: dict[str, Any],
+        recall_period: int = RECALL_PERIOD,
     ) -> None:
         """
         Args:
@@ -50,9 +58,12 @@ class PseudoLabeler:
             suppression_radius: pseudo points closer than this to a sparse point are dropped, in pixels.
             peaks: keyword arguments of :func:`prompt_das.ops.points.find_peaks`.
             density_ignore: where the teacher's density is above this, it counts only near a point.
+            prompt_peaks: whether the teacher's mask is prompted with its peaks as well as with the sparse points.
+            require_peak: whether components of the teacher's mask without a peak, or a sparse point, are background.
             pixel_confidence: pixels with a confidence max(p, 1 - p) below it are ignored.
             image_confidence: the fraction of pixels with at least this confidence is the weight of an image.
             contrastive: keyword arguments of :func:`sample_contrastive_points`.
+            recall_period: batches between two measurements of :func:`sparse_recall`; 0: none.
         """
         self.teacher = teacher
         self.put_metrics = put_metrics
@@ -61,9 +72,13 @@ class PseudoLabeler:
         self.suppression_radius = suppression_radius
         self.peaks = peaks
         self.density_ignore = density_ignore
+        self.prompt_peaks = prompt_peaks
+        self.require_peak = require_peak
         self.pixel_confidence = pixel_confidence
         self.image_confidence = image_confidence
         self.contrastive = contrastive
+        self.recall_period = recall_period
+        self._num_batches = 0
 
     @classmethod
     def from_config(cls, cfg: CfgNode, teacher: PromptDAS, put_metrics: Callable[[dict[str, Tensor]], None]) -> dict:
@@ -76,6 +91,8 @@ class PseudoLabeler:
             "suppression_radius": cfg.MODEL.CENTER_HEAD.SIGMA,
             "peaks": {"threshold": node.POINTS.THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": node.POINTS.TOP_K},
             "density_ignore": node.POINTS.IGNORE_THRESHOLD,
+            "prompt_peaks": node.MASKS.PROMPT_PEAKS,
+            "require_peak": node.MASKS.REQUIRE_PEAK,
             "pixel_confidence": node.MASKS.PIXEL_CONFIDENCE,
             "image_confidence": node.MASKS.IMAGE_CONFIDENCE,
             "contrastive": {
@@ -91,7 +108,7 @@ class PseudoLabeler:
     def predict_teacher(
         self, images: Tensor, sparse: Tensor, sparse_valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Two passes of the decoder on one pass of the encoder.
+        """Two passes of the decoder on one pass of the encoder, and now and then one for :func:`sparse_recall`.
 
         Args:
             images: (B, 1, H, W) weak views; sparse, sparse_valid: (B, N, 2), (B, N).
@@ -110,8 +127,14 @@ class PseudoLabeler:
             valid = suppress_near(points, valid, sparse, sparse_valid, self.suppression_radius)
         else:
             density, points, valid = images[:, 0] * 0, sparse[:, :0], sparse_valid[:, :0]
+        if (
+            self.recall_period and self._num_batches % self.recall_period == 0
+        ):  # a prompted teacher would find what it is shown
+            unprompted = teacher.decode(embedding, sparse[:, :0], prompted[:, :0], size, with_density=False).logits
+            self.put_metrics({"pseudo/sparse_recall": sparse_recall(unprompted.sigmoid(), sparse, sparse_valid)})
+        self._num_batches += 1
         prompts = torch.cat([sparse, points], dim=1)
-        prompted = torch.cat([sparse_valid, valid], dim=1) & self.use_prompts
+        prompted = torch.cat([sparse_valid, valid & self.prompt_peaks], dim=1) & self.use_prompts
         probability = teacher.decode(embedding, prompts, prompted, size, with_density=False).logits.sigmoid()
         return probability, density, points, valid
 
@@ -126,7 +149,6 @@ class PseudoLabeler:
             {
                 "pseudo/points": peaks_valid.sum(1).float().mean(),
                 "pseudo/foreground": (probability > 0.5).float().mean(),
-                "pseudo/sparse_recall": sparse_recall(probability, sparse, sparse_valid),
             }
         )
 
@@ -147,7 +169,19 @@ class PseudoLabeler:
         mask = (probability > 0.5).to(torch.uint8)
         pixel_valid = confidence >= self.pixel_confidence
         image_weight = (confidence >= self.image_confidence).float().mean((1, 2))
+        if self.require_peak:
+            mask *= supported_by_peaks(mask > 0, density, self.peaks["threshold"], strong_sparse, sparse_valid)
         density_ignore = density > self.density_ignore
+        regions = stack(samples, "regions", device).long()
+        region_points, region_valid = pad(samples, "region_points", device)
+        region_valid &= unlabeled_regions(regions, region_valid.shape[1], probability, points, points_valid)
+        clicked = F.pad(region_valid, (1, 0)).gather(1, regions.flatten(1)).view_as(regions)
+        mask |= clicked
+        pixel_valid |= clicked
+        points = torch.cat([points, region_points], dim=1)
+        points_valid = torch.cat([points_valid, region_valid], dim=1)
+        prompts_valid = torch.cat([prompts_valid, region_valid & self.use_prompts], dim=1)
+        clicks = F.pad(points, (0, 1), value=POSITIVE)
         self.put_metrics({"pseudo/confident_pixels": image_weight.mean()})
         contrastive: dict[str, Tensor] = {}
         if "contrastive" in self.target_losses:
@@ -165,12 +199,57 @@ class PseudoLabeler:
                 "density_ignore": density_ignore[i],
                 "points": points[i],
                 "points_valid": points_valid[i],
-                "prompts": points[i],
+                "prompts": clicks[i],
                 "prompts_valid": prompts_valid[i],
                 "contrastive": cast(ContrastivePoints, {name: value[i] for name, value in contrastive.items()}),
             }
             for i, sample in enumerate(samples)
         ]
+
+
+def supported_by_peaks(mask: Tensor, density: Tensor, threshold: float, points: Tensor, points_valid: Tensor) -> Tensor:
+    """The components of a mask that the density or a point confirms.
+
+    The two heads err in different places: a false component mostly has no peak.
+
+    Args:
+        mask: (B, H, W) bool; density: (B, H, W).
+        threshold: of the density; a component that reaches it stays.
+        points, points_valid: (B, N, 2), (B, N): a component that holds one stays, too.
+
+    Returns:
+        (B, H, W) bool, False in the other components, but for those at the border: their center may lie outside.
+    """
+    confirmed = density >= threshold
+    confirmed[:, [0, -1]] = confirmed[:, :, [0, -1]] = True
+    index = point_to_index(points, *mask.shape[1:])
+    confirmed = confirmed.flatten(1).to(torch.int32).scatter_reduce(1, index, points_valid.int(), "amax")
+    roots = label_components(mask).flatten(1)
+    confirmed = torch.zeros_like(confirmed).scatter_reduce(1, roots, confirmed * mask.flatten(1), "amax")
+    return (confirmed.gather(1, roots) > 0).view_as(mask)
+
+
+def unlabeled_regions(
+    regions: Tensor, number: int, probability: Tensor, points: Tensor, points_valid: Tensor
+) -> Tensor:
+    """Which regions are no organelle, as far as the teacher and the points say: they may be clicked.
+
+    Args:
+        regions: (B, H, W) integers, 1 ... ``number`` in the regions.
+        number: K.
+        probability: (B, H, W) of the foreground.
+        points, points_valid: (B, N, 2), (B, N): known and likely organelles.
+
+    Returns:
+        (B, K) bool: less than ``MAX_LIKELY`` of the pixels have a probability above ``LIKELY``, and no point is inside.
+    """
+    flat = regions.flatten(1)
+    total = torch.zeros(len(flat), number + 1, device=flat.device)
+    area = total.scatter_add(1, flat, torch.ones_like(flat, dtype=total.dtype))
+    likely = total.scatter_add(1, flat, (probability > LIKELY).flatten(1).to(total.dtype))
+    region_of_point = flat.gather(1, point_to_index(points, *regions.shape[1:]))
+    holds_point = total.scatter_add(1, region_of_point, points_valid.to(total.dtype)) > 0
+    return ((likely < MAX_LIKELY * area) & ~holds_point)[:, 1:]
 
 
 def sparse_recall(probability: Tensor, points: Tensor, valid: Tensor) -> Tensor:

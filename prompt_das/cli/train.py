@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from prompt_das.cli.main import one_line_errors
-from prompt_das.engine import evaluate, run_folder
+from prompt_das.engine import evaluate, evaluate_clicks, run_folder
 from prompt_das.engine.launch import launch
 from prompt_das.engine.setup import setup_from_args
 from prompt_das.engine.trainer import build_trainer
@@ -34,7 +34,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
             raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
         model = build_model(cfg)
         load_weights(cfg, model, cfg.MODEL.WEIGHTS)
-        return partial(evaluate.test, cfg, model)
+        return partial(evaluate_clicks.test if args.clicks else evaluate.test, cfg, model)
     trainer = build_trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     run_folder.start(cfg, overwrite=args.overwrite and not args.resume)

@@ -37,6 +37,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.MODEL.VIT.STEM = "linear"  # or "conv": for small networks that start from noise
 
     _c.MODEL.PROMPT_ENCODER = CN()
+    # The paper's PointPromptEncoder; or ClickPromptEncoder: negative clicks as well, and a short way to their place.
     _c.MODEL.PROMPT_ENCODER.NAME = "PointPromptEncoder"
     _c.MODEL.PROMPT_ENCODER.SCALE = 1.0  # standard deviation of the Fourier frequencies
 
@@ -46,16 +47,22 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.MODEL.DECODER.MLP_DIM = 2048
     _c.MODEL.DECODER.ATTENTION_DOWNSAMPLE_RATE = 2  # all attentions work at half width
 
+    # The contrastive embeddings: of "tokens" placed at the points (the paper), or of the image's "features" there.
+    _c.MODEL.DECODER.CONTRASTIVE_FROM = "tokens"
+
     _c.MODEL.SEM_SEG_HEAD.NAME = "PointPromptSegHead"
     _c.MODEL.CENTER_HEAD = CN()
     _c.MODEL.CENTER_HEAD.NAME = "CenterPointHead"
     _c.MODEL.CENTER_HEAD.CHANNELS = 256
-    _c.MODEL.CENTER_HEAD.SIGMA = 9.5  # of the Gaussian at a centre point, in pixels of the network's input
+    _c.MODEL.CENTER_HEAD.SIGMA = 9.5  # of the Gaussian at a center point, in pixels of the network's input
 
     _c.MODEL.LOSS = CN()
     _c.MODEL.LOSS.DETECTION_WEIGHT = 10.0  # lambda_det, for densities in [0, 1]
     _c.MODEL.LOSS.CONTRASTIVE_WEIGHT = 0.1  # lambda_pcl
     _c.MODEL.LOSS.CONTRASTIVE_TEMPERATURE = 0.5
+    # Subtract the mean of a batch's embeddings before they are compared. Without (the paper), embeddings that agree
+    # with each other stay so: the gradient of their cosines is next to nothing.
+    _c.MODEL.LOSS.CONTRASTIVE_CENTERED = False
 
     # ---------------------------------------------------------------------------------------------------- data
     _c.DATASETS.TARGET = ()  # unlabelled target volumes; DATASETS.TRAIN are the labelled source volumes
@@ -69,7 +76,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.INPUT.AUGMENTATION = CN()  # the student's strong view
     _c.INPUT.AUGMENTATION.RIGHT_ANGLES = True  # flips and 90 degree rotations
     _c.INPUT.AUGMENTATION.NOISE_PROBABILITY = 0.3
-    _c.INPUT.AUGMENTATION.NOISE_STD = 15.0  # largest standard deviation of the noise, in grey values
+    _c.INPUT.AUGMENTATION.NOISE_STD = 15.0  # largest standard deviation of the noise, in gray values
     _c.INPUT.AUGMENTATION.CONTRAST_PROBABILITY = 0.5
     _c.INPUT.AUGMENTATION.CONTRAST_RANGE = (0.7, 1.3)  # of brightness and of contrast
     _c.INPUT.AUGMENTATION.BLUR_PROBABILITY = 0.0
@@ -78,7 +85,19 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.INPUT.AUGMENTATION.ELASTIC_AMPLITUDE = 6.0  # largest displacement, in pixels
     _c.INPUT.AUGMENTATION.ELASTIC_SPACING = 64.0  # between control points, in pixels
 
-    # Sparse centre points of the target. FILE: points made by hand or by `prompt-das sample-points`; with no FILE,
+    # Simulated clicks that change the target of training crops, see prompt_das/data/clicks.py. Not in the paper, where
+    # prompts are a random subset of the centers and the target is the mask. They need ClickPromptEncoder.
+    _c.INPUT.CLICKS = CN()
+    _c.INPUT.CLICKS.ENABLED = False
+    _c.INPUT.CLICKS.FREE_PROBABILITY = 0.3  # of a crop without any click
+    _c.INPUT.CLICKS.ADDED_PROBABILITY = 0.6  # of regions that are no organelles, are clicked and become foreground
+    _c.INPUT.CLICKS.MAX_ADDED = 5
+    _c.INPUT.CLICKS.REMOVED_PROBABILITY = 0.3  # of organelles with a negative click, which leave the target
+    _c.INPUT.CLICKS.BACKGROUND_PROBABILITY = 0.3  # of negative clicks on background, which change nothing
+    _c.INPUT.CLICKS.MAX_BACKGROUND = 3
+    _c.INPUT.CLICKS.ANYWHERE = 0.3  # share of clicks that lie anywhere inside instead of at the center
+
+    # Sparse center points of the target. FILE: points made by hand or by `prompt-das sample-points`; with no FILE,
     # RATIO of the instances of each labelled target slice are drawn, seeded, and written to OUTPUT_DIR. RATIO 0 is the
     # unsupervised mode: the source model makes the points at the end of burn-in.
     _c.DATASETS.SPARSE_POINTS = CN()
@@ -108,6 +127,11 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DOMAIN_ADAPT.USE_PROMPTS = True  # prompts on the target, for teacher and student
     _c.DOMAIN_ADAPT.USE_CONTRASTIVE = True  # L_pcl
 
+    # Clicks on target crops, where INPUT.CLICKS is enabled: the share of crops without any, and the probability that
+    # regions without an organelle, as far as the teacher says, are clicked and become foreground.
+    _c.DOMAIN_ADAPT.CLICK_FREE_PROBABILITY = 0.3
+    _c.DOMAIN_ADAPT.CLICK_ADDED_PROBABILITY = 0.6
+
     _c.DOMAIN_ADAPT.POINTS = CN()  # pseudo-label NMS on the teacher's density
     _c.DOMAIN_ADAPT.POINTS.THRESHOLD = 0.49
     _c.DOMAIN_ADAPT.POINTS.KERNEL = 5
@@ -119,6 +143,12 @@ def add_prompt_das_config(cfg: CN) -> None:
 
     _c.DOMAIN_ADAPT.MASKS = CN()
     _c.DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE = 0.7  # pixels below are ignored
+    # Whether the teacher's mask is prompted with its own peaks as well as with the sparse points. Without, it finds no
+    # more than it would by itself, and the student never learns to find more.
+    _c.DOMAIN_ADAPT.MASKS.PROMPT_PEAKS = True
+    # Components of the teacher's mask in which its density has no peak (POINTS.THRESHOLD), and which hold no sparse
+    # point, become background: the two heads err in different places.
+    _c.DOMAIN_ADAPT.MASKS.REQUIRE_PEAK = False
     _c.DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE = 0.97  # the share of pixels above is the weight of the image
 
     _c.DOMAIN_ADAPT.CONTRASTIVE = CN()
@@ -149,7 +179,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.TEST.EVAL_PERIOD = 1000  # iterations; 0: only after the last one
     _c.TEST.BEST_METRIC = "paper/0%/Dice"  # of DATASETS.VAL, chooses model_best.pth
     _c.TEST.PROTOCOLS = ("paper", "instance")
-    _c.TEST.PROMPT_RATIOS = (0.0, 0.15, 0.5, 1.0)  # of the true centres, given as prompts
+    _c.TEST.PROMPT_RATIOS = (0.0, 0.15, 0.5, 1.0)  # of the true centers, given as prompts
     _c.TEST.PROMPT_SEED = 0
     _c.TEST.MIN_INSTANCE_SIZE = 15  # predicted components of at most so many pixels are removed
     _c.TEST.SAVE_RLE = False  # COCO run-length JSON of every predicted instance

@@ -49,6 +49,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "MODEL.VIT.STEM": ("linear", "conv"),
     "TEST.WINDOW.ROTATIONS": (1, 4),
     "TEST.WINDOW.BLEND": ("uniform", "gaussian"),
+    "MODEL.DECODER.CONTRASTIVE_FROM": ("tokens", "features"),
 }
 
 

@@ -6,13 +6,15 @@ Everything random comes from the generator that is passed in, so sample ``n`` of
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from prompt_das.data.augmentation import StrongAugmentation
+from prompt_das.data.clicks import ClickSimulator
 from prompt_das.data.pixel_maps import forward_pixel_map, inverse_pixel_map
 from prompt_das.data.samples import DatasetDict, SliceSample, SourceSample, TargetSample
 from prompt_das.data.slices import read_image, read_labels
 from prompt_das.ops.connected_components import connected_components
-from prompt_das.ops.points import instance_centers, sample_sparse_points
+from prompt_das.ops.points import as_clicks, instance_centers, sample_sparse_points
 from prompt_das.volumes.point_files import SlicePoints
 from prompt_das.volumes.resize import resize_labels
 from prompt_das.volumes.volume import Box, VolumeError
@@ -73,10 +75,21 @@ class CropReader:
 
 
 class SourceMapper:
-    """A labeled crop, strongly augmented, with all of its center points and a random subset of them as prompts."""
+    """A labeled crop, strongly augmented, with all of its center points and clicks.
+
+    Without ``clicks`` the prompts are a random subset of the centers, and the target is the mask (the paper).
+    """
 
     @configurable
-    def __init__(self, *, crop: CropReader, augmentation: StrongAugmentation, foreground_probability: float) -> None:
+    def __init__(
+        self,
+        *,
+        crop: CropReader,
+        augmentation: StrongAugmentation,
+        foreground_probability: float,
+        clicks: ClickSimulator | None = None,
+    ) -> None:
+        self.clicks = clicks
         self.crop = crop
         self.augmentation = augmentation
         self.foreground_probability = foreground_probability
@@ -99,6 +112,7 @@ class SourceMapper:
                 elastic_spacing=node.ELASTIC_SPACING,
             ),
             "foreground_probability": cfg.INPUT.FOREGROUND_PROBABILITY,
+            "clicks": ClickSimulator.from_config(cfg),
         }
 
     def __call__(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> SourceSample:
@@ -113,7 +127,11 @@ class SourceMapper:
         geometric, photometric = self.augmentation(rng, *image.shape)
         image = photometric.apply_image(geometric.apply_image(image))
         mask = geometric.apply_segmentation(mask)
-        _, points = instance_centers(connected_components(mask > 0))
+        if self.clicks is None:
+            _, points = instance_centers(connected_components(mask > 0))
+            prompts = as_clicks(random_subset(points, rng))
+        else:
+            mask, points, prompts = self.clicks(image, mask, rng)
         return {
             "domain": "source",
             "image_id": dataset_dict["image_id"],
@@ -121,7 +139,7 @@ class SourceMapper:
             "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
             "points": torch.from_numpy(points),
-            "prompts": torch.from_numpy(random_subset(points, rng)),
+            "prompts": torch.from_numpy(prompts),
         }
 
 
@@ -139,8 +157,10 @@ class TargetMapper:
         augmentation: StrongAugmentation,
         foreground_probability: float,
         sparse_points: dict[str, SlicePoints],
+        clicks: ClickSimulator | None = None,
     ) -> None:
         """``sparse_points``: for each dataset name, slice index -> (N, 2) points."""
+        self.clicks = clicks
         self.crop = crop
         self.augmentation = augmentation
         self.foreground_probability = foreground_probability
@@ -148,7 +168,11 @@ class TargetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, sparse_points: dict[str, SlicePoints]) -> dict:
-        return {**SourceMapper.from_config(cfg), "sparse_points": sparse_points}
+        clicks = ClickSimulator.from_config(cfg)
+        if clicks is not None:
+            node = cfg.DOMAIN_ADAPT
+            clicks = replace(clicks, free=node.CLICK_FREE_PROBABILITY, added=node.CLICK_ADDED_PROBABILITY)
+        return {**SourceMapper.from_config(cfg), "sparse_points": sparse_points, "clicks": clicks}
 
     def __call__(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> TargetSample:
         points = self.sparse_points.get(dataset_dict["dataset_name"], {}).get(dataset_dict["slice"], NO_POINTS)
@@ -160,6 +184,14 @@ class TargetMapper:
         geometric, photometric = self.augmentation(rng, *weak.shape)
         strong = photometric.apply_image(geometric.apply_image(weak))
         sparse = self.crop.points(points, box)
+        noise = rng.integers(2**31, size=strong.shape, dtype=np.int32)
+        prompt_ratio = rng.random()
+        regions, region_points = np.zeros(strong.shape, np.uint8), NO_POINTS
+        if self.clicks is not None:
+            if rng.random() < self.clicks.free:
+                prompt_ratio = 0.0
+            elif rng.random() < self.clicks.added:
+                regions, region_points = self.clicks.regions(strong, np.zeros_like(regions), rng)
         return {
             "domain": "target",
             "image_id": dataset_dict["image_id"],
@@ -170,8 +202,10 @@ class TargetMapper:
             "strong_sparse_points": torch.from_numpy(geometric.apply_coords(sparse).astype(np.float32)),
             "inverse_pixel_map": torch.from_numpy(inverse_pixel_map(geometric, *weak.shape)),
             "forward_pixel_map": torch.from_numpy(forward_pixel_map(geometric, *weak.shape)),
-            "noise": torch.from_numpy(rng.integers(2**31, size=strong.shape, dtype=np.int32)),
-            "prompt_ratio": torch.tensor(rng.random(), dtype=torch.float32),
+            "regions": torch.from_numpy(regions),
+            "region_points": torch.from_numpy(region_points),
+            "noise": torch.from_numpy(noise),
+            "prompt_ratio": torch.tensor(prompt_ratio, dtype=torch.float32),
         }
 
 

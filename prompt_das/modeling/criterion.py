@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from prompt_das.modeling.losses import contrastive_loss, detection_loss, segmentation_loss
+from prompt_das.modeling.losses import center, contrastive_loss, detection_loss, segmentation_loss
 from prompt_das.modeling.structures import Prediction, TrainingBatch
 from prompt_das.ops.points import render_density
 
+import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class PromptDASCriterion:
         detection_weight: float,
         contrastive_weight: float,
         contrastive_temperature: float,
+        contrastive_centered: bool = False,
     ) -> None:
         """
         Args:
@@ -32,6 +34,7 @@ class PromptDASCriterion:
             density_sigma: standard deviation of the Gaussian at a center point, in pixels of the crops.
             detection_weight, contrastive_weight: lambda_det and lambda_pcl of the total loss.
             contrastive_temperature: divisor of the cosine similarities.
+            contrastive_centered: whether the mean of a batch's embeddings is subtracted first.
 
         Raises:
             ValueError: an unknown name in ``target_losses``.
@@ -43,6 +46,7 @@ class PromptDASCriterion:
         self.detection_weight = detection_weight
         self.contrastive_weight = contrastive_weight
         self.contrastive_temperature = contrastive_temperature
+        self.contrastive_centered = contrastive_centered
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -52,6 +56,7 @@ class PromptDASCriterion:
             "detection_weight": cfg.MODEL.LOSS.DETECTION_WEIGHT,
             "contrastive_weight": cfg.MODEL.LOSS.CONTRASTIVE_WEIGHT,
             "contrastive_temperature": cfg.MODEL.LOSS.CONTRASTIVE_TEMPERATURE,
+            "contrastive_centered": cfg.MODEL.LOSS.CONTRASTIVE_CENTERED,
         }
 
     @property
@@ -84,6 +89,8 @@ class PromptDASCriterion:
     def _contrastive_loss(self, embeddings: Tensor, batch: TrainingBatch) -> Tensor:
         """Embeddings (B', M, D) of positives, queries and negatives, one after the other -> L_pcl."""
         valid = [group.valid for group in batch.contrastive]
+        if self.contrastive_centered:
+            embeddings = center(embeddings, torch.cat(valid, dim=1))
         positives, queries, negatives = embeddings.split([mask.shape[1] for mask in valid], dim=1)
         return contrastive_loss(
             positives, valid[0], queries, valid[1], negatives, valid[2], self.contrastive_temperature

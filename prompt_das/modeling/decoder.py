@@ -38,6 +38,7 @@ class MLP(nn.Sequential):
 class DecoderOutput(NamedTuple):
     mask_token: Tensor  # (B, D)
     contrastive: Tensor  # (B', M, D) embeddings of the contrastive tokens; (B, 0, D) without any
+    image: Tensor  # (B, D, h, w): the image embedding after the last block
     features: Tensor  # (B, D // 8, 4 h, 4 w), shared by both heads
 
 
@@ -103,5 +104,20 @@ class PromptDecoder(nn.Module):
             contrastive = self.transformer.attend_read_only(contrastive, images, pe, contrastive_mask)
         last = images[-1]
         del images  # frees memory for the up-sampling in prediction
-        features = self.upsampling(last.transpose(1, 2).reshape(b, d, h, w))
-        return DecoderOutput(tokens[:, 0], self.contrastive_mlp(contrastive), features)
+        last = last.transpose(1, 2).reshape(b, d, h, w)
+        return DecoderOutput(tokens[:, 0], self.contrastive_mlp(contrastive), last, self.upsampling(last))
+
+    def embed_points(self, image: Tensor, points: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Contrastive embeddings of what the image shows at some points.
+
+        Args:
+            image: (B, D, h, w), ``DecoderOutput.image`` of the last B' >= 1 images and others before them.
+            points: (B', M, 2) in pixels of an image of ``image_size`` (H, W).
+
+        Returns:
+            (B', M, D).
+        """
+        height, width = image_size
+        grid = 2 * points / points.new_tensor([width, height]) - 1
+        sampled = F.grid_sample(image[-len(points) :].float(), grid[:, None], align_corners=False)  # (B', D, 1, M)
+        return self.contrastive_mlp(sampled[:, :, 0].transpose(1, 2))

@@ -35,7 +35,7 @@ def segmentation_loss(
 def detection_loss(density: Tensor, target: Tensor, pixel_valid: Tensor | None = None) -> Tensor:
     """Squared error of two (B, H, W) density maps: mean over an image's valid pixels, mean over images (L_det).
 
-    ``pixel_valid``: (B, H, W) bool; False = nobody knows whether there is a centre. None: all count.
+    ``pixel_valid``: (B, H, W) bool; False = nobody knows whether there is a center. None: all count.
     """
     error = (density.float() - target.float()).square().flatten(1)
     if pixel_valid is None:
@@ -78,3 +78,9 @@ def contrastive_loss(
     complete = positive_valid.any(1) & negative_valid.any(1)
     counted = (query_valid & complete[:, None]).float()
     return ((per_query * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
+
+
+def center(embeddings: Tensor, valid: Tensor) -> Tensor:
+    """Subtract from embeddings (B, M, D) the mean of the valid ones of the batch; ``valid`` (B, M) bool."""
+    weight = valid[..., None].to(embeddings.dtype)
+    return embeddings - (embeddings * weight).sum((0, 1)) / weight.sum().clamp(min=1)

@@ -14,7 +14,7 @@ from prompt_das.modeling.decoder import PromptDecoder
 from prompt_das.modeling.heads import build_center_head, build_segmentation_head
 from prompt_das.modeling.prompt_encoder import PointPromptEncoder, build_prompt_encoder
 from prompt_das.modeling.structures import Points, Prediction, collate
-from prompt_das.ops.points import pad_points
+from prompt_das.ops.points import as_clicks, pad_points, split_labels
 from prompt_das.ops.sliding_window import sliding_window
 
 import numpy as np
@@ -24,7 +24,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-PromptSets = Mapping[str, np.ndarray | Tensor]
+PromptSets = Mapping[str, np.ndarray]
 NO_PROMPTS: PromptSets = {"0%": np.zeros((0, 2), np.float32)}
 
 
@@ -45,6 +45,7 @@ class PromptDAS(nn.Module):
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         autocast_dtype: torch.dtype | None,
+        contrastive_from: str,
         window: dict[str, Any],
         compile_backend: str = "",
     ) -> None:
@@ -53,6 +54,7 @@ class PromptDAS(nn.Module):
             criterion: computes the losses of a training batch.
             pixel_mean, pixel_std: of the three channels, in gray values 0-255.
             autocast_dtype: type of matrix products, or None for float32.
+            contrastive_from: "tokens" at the contrastive points (the paper), or the "features" of the image there.
             window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
             compile_backend: backend of ``torch.compile``, or "" to run the network as it is written.
         """
@@ -64,6 +66,7 @@ class PromptDAS(nn.Module):
         self.center_head = center_head
         self.criterion = criterion
         self.autocast_dtype = autocast_dtype
+        self.contrastive_from = contrastive_from
         self.window = window
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -88,6 +91,7 @@ class PromptDAS(nn.Module):
             "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
             "autocast_dtype": {"float32": None, "bfloat16": torch.bfloat16}[cfg.MODEL.PRECISION],
+            "contrastive_from": cfg.MODEL.DECODER.CONTRASTIVE_FROM,
             "window": {
                 "window": cfg.INPUT.CROP_SIZE,
                 "stride": test.STRIDE,
@@ -123,18 +127,25 @@ class PromptDAS(nn.Module):
         with_mask: bool = True,
         with_density: bool = True,
     ) -> Prediction:
-        """Prompts (B, N, 2) with validity (B, N), N may be 0 -> the predictions of both heads at full size.
+        """Prompts (B, N, 2 or 3) with validity (B, N), N may be 0 -> the predictions of both heads at full size.
+
+        Prompts are points, or clicks (x, y, label); a prompt encoder that does not use labels gets the positive ones.
 
         ``contrastive_points`` (B', M, 2) belong to the last B' images, ``contrastive_valid`` (B', M) to them.
         Without ``with_mask`` or ``with_density`` that head is not computed, and its field is (B, 0, 0).
         """
+        grid_size = (embedding.shape[-2], embedding.shape[-1])
+        if not self.prompt_encoder.uses_labels:
+            points, positive = split_labels(points)
+            valid = valid & positive
         with self.autocast():
             contrastive = None
-            if contrastive_points is not None:
+            if contrastive_points is not None and self.contrastive_from == "tokens":
                 contrastive = self.prompt_encoder(contrastive_points, image_size)
+            dense = self.prompt_encoder.dense(points, valid, image_size, grid_size)
             out = self.decoder(
-                embedding,
-                self.prompt_encoder.grid((embedding.shape[-2], embedding.shape[-1])),
+                embedding if dense is None else embedding + dense,
+                self.prompt_encoder.grid(grid_size),
                 self.prompt_encoder(points, image_size),
                 valid,
                 contrastive,
@@ -146,7 +157,10 @@ class PromptDAS(nn.Module):
                 logits = F.interpolate(logits[:, None], size=image_size, mode="bilinear", align_corners=False)[:, 0]
             if with_density:
                 heat = self.center_head(out.features).float()
-            return Prediction(logits, heat, out.contrastive.float())
+            embeddings = out.contrastive
+            if contrastive_points is not None and self.contrastive_from == "features":
+                embeddings = self.decoder.embed_points(out.image, contrastive_points, image_size)
+            return Prediction(logits, heat, embeddings.float())
 
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Training: see :meth:`losses`. Eval: see :meth:`inference`."""
@@ -204,8 +218,8 @@ class PromptDAS(nn.Module):
 
         Args:
             image: (1, H', W') gray values 0-255, at the scale of the network.
-            prompts: for each name of a prompt set its points (N, 2), in pixels of the output; N may be 0. All sets
-                share one pass through the encoder.
+            prompts: for each name of a prompt set its points (N, 2) or clicks (N, 3), in pixels of the output; N may
+                be 0. All sets share one pass through the encoder.
             output_size: (H, W).
             with_density: predict the density of center points as well.
             progress: called with (windows done, windows in all) after each batch of windows.
@@ -216,9 +230,9 @@ class PromptDAS(nn.Module):
         image = image.to(self.device, torch.float32)
         height, width = output_size
         # The points stay on the CPU: there it is found out which windows each lies in.
-        points, valid = pad_points([torch.as_tensor(p) for p in prompts.values()])
+        points, valid = pad_points([torch.from_numpy(as_clicks(p)) for p in prompts.values()])
         predict = self.predict_windows_and_density if with_density else self.predict_windows
-        points = points * points.new_tensor([image.shape[-1] / width, image.shape[-2] / height])
+        points = points * points.new_tensor([image.shape[-1] / width, image.shape[-2] / height, 1])
         maps = sliding_window(image, predict, points=points, valid=valid, progress=progress, **self.window)
         maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         names = ("sem_seg", "density")[: 1 + with_density]
@@ -228,7 +242,7 @@ class PromptDAS(nn.Module):
         }
 
     def predict_windows(self, windows: Tensor, points: Tensor, valid: Tensor) -> Tensor:
-        """windows (B, 1, H, W), S alternative prompt sets (B, S, N, 2), (B, S, N) -> probability (B, S, H, W)."""
+        """windows (B, 1, H, W), S alternative prompt sets (B, S, N, 3), (B, S, N) -> probability (B, S, H, W)."""
         return (
             self.decode_windows(windows, points, valid, with_density=False)
             .logits.sigmoid()

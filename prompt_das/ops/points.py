@@ -1,8 +1,10 @@
-"""Points: centres of instances, sparse annotation, density maps and their peaks (Prompt-DAS, Sec. 2).
+"""Points: centers of instances, sparse annotation, density maps and their peaks (Prompt-DAS, Sec. 2).
 
 Shapes: B images, N points of an image (padded, with a boolean validity mask), M anchors, K peaks, H×W pixels.
-A point is (x, y) in pixels; the centre of the first pixel is (0.5, 0.5), so the pixel in row r, column c is the
+A point is (x, y) in pixels; the center of the first pixel is (0.5, 0.5), so the pixel in row r, column c is the
 point (c + 0.5, r + 0.5).
+A click is a point with a label, (x, y, label): 1 (positive, "this is one") or 0 (negative, "this is none"). Wherever
+clicks are taken, points without labels are positive.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor
 
 DENSITY_SIGMA = 9.5  # pixels; the authors' value
 PEAK_THRESHOLD = 0.49  # the authors' 125 / 255
+POSITIVE, NEGATIVE = 1, 0  # labels of clicks
 POINT_BUCKET = 16
 _CHUNK_ELEMENTS = 1 << 24  # largest temporary of render_density: 64 MiB in float32
 
@@ -26,7 +29,7 @@ _CHUNK_ELEMENTS = 1 << 24  # largest temporary of render_density: 64 MiB in floa
 def instance_centers(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centre of every instance of a slice: its rounded centroid, or its own pixel nearest to that.
 
-    One function serves prompts, density targets and test prompts, so they agree to the pixel. A centre always lies on
+    One function serves prompts, density targets and test prompts, so they agree to the pixel. A center always lies on
     its instance, also on crescents and rings.
 
     Args:
@@ -56,6 +59,35 @@ def instance_centers(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         which, first = np.unique(index[order], return_index=True)
         row[which], col[which] = rows[order[first]], cols[order[first]]
     return ids, np.stack([col, row], axis=1).astype(np.float32) + np.float32(0.5)
+
+
+def as_clicks(points: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """(N, 2) points and their (N,) labels, by default all positive -> (N, 3) float32; (N, 3) clicks stay as they are.
+
+    Raises:
+        ValueError: another shape, as many labels as there are no points, or a label that is neither 0 nor 1.
+    """
+    points = np.asarray(points, dtype=np.float32)
+    if points.size == 0:
+        return np.zeros((0, 3), np.float32)
+    if points.ndim != 2 or points.shape[1] not in (2, 3):
+        raise ValueError(f"points have shape {points.shape}; expected (N, 2): x, y, or (N, 3): x, y, label")
+    if labels is None:
+        labels = points[:, 2] if points.shape[1] == 3 else np.full(len(points), POSITIVE)
+    labels = np.asarray(labels, dtype=np.float32)
+    if labels.shape != (len(points),):
+        raise ValueError(f"labels have shape {labels.shape} for {len(points)} points; give one label for each point")
+    odd = ~np.isin(labels, (POSITIVE, NEGATIVE))
+    if odd.any():
+        raise ValueError(f"label {labels[odd][0]:g} of a point; it is 1 (positive) or 0 (negative)")
+    return np.column_stack([points[:, :2], labels])
+
+
+def split_labels(points: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 2) points or (..., 3) clicks -> the points (..., 2) and (...) bool: which of them are positive."""
+    if points.shape[-1] == 2:
+        return points, torch.ones(points.shape[:-1], dtype=torch.bool, device=points.device)
+    return points[..., :2], points[..., 2] > 0.5
 
 
 def outside_image(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -112,12 +144,12 @@ def pad_points(
     multiple of ``POINT_BUCKET``, since kernels are chosen and compiled for each shape that occurs.
 
     Args:
-        points: one (Ni, 2) tensor for each image; Ni may be 0.
+        points: one (Ni, 2) tensor for each image, or (Ni, 3) for each, clicks; Ni may be 0.
         device: where the result lies; by default where the first points lie.
         valid: one (Ni,) bool for each image; None: all are.
 
     Returns:
-        points (B, N, 2) float32 and valid (B, N) bool, with N the largest Ni, which may be 0.
+        points (B, N, 2), or clicks (B, N, 3), float32, and valid (B, N) bool; N is the largest Ni, which may be 0.
     """
     if not points:
         return torch.zeros(0, 0, 2, device=device), torch.zeros(0, 0, dtype=torch.bool, device=device)
@@ -135,24 +167,24 @@ def pack_points(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Leave out what is padding for every image, where counting is free: a GPU would have to wait for the number.
 
     Args:
-        points, valid: (B, N, 2) and (B, N) bool, with gaps.
+        points, valid: (B, N, 2), or clicks (B, N, 3), and (B, N) bool, with gaps.
 
     Returns:
-        The same points in the same order, the valid ones first: (B, N', 2) and (B, N'). N' is the largest number of
+        The same points in the same order, the valid ones first: (B, N', ...) and (B, N'). N' is the largest number of
         valid ones on a CPU, and N elsewhere, where nothing is moved.
     """
     if valid.device.type != "cpu":
         return points, valid
     most = int(valid.sum(1).max()) if valid.numel() else 0
     order = torch.argsort(~valid, dim=1, stable=True)[:, :most]
-    return points.gather(1, order[..., None].expand(-1, -1, 2)), valid.gather(1, order)
+    return points.gather(1, order[..., None].expand(-1, -1, points.shape[-1])), valid.gather(1, order)
 
 
 def render_density(points: Tensor, valid: Tensor, size: tuple[int, int], sigma: float = DENSITY_SIGMA) -> Tensor:
     """Density map of points: a Gaussian of peak 1 at every point, combined by the per-pixel maximum.
 
     The maximum of Gaussians is the Gaussian of the smallest distance, and the maximum keeps every peak at 1 where a
-    sum would not. Values are taken at pixel centres. Memory beyond the result is bounded: points go in chunks.
+    sum would not. Values are taken at pixel centers. Memory beyond the result is bounded: points go in chunks.
 
     Args:
         points: (B, N, 2); they may lie outside the image.
@@ -193,7 +225,7 @@ def find_peaks(
         top_k: K, the number of peaks kept of an image.
 
     Returns:
-        points (B, K, 2) at pixel centres, valid (B, K) bool, scores (B, K): the highest peaks first, equal ones in
+        points (B, K, 2) at pixel centers, valid (B, K) bool, scores (B, K): the highest peaks first, equal ones in
         raster order; where there are fewer than K peaks, the rest is zero and not valid.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Shapes: C image channels, H x W pixels, w the window's side, W windows in a slice, B of them in a batch; S alternative
 sets of prompts for the same image, padded to N points (N' within one window); K output channels.
-A point is (x, y) in pixels, the centre of the first pixel is (0.5, 0.5).
+A point is (x, y) in pixels, the center of the first pixel is (0.5, 0.5); a click (x, y, label) can take its place.
 
 Memory is that of the slice, not of the windows: predictions are added to one running sum. The sum of the blending
 weights needs no map, because windows lie on a grid and the weights are a product of one factor in y and one in x.
@@ -19,6 +19,7 @@ from prompt_das.ops.points import require_inside
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,12 @@ def sliding_window(
 
     Args:
         image: (C, H, W), on the device where ``predict`` works.
-        predict: called with windows (B, C, w, w), points (B, S, N', 2) in pixels of the window and their validity
+        predict: called with windows (B, C, w, w), points (B, S, N', 2 or 3) in pixels of the window and their validity
             (B, S, N'), all on the image's device; returns (B, K, w, w). N' is the same in every call, and may be 0.
         window: side w of the square windows, pixels.
         stride: step between windows, pixels, 1 ... window.
-        points: (S, N, 2) prompts in pixels of the image; each window gets those inside it. None: S = 1, N' = 0.
+        points: (S, N, 2) prompts, or (S, N, 3) clicks, in pixels of the image; each window gets those inside it. None:
+            S = 1, N' = 0.
         valid: (S, N) bool, False for padding. None: all valid.
         rotations: 1, or 4 to average the four right-angle views of every window.
         blend: "uniform", or "gaussian" to trust the middle of a window more than its border.
@@ -180,7 +182,7 @@ def pad_by_reflection(image: Tensor, window: int) -> Tensor:
 
 
 def points_of_windows(points: Tensor | None, valid: Tensor | None, grid: WindowGrid) -> tuple[Tensor, Tensor]:
-    """Share the image's points out to the windows: (W, S, N', 2) in pixels of each window, (W, S, N') validity.
+    """Share the image's points out to the windows: (W, S, N', 2 or 3) in pixels of each window, (W, S, N') validity.
 
     Those of a window keep their order. Done once and on the CPU: N' depends on the data, and the loop over windows
     must not wait for the device.
@@ -188,22 +190,22 @@ def points_of_windows(points: Tensor | None, valid: Tensor | None, grid: WindowG
     count, window = len(grid.corners), grid.window
     if points is None:
         return torch.zeros(count, 1, 0, 2), torch.zeros(count, 1, 0, dtype=torch.bool)
-    if points.ndim != 3 or points.shape[-1] != 2:
-        raise ValueError(f"points have shape {tuple(points.shape)}; expected (prompt sets, points, 2)")
+    if points.ndim != 3 or points.shape[-1] not in (2, 3):
+        raise ValueError(f"points have shape {tuple(points.shape)}; expected (prompt sets, points, 2 or 3)")
     if valid is None:
         valid = torch.ones(points.shape[:2], dtype=torch.bool)
     if valid.shape != points.shape[:2]:
         raise ValueError(f"valid has shape {tuple(valid.shape)}, points {tuple(points.shape)}; expected (sets, points)")
     points, valid = points.detach().to("cpu", torch.float32), valid.to("cpu", torch.bool)
-    require_inside(points[valid].numpy(), grid.image_size)
+    require_inside(points[..., :2][valid].numpy(), grid.image_size)
 
     origin = torch.tensor(grid.corners, dtype=torch.float32).flip(-1)[:, None, None]  # (W, 1, 1, 2) as (x, y)
-    local = points - origin
-    inside = ((local >= 0) & (local < window)).all(-1) & valid  # (W, S, N)
+    local = points - F.pad(origin, (0, points.shape[-1] - 2))
+    inside = ((local[..., :2] >= 0) & (local[..., :2] < window)).all(-1) & valid  # (W, S, N)
     most = int(inside.sum(-1).max()) if inside.numel() else 0
     chosen = torch.argsort(~inside, dim=-1, stable=True)[..., :most]  # those inside first, in their given order
     inside = inside.gather(-1, chosen)
-    local = local.gather(2, chosen[..., None].expand(-1, -1, -1, 2))
+    local = local.gather(2, chosen[..., None].expand(-1, -1, -1, points.shape[-1]))
     return torch.where(inside[..., None], local, 0.0), inside
 
 
@@ -217,7 +219,7 @@ def predict_view(predict: Predict, windows: Tensor, points: Tensor, valid: Tenso
     """Turn counter-clockwise by ``turns`` right angles, predict, and turn the prediction (B, K, w, w) back."""
     side = windows.shape[-1]
     for _ in range(turns):  # a quarter turn, as torch.rot90, moves (x, y) to (y, side - x)
-        points = torch.stack([points[..., 1], side - points[..., 0]], -1)
+        points = torch.cat([points[..., 1:2], side - points[..., 0:1], points[..., 2:]], -1)
     output = predict(torch.rot90(windows, turns, (-2, -1)).contiguous(), points * valid[..., None], valid)
     if output.ndim != 4 or output.shape[0] != len(windows) or output.shape[2:] != windows.shape[2:]:
         raise ValueError(

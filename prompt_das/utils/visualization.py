@@ -23,6 +23,7 @@ Color = tuple[int, int, int]
 TRUTH: Color = (86, 180, 233)  # sky blue
 PREDICTION: Color = (230, 159, 0)  # orange
 PROMPT: Color = (240, 228, 66)  # yellow
+NEGATIVE_PROMPT: Color = (213, 94, 0)  # vermilion, and a cross
 ESTIMATE: Color = (204, 121, 167)  # reddish purple: points that a network found
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -59,7 +60,8 @@ def draw_overlay(
     Args:
         image: (H, W) gray or (H, W, 3) RGB, values 0 to 255.
         mask: (H, W) bool or integer ids; touching instances of different ids are outlined each.
-        points: (N, 2) as (x, y) in pixels of ``image``, the center of the first pixel at (0.5, 0.5).
+        points: (N, 2) as (x, y) in pixels of ``image``, the center of the first pixel at (0.5, 0.5); or clicks (N, 3),
+            of which those with label 0 are crosses in ``NEGATIVE_PROMPT``.
         color, point_color: RGB of the outlines and of the points.
         marker: "disk" or "cross", so that two sorts of points differ in more than their color.
         scale: of the picture; lines and points keep a width that can be seen.
@@ -77,8 +79,10 @@ def draw_overlay(
         picture[_outlines(_resize_labels(mask, picture.shape[:2]), width=max(1, round(longest / 450)))] = color
     if points is not None:
         radius = max(3, round(longest / 170))
-        for x, y in np.asarray(points, dtype=np.float64).reshape(-1, 2) * scale:
-            _draw_marker(picture, x, y, radius, point_color, marker)
+        points = np.asarray(points, dtype=np.float64)
+        for x, y, *label in points.reshape(-1, points.shape[-1]):
+            style = (NEGATIVE_PROMPT, "cross") if label == [0] else (point_color, marker)
+            _draw_marker(picture, x * scale, y * scale, radius, *style)
     return picture
 
 

@@ -2,16 +2,18 @@
 
 In memory they are ``slice_points``: a dict from the index z of a slice in its volume to a float32 (N, 2) array of
 points (x, y) in pixels, where the center of the first pixel is (0.5, 0.5). A slice with an empty array was
-annotated and has no points.
+annotated and has no points. Where labels matter, clicks (N, 3) as (x, y, label) take their place: 1 for a positive one,
+which says "this is one", 0 for a negative one, which says "this is none". A point without a label is positive.
 
 Read, recognised by their content:
 
-* our JSON, as ``write_points`` makes it;
-* CSV with the columns ``axis-0, axis-1, axis-2`` (what napari saves: slice, row, column) or ``z, y, x``;
-* a JSON list of ``[z, y, x]`` or ``{"z": …, "y": …, "x": …}``;
+* our JSON, as ``write_points`` makes it: ``[x, y]``, or ``[x, y, label]``;
+* CSV with the columns ``axis-0, axis-1, axis-2`` (what napari saves: slice, row, column) or ``z, y, x``, and perhaps
+  ``label``;
+* a JSON list of ``[z, y, x]``, ``[z, y, x, label]`` or ``{"z": …, "y": …, "x": …}``, perhaps with ``"label"``;
 * the JSON of WDA-Net (Qiu et al.): ``[[size], [{file name: [[row, column], …]}, …]]``.
 
-All but our own count pixels: the centre of the first pixel is (0, 0) there.
+All but our own count pixels: the center of the first pixel is (0, 0) there.
 """
 
 from __future__ import annotations
@@ -27,17 +29,28 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from prompt_das.ops.connected_components import connected_components
-from prompt_das.ops.points import instance_centers, require_inside, sample_sparse_points
+from prompt_das.ops.points import (
+    NEGATIVE,
+    POSITIVE,
+    as_clicks,
+    instance_centers,
+    require_inside,
+    sample_sparse_points,
+)
 from prompt_das.utils.atomic_write import atomic_write
 
 import numpy as np
 
 logger = logging.getLogger(__name__)
 
-SlicePoints = dict[int, np.ndarray]
+SlicePoints = dict[int, np.ndarray]  # (N, 2)
+SliceClicks = dict[int, np.ndarray]  # (N, 3)
 FORMAT = "prompt_das/points"
 VERSION = 1
-_COORDINATES = "(x, y) in pixels; the centre of the first pixel is (0.5, 0.5); keys are slice indices"
+_COORDINATES = (
+    "(x, y) in pixels, or (x, y, label), label 0 for a negative click; the center of the first pixel is (0.5, 0.5); "
+    "keys are slice indices"
+)
 _MAX_DIGITS = 18
 _MAX_SLICE = 2**31  # no volume has more
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
@@ -83,16 +96,16 @@ def write_points(
 
     Args:
         path: folders on the way are made.
-        slice_points: see the top of this module.
+        slice_points: (N, 2) points or (N, 3) clicks of slices, see the top of this module.
         dataset, ratio, seed: where the points come from, noted in the file.
     """
     head = {"format": FORMAT, "version": VERSION, "coordinates": _COORDINATES}
     head |= {"dataset": dataset, "ratio": ratio, "seed": seed}
     lines = []
     for z in sorted(slice_points):
-        points = np.asarray(slice_points[z], dtype=np.float32).reshape(-1, 2)
         # str() of a float32 is the shortest text that reads back as the same number.
-        lines.append(f'  "{int(z)}": ' + json.dumps([[float(str(x)), float(str(y))] for x, y in points]))
+        triples = [(float(str(x)), float(str(y)), int(label)) for x, y, label in as_clicks(slice_points[z])]
+        lines.append(f'  "{int(z)}": ' + json.dumps([[x, y] if label else [x, y, 0] for x, y, label in triples]))
     body = "{\n" + ",\n".join(lines) + "\n }" if lines else "{}"
     text = json.dumps(head, indent=1)[:-2] + ',\n "slices": ' + body + "\n}\n"
 
@@ -118,7 +131,25 @@ def read_points(
     num_slices: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> SlicePoints:
-    """Read a file of points in any of the formats listed on top of this module.
+    """Read the positive points of a file, (N, 2) of each slice, see :func:`read_clicks`.
+
+    Slices that hold negative clicks alone have an empty array.
+    """
+    clicks = read_clicks(path, slice_names, num_slices=num_slices, size=size)
+    negative = sum(int((of_slice[:, 2] == NEGATIVE).sum()) for of_slice in clicks.values())
+    if negative:
+        logger.info("%s: %d negative clicks are left out, only positive ones are needed here", path, negative)
+    return {z: of_slice[of_slice[:, 2] == POSITIVE, :2] for z, of_slice in clicks.items()}
+
+
+def read_clicks(
+    path: str | Path,
+    slice_names: Sequence[str] | None = None,
+    *,
+    num_slices: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> SliceClicks:
+    """Read a file of points or clicks in any of the formats listed on top of this module -> (N, 3) of each slice.
 
     Args:
         path: the file.
@@ -129,8 +160,8 @@ def read_points(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: unknown format, a value that is no number, a slice outside the volume or a point outside the image;
-            the message names the file, the value and what to do.
+        ValueError: unknown format, a value that is no number, a label that is neither 0 nor 1, a slice outside the
+            volume or a point outside the image; the message names the file, the value and what to do.
     """
     path = Path(path)
     if not path.is_file():
@@ -180,7 +211,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _from_own_json(path: Path, content: dict[str, Any]) -> SlicePoints:
+def _from_own_json(path: Path, content: dict[str, Any]) -> SliceClicks:
     if content.get("format") != FORMAT or not isinstance(content.get("slices"), dict):
         raise ValueError(
             f'{path}: "format" is {content.get("format")!r:.100}, expected {FORMAT!r} with a table "slices"'
@@ -193,21 +224,26 @@ def _from_own_json(path: Path, content: dict[str, Any]) -> SlicePoints:
 def _is_triple(entry: object) -> bool:
     if isinstance(entry, dict):
         return {"z", "y", "x"} <= entry.keys()
-    return isinstance(entry, list) and len(entry) == 3
+    return isinstance(entry, list) and len(entry) in (3, 4) and not any(isinstance(x, list | dict) for x in entry)
 
 
-def _from_triples(path: Path, content: list[Any]) -> SlicePoints:
-    rows = [[entry[axis] for axis in "zyx"] if isinstance(entry, dict) else entry for entry in content]
+def _from_triples(path: Path, content: list[Any]) -> SliceClicks:
+    rows = [
+        [entry["z"], entry["y"], entry["x"], entry.get("label", POSITIVE)]
+        if isinstance(entry, dict)
+        else [*entry, POSITIVE][:4]
+        for entry in content
+    ]
     odd = next((row for row in rows if not all(map(_is_number, row))), None)
     if odd is not None:
-        raise ValueError(f"{path}: {odd!r:.100} is not a [z, y, x] of finite numbers")
-    array = np.array(rows, dtype=np.float64).reshape(-1, 3)
+        raise ValueError(f"{path}: {odd!r:.100} is not a [z, y, x] of finite numbers, perhaps with a label")
+    array = np.array(rows, dtype=np.float64).reshape(-1, 4)
     slices = np.rint(array[:, 0].clip(-_MAX_SLICE, _MAX_SLICE)).astype(np.int64)
-    points = (array[:, :0:-1] + 0.5).astype(np.float32)
-    return {int(z): points[slices == z] for z in np.unique(slices)}
+    clicks = np.column_stack([array[:, 2:0:-1] + 0.5, array[:, 3]])
+    return {int(z): _clicks(path, z, clicks[slices == z]) for z in np.unique(slices)}
 
 
-def _from_wdanet(path: Path, content: list[Any], slice_names: Sequence[str] | None) -> SlicePoints:
+def _from_wdanet(path: Path, content: list[Any], slice_names: Sequence[str] | None) -> SliceClicks:
     try:
         # The first element holds width and height, swapped in the published files: not used.
         _, entries = content
@@ -239,10 +275,13 @@ def _from_wdanet(path: Path, content: list[Any], slice_names: Sequence[str] | No
             f"{list(slice_names[:3])} …); are these the points of another volume?"
         )
     logger.info("%s: points of %d of its %d slices belong to this volume", path, len(found), len(named))
-    return {z: _array(path, name, points)[:, ::-1] + np.float32(0.5) for z, (name, points) in sorted(found.items())}
+    return {
+        z: as_clicks(_pairs(path, name, points)[:, ::-1] + np.float32(0.5))
+        for z, (name, points) in sorted(found.items())
+    }
 
 
-def _from_csv(path: Path, text: str) -> SlicePoints:
+def _from_csv(path: Path, text: str) -> SliceClicks:
     reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     rows: dict[int, list[list[float]]] = {}
     try:
@@ -260,35 +299,51 @@ def _from_csv(path: Path, text: str) -> SlicePoints:
                 )
             try:
                 z, y, x = (float(row[column]) for column in columns)
-                rows.setdefault(int(np.rint(z)), []).append([x + 0.5, y + 0.5])
+                label = float(row.get("label") or POSITIVE)
+                rows.setdefault(int(np.rint(z)), []).append([x + 0.5, y + 0.5, label])
             except (TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
-                    f"{path}, line {reader.line_num}: {row!r:.200} holds no slice, row and column"
+                    f"{path}, line {reader.line_num}: {row!r:.200} holds no slice, row and column, or a label "
+                    "that is no number"
                 ) from error
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error}); is it a file of points?") from error
     if not text.endswith(("\n", "\r")):
         logger.warning("%s: its last line has no end. Was the file cut off? Then its last number is wrong.", path)
-    return {z: _array(path, z, rows[z]) for z in sorted(rows)}
+    return {z: _clicks(path, z, rows[z]) for z in sorted(rows)}
 
 
-def _slices(path: Path, table: dict[str, Any]) -> SlicePoints:
-    points: SlicePoints = {}
+def _slices(path: Path, table: dict[str, Any]) -> SliceClicks:
+    points: SliceClicks = {}
     for key, value in table.items():
         if not re.fullmatch(r"-?[0-9]{1,18}", key):
             raise ValueError(f"{path}: slice {key!r:.100} is not a number; keys are slice indices from 0")
         if int(key) in points:
             raise ValueError(f"{path}: slice {int(key)} comes twice; which of them holds?")
-        points[int(key)] = _array(path, key, value)
+        if not isinstance(value, list) or not all(isinstance(entry, list) and len(entry) in (2, 3) for entry in value):
+            raise ValueError(f"{path}, slice {key}: points are not a list of number pairs, or of pairs with a label")
+        points[int(key)] = _clicks(path, key, [[*entry, POSITIVE][:3] for entry in value])
     return points
 
 
 def _is_number(value: object) -> bool:
     """A finite number, also as float32. JSON's true is a number to NumPy, and so is the text "1"."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_FLOAT32
+    is_number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
+    return is_number and abs(float(value)) < _MAX_FLOAT32  # type: ignore[arg-type]
 
 
-def _array(path: Path, name: object, points: object) -> np.ndarray:
+def _clicks(path: Path, name: object, rows: Any) -> np.ndarray:
+    """Rows of x, y, label -> (N, 3)."""
+    odd = next((row for row in rows if not all(map(_is_number, row))), None)
+    if odd is not None:
+        raise ValueError(f"{path}, slice {name}: {odd!r:.100} is not x, y and perhaps a label, all finite numbers")
+    try:
+        return as_clicks(np.array(rows, dtype=np.float32).reshape(-1, 3))
+    except ValueError as error:
+        raise ValueError(f"{path}, slice {name}: {error}") from error
+
+
+def _pairs(path: Path, name: object, points: object) -> np.ndarray:
     if not isinstance(points, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in points):
         raise ValueError(f"{path}, slice {name}: points are not a list of number pairs")
     odd = next((pair for pair in points if not all(map(_is_number, pair))), None)
@@ -297,10 +352,10 @@ def _array(path: Path, name: object, points: object) -> np.ndarray:
     return np.array(points, dtype=np.float32).reshape(-1, 2)
 
 
-def _check(path: Path, slice_points: SlicePoints, num_slices: int | None, size: tuple[int, int] | None) -> None:
+def _check(path: Path, slice_points: SliceClicks, num_slices: int | None, size: tuple[int, int] | None) -> None:
     for z, points in slice_points.items():
         if not 0 <= z < (num_slices or _MAX_SLICE):
             last = (num_slices or _MAX_SLICE) - 1
             raise ValueError(f"{path}: slice {f'{z}':.20}, but the volume has slices 0 to {last}")
         if size is not None:
-            require_inside(points, size, f"{path}, slice {z}: ")
+            require_inside(points[:, :2], size, f"{path}, slice {z}: ")

@@ -67,9 +67,12 @@ def labeler(teacher: Teacher, *use: str, use_prompts: bool = True, **changes: An
         "suppression_radius": 3.0,
         "peaks": {"threshold": 0.49, "kernel": 5, "top_k": 10},
         "density_ignore": 1.0,
+        "prompt_peaks": True,
+        "require_peak": False,
         "pixel_confidence": 0.7,
         "image_confidence": 0.97,
         "contrastive": CONTRASTIVE,
+        "recall_period": 0,
     }
     return PseudoLabeler(teacher=teacher, **(settings | changes))
 
@@ -99,6 +102,8 @@ def sample(sparse: np.ndarray = SPARSE, move: Transform | None = None, seed: int
         "strong_sparse_points": torch.from_numpy(move.apply_coords(sparse)),
         "inverse_pixel_map": torch.from_numpy(inverse_pixel_map(move, *SIZE)),
         "forward_pixel_map": torch.from_numpy(forward_pixel_map(move, *SIZE)),
+        "regions": torch.zeros(strong.shape, dtype=torch.uint8),
+        "region_points": torch.zeros(0, 2),
         "noise": torch.from_numpy(rng.integers(2**31, size=strong.shape, dtype=np.int32)),
         "prompt_ratio": torch.tensor(rng.random(), dtype=torch.float32),
     }
@@ -116,7 +121,7 @@ def without_padding(x: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_set(points: np.ndarray) -> set[tuple[float, float]]:
-    return {(float(x), float(y)) for x, y in points}
+    return {(float(p[0]), float(p[1])) for p in points}
 
 
 # ---- pseudo points
@@ -143,7 +148,8 @@ def test_a_teacher_that_sees_nothing_leaves_the_sparse_points() -> None:
     (labelled,) = run(labeler(Teacher(NONE)), sample())
     assert as_set(labelled["points"]) == as_set(SPARSE)
     (labelled,) = run(labeler(Teacher(NONE)), sample(NONE))
-    assert labelled["points"].shape == labelled["prompts"].shape == (0, 2)
+    assert labelled["points"].shape == (0, 2)
+    assert labelled["prompts"].shape == (0, 3)
 
 
 def test_weak_peaks_are_no_points() -> None:
@@ -287,11 +293,11 @@ def test_image_masks_and_points_move_together(k: int, flip: bool) -> None:
         assert len(before), name
         was = (np.floor(before[:, 1]) * SIZE[1] + np.floor(before[:, 0])).astype(int)
         np.testing.assert_array_equal(np.sort(pixels_under(after, image)), np.sort(was), err_msg=name)
-        np.testing.assert_array_equal(after % 1, 0.5, err_msg=name)  # pixel centres stay pixel centres
+        np.testing.assert_array_equal(after[:, :2] % 1, 0.5, err_msg=name)  # pixel centres stay pixel centres
 
 
 def pixels_under(points: np.ndarray, image: np.ndarray) -> np.ndarray:
-    columns, rows = np.floor(points).astype(int).T
+    columns, rows = np.floor(points[:, :2]).astype(int).T
     return image[rows, columns]
 
 
@@ -341,7 +347,7 @@ def test_the_log_says_what_the_teacher_said() -> None:
     probability[:12] = 0.4
     probability[6:12] = 0.01
     logged: dict[str, Tensor] = {}
-    labeler(Teacher(probability=probability), put_metrics=logged.update)([sample(), sample(NONE)])
+    labeler(Teacher(probability=probability), put_metrics=logged.update, recall_period=1)([sample(), sample(NONE)])
     assert logged == {
         "pseudo/points": 2.5,
         "pseudo/confident_pixels": pytest.approx(0.25),
@@ -358,3 +364,61 @@ def test_recall_on_sparse_points_by_hand() -> None:
     valid = torch.tensor([[True, True, True, False]])
     assert sparse_recall(probability, points, valid) == pytest.approx(2 / 3)
     assert sparse_recall(probability, points[:, :0], valid[:, :0]).isnan()
+
+
+# ---- clicks that change the target, and masks that need a peak
+
+
+def regions_of(*boxes: tuple[slice, slice]) -> Tensor:
+    regions = torch.zeros(SIZE, dtype=torch.uint8)
+    for number, box in enumerate(boxes, start=1):
+        regions[box] = number
+    return regions
+
+
+def test_a_region_is_clicked_where_teacher_and_points_see_no_organelle() -> None:
+    """Of three regions one is likely foreground, one holds the sparse point, and the third is clicked."""
+    boxes = (slice(0, 4), slice(20, 30)), (slice(5, 9), slice(2, 8)), (slice(16, 22), slice(22, 30))
+    probability = np.full(SIZE, 0.01, np.float32)
+    probability[boxes[0]] = 0.4
+    x = sample() | {
+        "regions": regions_of(*boxes),
+        "region_points": torch.tensor([[24.5, 2.5], [4.5, 6.5], [25.5, 18.5]]),
+        "prompt_ratio": torch.tensor(0.0),
+    }
+    (labelled,) = run(labeler(Teacher(NONE, probability)), x)
+    assert labelled["prompts"].tolist() == [[25.5, 18.5, 1]]
+    assert [25.5, 18.5] in labelled["points"].tolist()
+    assert labelled["mask"].bool().equal(regions_of(boxes[2]).bool())
+    assert labelled["pixel_valid"][boxes[2]].all()
+    assert not labelled["pixel_valid"][boxes[0]].any()
+
+
+def test_only_components_with_a_peak_a_point_or_at_the_border_stay() -> None:
+    """Five components: with a peak, with the sparse point, at the border; two others go."""
+    probability = np.full(SIZE, 0.01, np.float32)
+    kept = (slice(3, 8), slice(18, 23)), (slice(5, 9), slice(2, 8)), (slice(10, 14), slice(28, 32))
+    gone = (slice(12, 16), slice(4, 9)), (slice(19, 22), slice(20, 26))
+    for box in (*kept, *gone):
+        probability[box] = 0.99
+    teacher = Teacher(CENTERS[1:2], probability)
+    (labelled,) = run(labeler(teacher, require_peak=True), sample())
+    assert labelled["mask"].bool().equal(regions_of(*kept).bool())
+    assert labelled["pixel_valid"].all()
+    (plain,) = run(labeler(teacher), sample())
+    assert plain["mask"].bool().equal(regions_of(*kept, *gone).bool())
+
+
+def test_a_teacher_that_is_not_prompted_with_its_peaks() -> None:
+    teacher = Teacher()
+    run(labeler(teacher, prompt_peaks=False), sample())
+    assert teacher.prompts[1] == [SPARSE.tolist()]
+
+
+def test_recall_is_measured_without_prompts_now_and_then() -> None:
+    teacher = Teacher()
+    labeling = labeler(teacher, recall_period=3)
+    for _ in range(4):
+        labeling([sample()])
+    passes = [prompts for prompts, heads in zip(teacher.prompts, teacher.decoded, strict=True) if heads == ("mask",)]
+    assert [len(p[0]) for p in passes] == [0, 3, 3, 3, 0, 3]

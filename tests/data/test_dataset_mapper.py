@@ -163,7 +163,8 @@ def test_a_source_sample_shows_what_its_mask_and_points_say(item: dict[str, Any]
         np.testing.assert_array_equal(mask, image == MITOCHONDRION)
         assert at(mask, sample["points"]) == [1] * len(sample["points"])
         assert len(sample["points"]) == connected_components(mask).max()
-        prompts = {tuple(p) for p in sample["prompts"].tolist()}
+        assert (sample["prompts"][:, 2] == 1).all()
+        prompts = {tuple(p) for p in sample["prompts"][:, :2].tolist()}
         assert len(prompts) == len(sample["prompts"])
         assert prompts <= {tuple(p) for p in sample["points"].tolist()}
         assert (sample["domain"], sample["image_id"]) == ("source", "demo/0000")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from prompt_das.modeling.losses import contrastive_loss, detection_loss, segmentation_loss
+from prompt_das.modeling.losses import center, contrastive_loss, detection_loss, segmentation_loss
 
 import pytest
 import torch
@@ -228,3 +228,10 @@ def test_embeddings_of_length_zero_have_finite_losses_and_gradients() -> None:
     assert loss.item() == pytest.approx(math.log(3))  # all cosines are 0: one prompt against two negatives
     assert queries.grad is not None
     assert queries.grad.isfinite().all()
+
+
+def test_centered_embeddings_have_mean_zero_without_padding() -> None:
+    values = torch.tensor([[[1.0, 5.0], [3.0, 5.0]], [[5.0, 8.0], [99.0, 99.0]]])
+    valid = torch.tensor([[True, True], [True, False]])
+    expected = torch.tensor([[[-2.0, -1.0], [0.0, -1.0]], [[2.0, 2.0], [96.0, 93.0]]])
+    torch.testing.assert_close(center(values, valid), expected)

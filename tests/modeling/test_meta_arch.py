@@ -340,7 +340,7 @@ def test_a_network_that_works_at_half_resolution(model: PromptDAS, monkeypatch: 
     points = np.array([[10.5, 41.5]], np.float32)
     (output,) = model.eval()([{"image": small, "height": 64, "width": 64, "prompts": {"all": points}}])
     assert output["sem_seg"]["all"].shape == (64, 64)
-    assert torch.cat(seen).tolist() == [[5.25, 20.75]]
+    assert torch.cat(seen).tolist() == [[5.25, 20.75, 1]]
 
 
 def test_prediction_does_not_train(model: PromptDAS) -> None:
@@ -404,3 +404,70 @@ def test_compiled_parts_give_the_same_and_keep_their_names(tiny_cfg: CfgNode, mo
     torch.testing.assert_close(compiled(batch), model(batch))
     whole = [{"image": grey(1, 40, 50), "prompts": {"all": POINTS}}]
     torch.testing.assert_close(compiled.eval()(whole), model.eval()(whole))
+
+
+# ---- clicks
+
+
+def test_the_paper_s_encoder_leaves_negative_clicks_out(model: PromptDAS, crops: Tensor) -> None:
+    positive = np.array([[10.5, 12.5, 1]], np.float32)
+    both = np.concatenate([positive, [[20.5, 20.5, 0]]]).astype(np.float32)
+    alone, with_negative, unlabeled = (decode(model, crops[:1], [p]) for p in (positive, both, positive[:, :2]))
+    torch.testing.assert_close(alone, with_negative)
+    torch.testing.assert_close(alone, unlabeled)
+
+
+def test_a_click_encoder_sees_both_labels(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.MODEL.PROMPT_ENCODER.NAME = "ClickPromptEncoder"
+    model = build_model(tiny_cfg).eval()
+    with torch.no_grad():
+        embedding = model.encode(torch.stack([grey(0)]))
+    sets = [np.zeros((0, 3)), np.array([[10.5, 12.5, 1]]), np.array([[10.5, 12.5, 0]])]
+    none, positive, negative = (decode(model, embedding, [p.astype(np.float32)])[0] for p in sets)
+    assert not torch.allclose(none, positive)
+    assert not torch.allclose(positive, negative)
+
+
+def test_contrastive_embeddings_of_what_the_image_shows(tiny_cfg: CfgNode) -> None:
+    """They depend on the image and the place alone: the same for any prompts, and other at another place."""
+    tiny_cfg.MODEL.DECODER.CONTRASTIVE_FROM = "features"
+    model = build_model(tiny_cfg)
+    images = torch.stack([grey(0), grey(1)])
+    points = torch.tensor([[[4.5, 4.5], [20.5, 12.5]]])
+    none, valid = torch.zeros(2, 0, 3), torch.zeros(2, 0, dtype=torch.bool)
+    with torch.no_grad():
+        embedding = model.encode(images)
+        out = model.decode(
+            embedding, none, valid, (SIZE, SIZE), contrastive_points=points, contrastive_valid=torch.ones(1, 2) > 0
+        )
+        swapped = model.decode(
+            embedding,
+            none,
+            valid,
+            (SIZE, SIZE),
+            contrastive_points=points.flip(1),
+            contrastive_valid=torch.ones(1, 2) > 0,
+        )
+    assert out.contrastive.shape[:2] == (1, 2)
+    torch.testing.assert_close(out.contrastive, swapped.contrastive.flip(1))
+    assert not torch.allclose(out.contrastive[:, 0], out.contrastive[:, 1])
+
+
+def test_a_network_learns_to_follow_clicks(tiny_cfg: CfgNode) -> None:
+    """One square is foreground where it is clicked, and nothing is where it is not: fifty steps tell the two apart."""
+    tiny_cfg.MODEL.PROMPT_ENCODER.NAME = "ClickPromptEncoder"
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg).train()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    image = torch.full((1, 1, SIZE, SIZE), 128.0)
+    points = torch.tensor([[[8.5, 8.5, 1.0]], [[8.5, 8.5, 1.0]]])
+    valid = torch.tensor([[True], [False]])
+    target = torch.zeros(2, SIZE, SIZE)
+    target[0, 4:13, 4:13] = 1
+    for _ in range(50):
+        logits = model.decode(model.encode(image.expand(2, -1, -1, -1)), points, valid, (SIZE, SIZE)).logits
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert logits[0, 8, 8] > 0 > logits[1].max()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from prompt_das.modeling.prompt_encoder import PointPromptEncoder
+from prompt_das.modeling.prompt_encoder import ClickPromptEncoder, PointPromptEncoder
 
 import pytest
 import torch
@@ -76,3 +76,46 @@ def test_half_precision_keeps_the_phase_in_float32(encoder: PointPromptEncoder) 
     expected = encoder(points, (384, 384))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(encoder(points, (384, 384)), expected)
+
+
+# ---- clicks
+
+
+@pytest.fixture
+def clicks() -> ClickPromptEncoder:
+    return ClickPromptEncoder(dim=DIM, scale=1.0, patch_size=8, sigma=2.0)
+
+
+VALID = torch.ones(1, 1, dtype=torch.bool)
+
+
+def test_no_click_adds_nothing_to_the_image(clicks: ClickPromptEncoder) -> None:
+    none = clicks.dense(torch.zeros(2, 0, 3), torch.zeros(2, 0, dtype=torch.bool), (32, 48), (4, 6))
+    assert none.shape == (2, DIM, 4, 6)
+    assert not none.any()
+    padded = clicks.dense(torch.ones(1, 1, 3), ~VALID, (32, 48), (4, 6))
+    assert not padded.any()
+
+
+def test_a_click_is_added_at_its_place(clicks: ClickPromptEncoder) -> None:
+    """A click at (20, 12) lies in the patch of row 1, column 2; patches that are far away stay as they are."""
+    dense = clicks.dense(torch.tensor([[[20.0, 12.0, 1.0]]]), VALID, (64, 64), (8, 8))[0]
+    strength = dense.abs().sum(0)
+    assert strength.argmax() == 1 * 8 + 2
+    assert strength[5:, 5:].max() < 1e-4 * strength.max()
+
+
+def test_a_negative_click_is_another_one(clicks: ClickPromptEncoder) -> None:
+    point = torch.tensor([[[20.0, 12.0, 1.0]]])
+    negative = point * torch.tensor([1.0, 1.0, 0.0])
+    dense = [clicks.dense(p, VALID, (64, 64), (8, 8)) for p in (point, negative)]
+    assert not torch.allclose(*dense)
+    torch.nn.init.normal_(clicks.label_embedding)
+    tokens = [clicks(p, (64, 64)) - PointPromptEncoder.forward(clicks, p, (64, 64)) for p in (point, negative)]
+    torch.testing.assert_close(torch.cat(tokens)[:, 0], clicks.label_embedding.flip(0))
+
+
+def test_a_point_without_a_label_is_positive(clicks: ClickPromptEncoder) -> None:
+    labeled = torch.tensor([[[20.0, 12.0, 1.0]]])
+    for encode in (lambda p: clicks(p, (64, 64)), lambda p: clicks.dense(p, VALID, (64, 64), (8, 8))):
+        torch.testing.assert_close(encode(labeled), encode(labeled[..., :2]))

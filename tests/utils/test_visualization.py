@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prompt_das.utils.visualization import (
     ESTIMATE,
+    NEGATIVE_PROMPT,
     PREDICTION,
     PROMPT,
     TRUTH,
@@ -139,3 +140,12 @@ def test_saving_keeps_the_colors(tmp_path: Path) -> None:
 def test_errors_name_the_value(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_negative_clicks_are_crosses_of_their_own_colour() -> None:
+    clicks = np.array([[20.5, 20.5, 1], [60.5, 60.5, 0]])
+    picture = draw_overlay(np.full((80, 80), 128.0), points=clicks)
+    assert tuple(picture[20, 20]) == PROMPT
+    assert tuple(picture[60, 60]) == NEGATIVE_PROMPT
+    only_positive = draw_overlay(np.full((80, 80), 128.0), points=clicks[:1, :2])
+    assert np.array_equal(picture[:40, :40], only_positive[:40, :40])

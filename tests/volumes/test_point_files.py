@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from prompt_das.volumes.point_files import read_points, sample_dataset_points, write_points
+from prompt_das.volumes.point_files import read_clicks, read_points, sample_dataset_points, write_points
 
 import cv2
 import numpy as np
@@ -241,11 +241,17 @@ def test_two_volumes_at_once_are_refused() -> None:
         ("z,y,x,x\n0,1,2,3\n", "expected .* each once"),
         ('{"format": "prompt_das/points", "version": 1, "slices": {"0": [], "0": []}}', "the key '0' comes twice"),
         ('{"format": "prompt_das/points", "version": 1, "slices": {"1": [], "01": []}}', "slice 1 comes twice"),
-        ('{"format": "prompt_das/points", "version": 1, "slices": {"0": [["1", 2]]}}', r"slice 0: \['1', 2\] is not a"),
-        ('{"format": "prompt_das/points", "version": 1, "slices": {"0": [[true, 2]]}}', r"slice 0: \[True, 2\] is not"),
+        (
+            '{"format": "prompt_das/points", "version": 1, "slices": {"0": [["1", 2]]}}',
+            r"slice 0: \['1', 2, 1\] is not",
+        ),
+        (
+            '{"format": "prompt_das/points", "version": 1, "slices": {"0": [[true, 2]]}}',
+            r"slice 0: \[True, 2, 1\] is not",
+        ),
         (
             '{"format": "prompt_das/points", "version": 1, "slices": {"0": [[1e39, 2]]}}',
-            r"slice 0: \[1e\+39, 2\] is not",
+            r"slice 0: \[1e\+39, 2, 1\] is not",
         ),
         ("[[0, 1, " + "9" * 10**6 + "]]", "not a .* of finite numbers"),
         ("[" * 10**5, "nested too deeply"),
@@ -277,3 +283,42 @@ def test_a_table_that_ends_within_a_line_may_have_been_cut_off(
 ) -> None:
     read_points(write(tmp_path, text))
     assert ("points.txt: its last line has no end" in caplog.text) == warned
+
+
+# ---- labels
+
+
+def test_clicks_are_written_and_read_with_their_labels(tmp_path: Path) -> None:
+    clicks = {3: np.array([[1.5, 2.5, 1], [4.25, 5.5, 0]], np.float32), 5: np.zeros((0, 3), np.float32)}
+    write_points(tmp_path / "points.json", clicks)
+    assert_same(read_clicks(tmp_path / "points.json"), clicks)
+    positive = read_points(tmp_path / "points.json")
+    assert positive[3].tolist() == [[1.5, 2.5]]
+    assert positive[5].shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "z,y,x,label\n0,2,1,1\n0,5,4,0\n0,7,6,\n",
+        "[[0, 2, 1, 1], [0, 5, 4, 0], [0, 7, 6]]",
+        '[{"z": 0, "y": 2, "x": 1}, {"z": 0, "y": 5, "x": 4, "label": 0}, {"z": 0, "y": 7, "x": 6}]',
+        '{"format": "prompt_das/points", "version": 1, "slices": {"0": [[1.5, 2.5], [4.5, 5.5, 0], [6.5, 7.5, 1]]}}',
+    ],
+)
+def test_every_format_has_labels_and_a_point_without_one_is_positive(tmp_path: Path, text: str) -> None:
+    assert read_clicks(write(tmp_path, text))[0].tolist() == [[1.5, 2.5, 1], [4.5, 5.5, 0], [6.5, 7.5, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("z,y,x,label\n0,2,1,2\n", "label 2 of a point; it is 1"),
+        ("[[0, 2, 1, -1]]", "label -1 of a point; it is 1"),
+        ("z,y,x,label\n0,2,1,yes\n", "line 2: .* a label that is no number"),
+        ('{"format": "prompt_das/points", "version": 1, "slices": {"0": [[1, 2, 3, 4]]}}', "pairs with a label"),
+    ],
+)
+def test_a_label_that_is_none_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"points\.txt.*{message}"):
+        read_clicks(write(tmp_path, text))

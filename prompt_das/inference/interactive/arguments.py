@@ -5,27 +5,27 @@ from __future__ import annotations
 import math
 
 from prompt_das.inference.interactive.resize import Box
-from prompt_das.ops.points import require_inside
+from prompt_das.ops.points import as_clicks, require_inside
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 
-def check_points(points: ArrayLike, height: int, width: int) -> np.ndarray:
-    """Copy points to a read-only (N, 2) float32 array, N may be 0.
+def check_clicks(points: ArrayLike, labels: ArrayLike | None, height: int, width: int) -> np.ndarray:
+    """Copy points (N, 2) and their labels (N,), by default all positive, to a read-only (N, 3) float32 array of clicks.
 
     Raises:
-        ValueError: another shape, NaN, or a point outside the slice of (height, width) pixels.
+        ValueError: another shape, NaN, another label than 0 or 1, or a point outside the slice of (height, width)
+            pixels.
     """
     points = np.array(points, dtype=np.float32)
-    if points.size == 0:
-        points = points.reshape(0, 2)
-    if points.ndim != 2 or points.shape[1] != 2:
+    if points.size and (points.ndim != 2 or points.shape[1] != 2):
         raise ValueError(f"points have shape {points.shape}; expected (number, 2), each (x, y) in pixels")
-    require_inside(points, (height, width))
-    points += 0.0  # -0 becomes 0: equal points have equal bytes
-    points.flags.writeable = False
-    return points
+    clicks = as_clicks(points, None if labels is None else np.asarray(labels))
+    require_inside(clicks[:, :2], (height, width))
+    clicks += 0.0  # -0 becomes 0: equal clicks have equal bytes
+    clicks.flags.writeable = False
+    return clicks
 
 
 def check_region(region: Box) -> Box:

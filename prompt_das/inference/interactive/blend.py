@@ -30,16 +30,16 @@ class WindowBlend:
         self._weight = grid.weight.to(device)
         self._norm = [grid.norm(axis).to(device) for axis in (0, 1)]
         self._parts: list[Tensor | None] = [None] * len(grid.corners)
-        self._point_keys: list[bytes | None] = [None] * len(grid.corners)
+        self._click_keys: list[bytes | None] = [None] * len(grid.corners)
         self._stale = np.zeros((len(grid.ys), len(grid.xs)), dtype=bool)
 
-    def point_key(self, index: int) -> bytes | None:
-        """Key of the points that a window was predicted with; None if it has no prediction."""
-        return self._point_keys[index]
+    def click_key(self, index: int) -> bytes | None:
+        """Key of the clicks that a window was predicted with; None if it has no prediction."""
+        return self._click_keys[index]
 
-    def set_window(self, index: int, point_key: bytes, prediction: Tensor) -> None:
+    def set_window(self, index: int, click_key: bytes, prediction: Tensor) -> None:
         """Replace the (w, w) prediction of a window; the map follows with :meth:`refresh`."""
-        self._parts[index], self._point_keys[index] = prediction, point_key
+        self._parts[index], self._click_keys[index] = prediction, click_key
         self._stale[np.unravel_index(index, self._stale.shape)] = True
 
     def refresh(self) -> list[Box]:

@@ -1,8 +1,8 @@
 """Click and see: a window is encoded once, and a click decodes only the windows that it lies in.
 
 Shapes: H, W height and width of the slice, N points, w side of a window in pixels of the network.
-A point is (x, y) in pixels of the slice, the centre of the first pixel is (0.5, 0.5). A box is (y0, x0, y1, x1) in
-pixels of the slice, half open.
+A point is (x, y) in pixels of the slice, the center of the first pixel is (0.5, 0.5); its label is 1 (positive: "this
+is one") or 0 (negative: "this is none"). A box is (y0, x0, y1, x1) in pixels of the slice, half open.
 
 How it stays exact: the prediction of a window depends on the pixels of the window and on the points inside it,
 and is always computed for one window alone, with its points in one order. So it can be kept, forgotten and computed
@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from prompt_das.inference.interactive.arguments import check_points, check_region
+from prompt_das.inference.interactive.arguments import check_clicks, check_region
 from prompt_das.inference.interactive.cache import TensorCache
 from prompt_das.inference.interactive.newest_call import NewestCall, Superseded
 from prompt_das.inference.interactive.resize import Box
@@ -48,7 +48,7 @@ Range = tuple[float, float]
 
 
 class Centers(NamedTuple):
-    """Predicted centres of instances, by falling score."""
+    """Predicted centers of instances, by falling score."""
 
     points: np.ndarray  # (N, 2) float32, (x, y) in pixels of the slice
     scores: np.ndarray  # (N,) float32, about 1 for a sure one
@@ -61,17 +61,18 @@ class Segmentation:
     Attributes:
         probability: (H, W) float32 of the foreground; NaN where nothing was predicted yet, see ``region`` of
             :meth:`Predictor.predict`.
-        points: (N, 2) float32, those of the call.
+        points, labels: (N, 2) float32 and (N,) int8, those of the call.
         changed: a box around the pixels that differ from the result before (of a new image: around those that were
             predicted); None if there are none.
         done, total: windows of this call that are in the result, and all of them. A window counts twice with
             ``centers``.
-        centers: predicted centres in the part that was predicted; None without ``centers``, or if windows are missing.
+        centers: predicted centers in the part that was predicted; None without ``centers``, or if windows are missing.
         min_size: components of at most so many pixels are no instances.
     """
 
     probability: np.ndarray
     points: np.ndarray
+    labels: np.ndarray
     changed: Box | None
     done: int
     total: int
@@ -105,9 +106,9 @@ class Predictor:
     Attributes:
         cfg: the config of the network.
         cache: embeddings and predictions of windows of all slices; ``cache.nbytes`` is never above ``cache_bytes``.
-            Beside it a slice takes about 25 bytes per pixel (40 with centres; more where windows overlap by more than
+            Beside it a slice takes about 25 bytes per pixel (40 with centers; more where windows overlap by more than
             a third).
-        center_threshold: lowest score of a predicted centre, by default DOMAIN_ADAPT.POINTS.THRESHOLD. A higher one
+        center_threshold: lowest score of a predicted center, by default DOMAIN_ADAPT.POINTS.THRESHOLD. A higher one
             only leaves out some of them: to try thresholds, filter by score.
     """
 
@@ -165,7 +166,7 @@ class Predictor:
 
         Args:
             image: (H, W) integers or floats, or (H, W, 3 or 4) whose three colours are equal.
-            intensity_range: (lo, hi), the grey values that become black and white. By default 8-bit values are taken
+            intensity_range: (lo, hi), the gray values that become black and white. By default 8-bit values are taken
                 as they are, and of other types the 0.1 and 99.9 percentile of this slice. The slices of a volume
                 should share the range that its network was, or will be, trained with.
 
@@ -185,6 +186,7 @@ class Predictor:
     def predict(
         self,
         points: ArrayLike,
+        labels: ArrayLike | None = None,
         *,
         image: ArrayLike | None = None,
         intensity_range: Range | None = None,
@@ -192,26 +194,29 @@ class Predictor:
         centers: bool = False,
         progress: Progress | None = None,
     ) -> Segmentation:
-        """Segment the slice given these points: all that hold now, not only the new ones.
+        """Segment the slice given these clicks: all that hold now, not only the new ones.
 
         Decodes the windows in which a point was added, removed or moved since the last call, and those of the region
         that were never predicted.
 
         Args:
             points: (N, 2), N may be 0.
+            labels: (N,), 1 for a point on something to segment, 0 for one on something to leave out; by default all 1.
+                A network of the paper's prompt encoder leaves negative points out of account.
             image, intensity_range: if given, first :meth:`set_image`.
             region: a box that is predicted, such as what a viewer shows; it may reach beyond the slice. What was
                 predicted outside is kept, and follows the points. None: the whole slice.
-            centers: predict centres as well; at the paper's size half as much work as to encode.
+            centers: predict centers as well; at the paper's size half as much work as to encode.
             progress: called with (windows done, windows in all) after each window, in this thread.
 
         Raises:
             Superseded: a newer call came.
-            ValueError: points of a wrong shape, NaN, a point outside the slice; a bad image or region.
+            ValueError: points or labels of a wrong shape, NaN, a point outside the slice; a bad image or region.
             RuntimeError: there is no image yet.
         """
         results = self.stream(
             points,
+            labels,
             image=image,
             intensity_range=intensity_range,
             region=region,
@@ -224,6 +229,7 @@ class Predictor:
     def stream(
         self,
         points: ArrayLike,
+        labels: ArrayLike | None = None,
         *,
         image: ArrayLike | None = None,
         intensity_range: Range | None = None,
@@ -236,7 +242,7 @@ class Predictor:
 
         First come the windows that are encoded already, and a result with all of them; then the others, from the
         middle of the region outwards, and a result every ``interval`` seconds (none on the way if it is infinite);
-        then the centres. Where windows overlap, a result on the way may blend old and new predictions.
+        then the centers. Where windows overlap, a result on the way may blend old and new predictions.
 
         The call checks its arguments and counts as the newest at once; the work is done where, and while, its results
         are taken. A stream may be left at any time.
@@ -249,9 +255,9 @@ class Predictor:
             height, width = current.size
         else:
             raise RuntimeError("there is no image yet: call set_image, or pass image")
-        checked_points = check_points(points, height, width)
+        clicks = check_clicks(points, labels, height, width)
         checked_region = (0, 0, height, width) if region is None else check_region(region)
-        call = _Call(self._calls.start(), checked_points, checked_region, centers)
+        call = _Call(self._calls.start(), clicks, checked_region, centers)
         return self._results(call, current, new, intensity_range, progress, interval)
 
     def _results(
@@ -269,7 +275,7 @@ class Predictor:
                 current = self._use(new, intensity_range, call.ticket)
             if current is None or current is not self._slice:
                 raise Superseded("another image was set")
-            steps = self._windows.plan(current, call.points, call.region, call.centers)
+            steps = self._windows.plan(current, call.clicks, call.region, call.centers)
         last_result = time.monotonic()
         for i, step in enumerate(steps):
             starts_to_be_slow = i > 0 and step.pace > steps[i - 1].pace
@@ -279,7 +285,7 @@ class Predictor:
             prediction = self._windows.predict(current, step, lambda: self._calls.check(call.ticket))
             with self._lock:
                 self._calls.check(call.ticket)
-                current.blend(step.kind).set_window(step.window, step.point_key, prediction)
+                current.blend(step.kind).set_window(step.window, step.click_key, prediction)
             if progress is not None:
                 progress(i + 1, len(steps))
         yield self._result(current, call, len(steps), len(steps))
@@ -302,7 +308,8 @@ class Predictor:
             probability = current.probability
             density = current.density(self._kernel) if call.centers and done == total else None
         centers = None if density is None else self._find_centers(current, *density)  # may take seconds: no lock
-        return Segmentation(probability, call.points, changed, done, total, centers, self.cfg.TEST.MIN_INSTANCE_SIZE)
+        points, labels = call.clicks[:, :2], call.clicks[:, 2].astype(np.int8)
+        return Segmentation(probability, points, labels, changed, done, total, centers, self.cfg.TEST.MIN_INSTANCE_SIZE)
 
     def _find_centers(self, current: SliceMaps, density: Tensor, origin: Tensor) -> Centers:
         points, valid, scores = find_peaks(density[None], self.center_threshold, self._kernel, MAX_CENTERS)
@@ -311,7 +318,7 @@ class Predictor:
 
 class _Call(NamedTuple):
     ticket: int
-    points: np.ndarray  # (N, 2)
+    clicks: np.ndarray  # (N, 3)
     region: Box
     centers: bool
 

@@ -1,7 +1,7 @@
 """One slice at the resolution of the network, with what was predicted of it so far.
 
 Shapes: H, W height and width of the slice; h, w' the same at the resolution of the network; w side of a window.
-A point is (x, y) in pixels, the centre of the first pixel is (0.5, 0.5). A box is (y0, x0, y1, x1) in pixels of the
+A point is (x, y) in pixels, the center of the first pixel is (0.5, 0.5). A box is (y0, x0, y1, x1) in pixels of the
 slice, half open.
 """
 
@@ -16,6 +16,7 @@ from prompt_das.ops.sliding_window import WindowGrid, pad_by_reflection, points_
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MASK, CENTERS = "mask", "centers"  # what is predicted of a window
@@ -35,7 +36,7 @@ class SliceMaps:
     ) -> None:
         """
         Args:
-            image: (h, w') float32 grey values, at the resolution of the network.
+            image: (h, w') float32 gray values, at the resolution of the network.
             window: "window", "stride" and "blend" of the sliding window.
         """
         height, width = image.shape
@@ -49,8 +50,11 @@ class SliceMaps:
         self._device = device
         self._image = pad_by_reflection(torch.from_numpy(image)[None], grid.window).to(device)
         self._resize = BilinearResize((height, width), size, device)
-        self._scale = torch.tensor([width / size[1], height / size[0]])  # network pixels per slice pixel, as (x, y)
-        self._last_point = torch.nextafter(torch.tensor([width, height], dtype=torch.float32), torch.zeros(2))
+        self._scale = torch.tensor(
+            [width / size[1], height / size[0], 1]
+        )  # network pixels per slice pixel: x, y, label
+        border = torch.nextafter(torch.tensor([width, height], dtype=torch.float32), torch.zeros(2))
+        self._last_click = F.pad(border, (0, 1), value=1)
 
     def blend(self, kind: str) -> WindowBlend:
         """The predictions of the windows, ``MASK`` or ``CENTERS``, at the network's resolution."""
@@ -59,15 +63,15 @@ class SliceMaps:
         return self._blends[kind]
 
     def window(self, index: int) -> Tensor:
-        """(1, w, w) grey values."""
+        """(1, w, w) gray values."""
         (y, x), side = self._grid.corners[index], self._grid.window
         return self._image[:, y : y + side, x : x + side]
 
-    def points_per_window(self, points: np.ndarray) -> list[np.ndarray]:
-        """(N, 2) points of the slice -> for each window the (N', 2) in it, in its pixels, in one order for each set."""
-        points = points[np.lexsort(points.T)]
+    def clicks_per_window(self, clicks: np.ndarray) -> list[np.ndarray]:
+        """(N, 3) clicks on the slice -> for each window the (N', 3) in it, in its pixels, in one order for each set."""
+        clicks = clicks[np.lexsort(clicks.T)]
         # Rounding may take a point at the last hair of the slice out of the image.
-        scaled = torch.minimum(torch.from_numpy(points) * self._scale, self._last_point)
+        scaled = torch.minimum(torch.from_numpy(clicks) * self._scale, self._last_click)
         local, inside = points_of_windows(scaled[None], None, self._grid)
         return [p[i] for p, i in zip(local[:, 0].numpy(), inside[:, 0].numpy(), strict=True)]
 
@@ -103,7 +107,7 @@ class SliceMaps:
         return starts[0], starts[1], stops[0], stops[1]
 
     def density(self, margin: int) -> tuple[Tensor, Tensor]:
-        """A copy of the centres' map where it is known, and ``margin`` pixels around, and the (x, y) where it begins.
+        """A copy of the centers' map where it is known, and ``margin`` pixels around, and the (x, y) where it begins.
 
         NaN is unknown.
         """
@@ -118,4 +122,4 @@ class SliceMaps:
 
     def to_slice(self, points: Tensor) -> Tensor:
         """(N, 2) in pixels of the network -> of the slice."""
-        return points / self._scale.to(points.device)
+        return points / self._scale[:2].to(points.device)

@@ -1,6 +1,6 @@
 """Prediction of the windows of a slice: which are needed, in which order, and what is kept of them.
 
-Shapes: N points, w side of a window in pixels of the network.
+Shapes: N clicks (x, y, label), w side of a window in pixels of the network.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class WindowStep(NamedTuple):
     Attributes:
         kind: ``MASK`` or ``CENTERS``.
         window: index of the window.
-        points: (N, 2) in pixels of the window, at the network's resolution.
-        point_key: the same for equal points, and only for them.
+        clicks: (N, 3) in pixels of the window, at the network's resolution.
+        click_key: the same for equal clicks, and only for them.
         cache_key: of the prediction.
         pace: 0, 1, 2 ...: steps of lower pace come first, and are faster.
     """
 
     kind: str
     window: int
-    points: np.ndarray
-    point_key: bytes
+    clicks: np.ndarray
+    click_key: bytes
     cache_key: tuple[Any, ...]
     pace: int
 
@@ -53,31 +53,31 @@ class WindowPredictor:
         check_rotations(self._rotations)
         self._encoding = threading.Lock()  # one window at a time
 
-    def plan(self, maps: SliceMaps, points: np.ndarray, region: Box, centers: bool) -> list[WindowStep]:
+    def plan(self, maps: SliceMaps, clicks: np.ndarray, region: Box, centers: bool) -> list[WindowStep]:
         """List the windows to predict, in the order to do it.
 
-        They are those that the region needs and those that were predicted before, less those whose points are still
-        the points of their last prediction.
+        They are those that the region needs and those that were predicted before, less those whose clicks are still
+        those of their last prediction.
 
         Args:
-            points: (N, 2) in pixels of the slice.
+            clicks: (N, 3) in pixels of the slice.
             region: a box (y0, x0, y1, x1) in pixels of the slice.
             centers: the density of centers as well as the mask.
         """
         wanted = maps.windows_of(region)
-        in_windows = maps.points_per_window(points)
+        in_windows = maps.clicks_per_window(clicks)
         needed = set(wanted)
         others = [index for index in range(len(in_windows)) if index not in needed]
         steps = []
         for kind in (MASK, CENTERS)[: 1 + centers]:
-            key_before = maps.blend(kind).point_key
+            key_before = maps.blend(kind).click_key
             for index in [*wanted, *(i for i in others if key_before(i) is not None)]:
-                point_key = in_windows[index].tobytes()
-                if point_key != key_before(index):
-                    cache_key = (maps.key, index, kind, point_key)
+                click_key = in_windows[index].tobytes()
+                if click_key != key_before(index):
+                    cache_key = (maps.key, index, kind, click_key)
                     slow = cache_key not in self._cache and (maps.key, index, 0) not in self._cache
                     pace = 2 * (kind == CENTERS) + slow
-                    steps.append(WindowStep(kind, index, in_windows[index], point_key, cache_key, pace))
+                    steps.append(WindowStep(kind, index, in_windows[index], click_key, cache_key, pace))
         return sorted(steps, key=lambda step: step.pace)
 
     def predict(self, maps: SliceMaps, step: WindowStep, check: Check) -> Tensor:
@@ -105,7 +105,7 @@ class WindowPredictor:
             return self._model.decode(embedding, points[0], valid[0], size, with_mask=False).density[None]
 
         window = maps.window(step.window)[None]
-        points = torch.from_numpy(step.points).to(self._model.device)[None, None]
+        points = torch.from_numpy(step.clicks).to(self._model.device)[None, None]
         valid = torch.ones(points.shape[:3], dtype=torch.bool, device=self._model.device)
         views = (
             predict_view(partial(decode_view, turns), window, points, valid, turns) for turns in range(self._rotations)

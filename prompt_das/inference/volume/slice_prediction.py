@@ -42,7 +42,7 @@ class Network:
 
 @dataclass(frozen=True)
 class SliceTask:
-    """One slice to predict: its index in the output, its dict (prompt_das.data.slices), its prompts (N, 2)."""
+    """One slice to predict: its index in the output, its dict (prompt_das.data.slices), its clicks (N, 3)."""
 
     z: int
     entry: Mapping[str, Any]

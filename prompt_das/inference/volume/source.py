@@ -1,4 +1,4 @@
-"""What a prediction reads: a volume, how its grey values and voxels are meant, and the prompts on it."""
+"""What a prediction reads: a volume, how its gray values and voxels are meant, and the prompts on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from prompt_das.data.datasets import find_volume
 from prompt_das.data.slices import open_image_volume
-from prompt_das.volumes.point_files import SlicePoints, read_points
+from prompt_das.volumes.point_files import SliceClicks, read_clicks
 from prompt_das.volumes.volume import VolumeError
 from prompt_das.volumes.writers import VoxelSize
 
@@ -53,7 +53,7 @@ class VolumeSource:
 
 @dataclass(frozen=True, eq=False)
 class OpenedSource:
-    """The slices of a volume (dicts as in :mod:`prompt_das.data.slices`), and the prompts (N, 2) of some of them.
+    """The slices of a volume (dicts as in :mod:`prompt_das.data.slices`), and the clicks (N, 3) of some of them.
 
     Attributes:
         files: what was named by the user beside the volume itself: its description, the file of points.
@@ -61,7 +61,7 @@ class OpenedSource:
 
     slices: list[dict[str, Any]]
     voxel_size: VoxelSize | None
-    prompts: SlicePoints
+    prompts: SliceClicks
     files: tuple[Path, ...]
 
     @property
@@ -106,11 +106,11 @@ def _files(volume: str | Path, points: str | Path | None) -> tuple[Path, ...]:
     return (*files, Path(points)) if points is not None else tuple(files)
 
 
-def _read_prompts(path: str | Path | None, slices: Sequence[dict[str, Any]]) -> SlicePoints:
+def _read_prompts(path: str | Path | None, slices: Sequence[dict[str, Any]]) -> SliceClicks:
     if path is None:
         return {}
     volume = open_image_volume(slices[0])
     depth, height, width = volume.shape
-    prompts = read_points(path, volume.slice_names, num_slices=depth, size=(height, width))
+    prompts = read_clicks(path, volume.slice_names, num_slices=depth, size=(height, width))
     present = {dataset_dict["slice"] for dataset_dict in slices}
     return {z: points for z, points in prompts.items() if z in present and len(points)}

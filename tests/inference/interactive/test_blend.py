@@ -75,7 +75,7 @@ def test_a_window_that_is_replaced_leaves_nothing_behind(tiling: dict[str, Any],
     boxes = blend.refresh()
     mixed = torch.stack([second[i] if i in replaced else first[i] for i in range(len(first))])
     assert torch.equal(blend.map, at_once(mixed, **tiling))
-    assert [blend.point_key(i) for i in range(len(first))] == [
+    assert [blend.click_key(i) for i in range(len(first))] == [
         b"second" if i in replaced else b"first" for i in range(len(first))
     ]
     elsewhere = torch.ones(grid.image_size, dtype=torch.bool)

@@ -771,3 +771,42 @@ def test_cuda_equals_cpu(make: Make) -> None:
     first = on_gpu.predict(POINTS).probability
     on_gpu.predict(NONE)
     assert np.array_equal(on_gpu.predict(POINTS).probability, first)
+
+
+# ---- labels
+
+
+@pytest.fixture
+def following(make: Make, tiny: list[str]) -> Predictor:
+    """A network that knows negative clicks."""
+    predictor = make("MODEL.PROMPT_ENCODER.NAME", "ClickPromptEncoder")
+    predictor.set_image(IMAGE)
+    return predictor
+
+
+def test_a_negative_click_is_another_one_and_points_are_positive_by_default(following: Predictor) -> None:
+    points = [[12.5, 20.5]]
+    positive, negative, default = (following.predict(points, labels).probability for labels in ([1], [0], None))
+    assert np.array_equal(positive, default)
+    assert not np.array_equal(positive, negative)
+
+
+def test_a_label_that_is_taken_back_leaves_nothing(following: Predictor) -> None:
+    before = following.predict([[12.5, 20.5]], [1])
+    following.predict([[12.5, 20.5], [30.5, 9.5]], [1, 0])
+    after = following.predict([[12.5, 20.5]], [1])
+    assert np.array_equal(before.probability, after.probability)
+    assert after.labels.tolist() == [1]
+
+
+def test_the_paper_s_network_leaves_negative_clicks_out(predictor: Predictor) -> None:
+    nothing = predictor.predict([]).probability
+    np.testing.assert_allclose(nothing, predictor.predict([[12.5, 20.5]], [0]).probability, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"), [([1, 0], "one label for each point"), ([2], "label 2 of a point; it is 1 .* or 0")]
+)
+def test_labels_that_make_no_sense_are_refused(predictor: Predictor, labels: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predictor.predict([[12.5, 20.5]], labels)

@@ -1,0 +1,160 @@
+"""Clicks that change what is to be segmented, so that a network learns to follow them.
+
+In the paper the target mask is the same whatever was clicked, and a click never carries news. Here a click on an image
+region that is no organelle makes it foreground, and a negative click on an organelle takes it out of the target (the
+additive and subtractive targets of VISTA3D, He et al. 2024). A share of the crops has no click at all, so that the
+automatic mode keeps its quality (DeepEdit, Diaz-Pinto et al. 2022).
+
+Shapes: H, W pixels of a crop; N points (x, y), N' clicks (x, y, label).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prompt_das.ops.connected_components import connected_components
+from prompt_das.ops.points import NEGATIVE, POSITIVE, as_clicks, instance_centers
+
+import cv2
+import numpy as np
+import scipy.ndimage
+from detectron2.config import CfgNode
+
+# In standard deviations of the Gaussian at a center point, which grows with the objects: the regions' areas in sigma
+# squared, the blur of the image that they are found in, and the side of the windows whose minima are their seeds.
+REGION_AREA = (7.0, 87.0)
+BLUR = (0.4, 1.0)
+SEED_WINDOW = (2.1, 4.6)
+
+NO_CLICKS = np.zeros((0, 3), np.float32)
+
+
+@dataclass(frozen=True)
+class ClickSimulator:
+    """Simulated clicks on training crops. Probabilities are those of a crop.
+
+    Attributes:
+        sigma: standard deviation of the Gaussian at a center point, in pixels of the crop.
+        free: of no clicks, and the plain target.
+        added: of regions that are clicked and become foreground, at most ``max_added`` of them.
+        removed: of instances with a negative click, which leave the target; so do all of a crop at times.
+        background: of negative clicks on background, at most ``max_background``, which change nothing.
+        anywhere: share of the clicks that lie anywhere inside the instance instead of at its center.
+    """
+
+    sigma: float
+    free: float
+    added: float
+    max_added: int
+    removed: float
+    background: float
+    max_background: int
+    anywhere: float
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> ClickSimulator | None:
+        """None where ``INPUT.CLICKS`` is not enabled: the target does not depend on the prompts then."""
+        node = cfg.INPUT.CLICKS
+        if not node.ENABLED:
+            return None
+        return cls(
+            sigma=cfg.MODEL.CENTER_HEAD.SIGMA,
+            free=node.FREE_PROBABILITY,
+            added=node.ADDED_PROBABILITY,
+            max_added=node.MAX_ADDED,
+            removed=node.REMOVED_PROBABILITY,
+            background=node.BACKGROUND_PROBABILITY,
+            max_background=node.MAX_BACKGROUND,
+            anywhere=node.ANYWHERE,
+        )
+
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Click on a labeled crop.
+
+        Args:
+            image: (H, W) gray values 0 to 255.
+            mask: (H, W) of true organelles, 0 or 1.
+
+        Returns:
+            The target mask (H, W) uint8 that follows the clicks; its centers (N, 2); the clicks (N', 3).
+        """
+        instances = connected_components(mask > 0)
+        ids, centers = instance_centers(instances)
+        if rng.random() < self.free:
+            return mask, centers, NO_CLICKS
+        order = rng.permutation(len(ids))
+        num_removed = int(rng.integers(1, len(ids) + 1)) if len(ids) and rng.random() < self.removed else 0
+        removed, kept = order[:num_removed], order[num_removed:]
+        clicked = kept[: rng.integers(len(kept) + 1)]
+        target = mask * ~np.isin(instances, ids[removed])
+        points = [self._click(instances, ids, centers, chosen, rng) for chosen in (clicked, removed)]
+        labels = [POSITIVE] * len(clicked) + [NEGATIVE] * len(removed)
+        if rng.random() < self.added:
+            regions, region_points = self.regions(image, mask, rng)
+            target = target | (regions > 0)
+            points.append(region_points)
+            labels += [POSITIVE] * len(region_points)
+        if rng.random() < self.background:
+            background = random_pixels(target == 0, int(rng.integers(1, self.max_background + 1)), rng)
+            # Also there an instance that was removed may be clicked again, which changes nothing either.
+            points.append(background)
+            labels += [NEGATIVE] * len(background)
+        _, centers = instance_centers(connected_components(target > 0))
+        return target.astype(np.uint8), centers, as_clicks(np.concatenate(points), np.array(labels))
+
+    def regions(self, image: np.ndarray, avoid: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Up to ``max_added`` regions of an image that do not touch ``avoid`` (H, W).
+
+        Returns:
+            (H, W) uint8 with 1 ... n in the regions; the points (n, 2) where they are clicked.
+        """
+        count = int(rng.integers(1, self.max_added + 1))
+        found = propose_regions(image, self.sigma, rng)
+        touching = np.unique(found[cv2.dilate((avoid > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0])
+        area = np.bincount(found.ravel())
+        low, high = (limit * self.sigma**2 for limit in REGION_AREA)
+        usable = (area >= low) & (area <= high)
+        usable[0] = False
+        usable[touching] = False
+        ids = rng.permutation(np.flatnonzero(usable))[:count]
+        chosen = np.zeros(len(area), np.uint8)
+        chosen[ids] = np.arange(1, len(ids) + 1)
+        regions = chosen[found]
+        for i in range(1, len(ids) + 1):  # scipy's watershed leaves a few pixels of a region elsewhere
+            parts = connected_components(regions == i)
+            regions[(parts > 0) & (parts != 1 + np.bincount(parts.ravel())[1:].argmax())] = 0
+        ids, centers = instance_centers(regions)
+        return regions, self._click(regions, ids, centers, np.arange(len(ids)), rng)
+
+    def _click(
+        self, instances: np.ndarray, ids: np.ndarray, centers: np.ndarray, chosen: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """A point in each chosen instance, at its center or anywhere in it -> (n, 2)."""
+        points = centers[chosen].copy()
+        for i in np.flatnonzero(rng.random(len(chosen)) < self.anywhere):  # a few instances of a crop
+            points[i] = random_pixels(instances == ids[chosen[i]], 1, rng)[0]
+        return points
+
+
+def random_pixels(where: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Centers (n, 2) of up to ``number`` random pixels of ``where`` (H, W) bool."""
+    index = np.flatnonzero(where)
+    index = rng.choice(index, min(number, len(index)), replace=False)
+    return np.stack([index % where.shape[1], index // where.shape[1]], axis=1).astype(np.float32) + np.float32(0.5)
+
+
+def propose_regions(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Watershed of an image (H, W) of gray values 0 to 255 -> (H, W) int32, each region with its id; no pixel is 0.
+
+    The image is smoothed by a random amount and flooded from the minima of its gradient, so that regions end at edges:
+    vesicles, folds, pieces of cytoplasm and of dendrites.
+    """
+    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(*BLUR) * sigma)
+    gradient = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    side = 2 * round(rng.uniform(*SEED_WINDOW) * sigma / 2) + 1
+    seeds = gradient == cv2.erode(gradient, np.ones((side, side), np.uint8))
+    markers, _ = scipy.ndimage.label(seeds, np.ones((3, 3)))
+    levels = (gradient * (255 / max(float(gradient.max()), 1e-6))).astype(np.uint8)
+    return scipy.ndimage.watershed_ift(levels, markers.astype(np.int32), np.ones((3, 3)))
