@@ -182,6 +182,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.TEST.PROMPT_RATIOS = (0.0, 0.15, 0.5, 1.0)  # of the true centers, given as prompts
     _c.TEST.PROMPT_SEED = 0
     _c.TEST.MIN_INSTANCE_SIZE = 15  # predicted components of at most so many pixels are removed
+    # What a click may change: all of the "image" (the paper), or the "object" that it is on, see ops/click_reach.py.
+    _c.TEST.CLICK_REACH = "image"
     _c.TEST.SAVE_RLE = False  # COCO run-length JSON of every predicted instance
     _c.TEST.NUM_PICTURES = 3  # overlays, evenly from the best to the worst slice: 3 = best, median, worst
     _c.TEST.WINDOW = CN()  # defaults: protocol "fast"; the paper's: STRIDE 128, ROTATIONS 4

@@ -50,6 +50,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "TEST.WINDOW.ROTATIONS": (1, 4),
     "TEST.WINDOW.BLEND": ("uniform", "gaussian"),
     "MODEL.DECODER.CONTRASTIVE_FROM": ("tokens", "features"),
+    "TEST.CLICK_REACH": ("image", "object"),
 }
 
 

@@ -14,6 +14,7 @@ from prompt_das.modeling.decoder import PromptDecoder
 from prompt_das.modeling.heads import build_center_head, build_segmentation_head
 from prompt_das.modeling.prompt_encoder import PointPromptEncoder, build_prompt_encoder
 from prompt_das.modeling.structures import Points, Prediction, collate
+from prompt_das.ops.click_reach import limit_to_clicked_objects
 from prompt_das.ops.points import as_clicks, pad_points, split_labels
 from prompt_das.ops.sliding_window import sliding_window
 
@@ -25,7 +26,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 PromptSets = Mapping[str, np.ndarray]
-NO_PROMPTS: PromptSets = {"0%": np.zeros((0, 2), np.float32)}
+NO_POINTS = np.zeros((0, 2), np.float32)
+NO_PROMPTS: PromptSets = {"0%": NO_POINTS}
 
 
 @META_ARCH_REGISTRY.register()
@@ -46,6 +48,7 @@ class PromptDAS(nn.Module):
         pixel_std: tuple[float, ...],
         autocast_dtype: torch.dtype | None,
         contrastive_from: str,
+        click_reach: str,
         window: dict[str, Any],
         compile_backend: str = "",
     ) -> None:
@@ -55,6 +58,7 @@ class PromptDAS(nn.Module):
             pixel_mean, pixel_std: of the three channels, in gray values 0-255.
             autocast_dtype: type of matrix products, or None for float32.
             contrastive_from: "tokens" at the contrastive points (the paper), or the "features" of the image there.
+            click_reach: what a click may change in a slice: all of the "image", or the "object" that it is on.
             window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
             compile_backend: backend of ``torch.compile``, or "" to run the network as it is written.
         """
@@ -67,6 +71,7 @@ class PromptDAS(nn.Module):
         self.criterion = criterion
         self.autocast_dtype = autocast_dtype
         self.contrastive_from = contrastive_from
+        self.click_reach = click_reach
         self.window = window
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -91,6 +96,7 @@ class PromptDAS(nn.Module):
             "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
             "autocast_dtype": {"float32": None, "bfloat16": torch.bfloat16}[cfg.MODEL.PRECISION],
+            "click_reach": cfg.TEST.CLICK_REACH,
             "contrastive_from": cfg.MODEL.DECODER.CONTRASTIVE_FROM,
             "window": {
                 "window": cfg.INPUT.CROP_SIZE,
@@ -230,16 +236,20 @@ class PromptDAS(nn.Module):
         image = image.to(self.device, torch.float32)
         height, width = output_size
         # The points stay on the CPU: there it is found out which windows each lies in.
-        points, valid = pad_points([torch.from_numpy(as_clicks(p)) for p in prompts.values()])
+        clicks = [as_clicks(p) for p in prompts.values()]
+        limited = self.click_reach == "object" and any(map(len, clicks))
+        sets = [*clicks, as_clicks(NO_POINTS)] if limited else clicks
+        points, valid = pad_points([torch.from_numpy(one) for one in sets])
         predict = self.predict_windows_and_density if with_density else self.predict_windows
         points = points * points.new_tensor([image.shape[-1] / width, image.shape[-2] / height, 1])
         maps = sliding_window(image, predict, points=points, valid=valid, progress=progress, **self.window)
         maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+        probability, *density = maps.split(len(sets))
+        if limited:
+            probability = limit_clicks(probability[:-1], probability[-1], clicks)
         names = ("sem_seg", "density")[: 1 + with_density]
-        return {
-            name: dict(zip(prompts, maps_of_sets, strict=True))
-            for name, maps_of_sets in zip(names, maps.split(len(prompts)), strict=True)
-        }
+        maps_of_names = zip(names, (probability, *density), strict=True)
+        return {name: dict(zip(prompts, of_sets, strict=False)) for name, of_sets in maps_of_names}
 
     def predict_windows(self, windows: Tensor, points: Tensor, valid: Tensor) -> Tensor:
         """windows (B, 1, H, W), S alternative prompt sets (B, S, N, 3), (B, S, N) -> probability (B, S, H, W)."""
@@ -259,3 +269,10 @@ class PromptDAS(nn.Module):
         embedding = self.encode(windows).repeat_interleave(valid.shape[1], dim=0)
         size = (windows.shape[-2], windows.shape[-1])
         return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, with_density=with_density)
+
+
+def limit_clicks(prompted: Tensor, automatic: Tensor, clicks: Sequence[np.ndarray]) -> Tensor:
+    """Predictions (S, H, W) with the clicks of each set, (H, W) without -> (S, H, W), limited to clicked objects."""
+    without = automatic.cpu().numpy()
+    limited = [limit_to_clicked_objects(without, p.cpu().numpy(), c) for p, c in zip(prompted, clicks, strict=True)]
+    return torch.from_numpy(np.stack(limited)).to(prompted)

@@ -64,8 +64,8 @@ class Segmentation:
         points, labels: (N, 2) float32 and (N,) int8, those of the call.
         changed: a box around the pixels that differ from the result before (of a new image: around those that were
             predicted); None if there are none.
-        done, total: windows of this call that are in the result, and all of them. A window counts twice with
-            ``centers``.
+        done, total: windows of this call that are in the result, and all of them. A window counts again with
+            ``centers``, and where clicks are limited to their objects, for the mask without them.
         centers: predicted centers in the part that was predicted; None without ``centers``, or if windows are missing.
         min_size: components of at most so many pixels are no instances.
     """
@@ -106,8 +106,8 @@ class Predictor:
     Attributes:
         cfg: the config of the network.
         cache: embeddings and predictions of windows of all slices; ``cache.nbytes`` is never above ``cache_bytes``.
-            Beside it a slice takes about 25 bytes per pixel (40 with centers; more where windows overlap by more than
-            a third).
+            Beside it a slice takes about 25 bytes per pixel (15 more with centers, 10 more with TEST.CLICK_REACH
+            object; more where windows overlap by more than a third).
         center_threshold: lowest score of a predicted center, by default DOMAIN_ADAPT.POINTS.THRESHOLD. A higher one
             only leaves out some of them: to try thresholds, filter by score.
     """
@@ -297,14 +297,21 @@ class Predictor:
         key = _digest(image, intensity_range)
         if self._slice is None or self._slice.key != key:
             seen = preprocess(image, self.cfg.INPUT.SCALE, intensity_range or slice_intensity_range(image))
-            self._slice = SliceMaps(key, (image.shape[0], image.shape[1]), seen, self._model.window, self.device)
+            self._slice = SliceMaps(
+                key,
+                (image.shape[0], image.shape[1]),
+                seen,
+                self._model.window,
+                self.device,
+                limited=self._model.click_reach == "object",
+            )
         self._image_ticket = ticket
         return self._slice
 
     def _result(self, current: SliceMaps, call: _Call, done: int, total: int) -> Segmentation:
         with self._lock:
             self._calls.check(call.ticket)
-            changed = current.update()
+            changed = current.update(call.clicks)
             probability = current.probability
             density = current.density(self._kernel) if call.centers and done == total else None
         centers = None if density is None else self._find_centers(current, *density)  # may take seconds: no lock

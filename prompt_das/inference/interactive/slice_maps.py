@@ -12,6 +12,7 @@ from typing import Any
 
 from prompt_das.inference.interactive.blend import WindowBlend
 from prompt_das.inference.interactive.resize import BilinearResize, Box
+from prompt_das.ops.click_reach import limit_to_clicked_objects
 from prompt_das.ops.sliding_window import WindowGrid, pad_by_reflection, points_of_windows
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MASK, CENTERS = "mask", "centers"  # what is predicted of a window
+MASK, AUTOMATIC, CENTERS = "mask", "automatic mask", "centers"  # what is predicted of a window; automatic: no clicks
 
 
 class SliceMaps:
@@ -29,10 +30,18 @@ class SliceMaps:
         key: the same for equal slices, and only for them.
         size: (H, W).
         probability: (H, W) float32 of the mask, NaN where unknown; read-only, replaced by :meth:`update`.
+        limited: whether a click changes nothing but the object that it is on.
     """
 
     def __init__(
-        self, key: bytes, size: tuple[int, int], image: np.ndarray, window: dict[str, Any], device: torch.device
+        self,
+        key: bytes,
+        size: tuple[int, int],
+        image: np.ndarray,
+        window: dict[str, Any],
+        device: torch.device,
+        *,
+        limited: bool,
     ) -> None:
         """
         Args:
@@ -43,8 +52,10 @@ class SliceMaps:
         grid = WindowGrid((height, width), window=window["window"], stride=window["stride"], blend=window["blend"])
         self.key = key
         self.size = size
+        self.limited = limited
         self.probability = np.full(size, math.nan, np.float32)
         self.probability.flags.writeable = False
+        self._unlimited = self._automatic = self.probability
         self._grid = grid
         self._blends: dict[str, WindowBlend] = {}
         self._device = device
@@ -57,7 +68,7 @@ class SliceMaps:
         self._last_click = F.pad(border, (0, 1), value=1)
 
     def blend(self, kind: str) -> WindowBlend:
-        """The predictions of the windows, ``MASK`` or ``CENTERS``, at the network's resolution."""
+        """The predictions of the windows, ``MASK``, ``AUTOMATIC`` or ``CENTERS``, at the network's resolution."""
         if kind not in self._blends:
             self._blends[kind] = WindowBlend(self._grid, self._device)
         return self._blends[kind]
@@ -91,20 +102,37 @@ class SliceMaps:
 
         return sorted(self.blend(MASK).windows_overlapping((y0, x0, y1, x1)), key=distance)
 
-    def update(self) -> Box | None:
-        """Bring ``probability`` up to date with its blend; a box that holds all that changed, None if nothing."""
-        boxes = [self._resize.affected(box) for box in self.blend(MASK).refresh()]
+    def update(self, clicks: np.ndarray) -> Box | None:
+        """Bring ``probability`` up to date with the blends; a box that holds all that changed, None if nothing.
+
+        ``clicks``: (N, 3) in pixels of the slice, those of the newest predictions.
+        """
+        self._unlimited, changed = self._resized(MASK, self._unlimited)
+        if not self.limited:
+            self.probability = self._unlimited
+            return changed
+        before = self.probability
+        if len(clicks):
+            self._automatic, _ = self._resized(AUTOMATIC, self._automatic)
+            self.probability = limit_to_clicked_objects(self._automatic, self._unlimited, clicks)
+            self.probability.flags.writeable = False
+        else:
+            self.probability = self._unlimited
+        return box_of_changes(before, self.probability)
+
+    def _resized(self, kind: str, resized: np.ndarray) -> tuple[np.ndarray, Box | None]:
+        """A map at the resolution of the slice as it was -> as it is now, and a box around what is new."""
+        boxes = [self._resize.affected(box) for box in self.blend(kind).refresh()]
         boxes = [(y0, x0, y1, x1) for y0, x0, y1, x1 in boxes if y0 < y1 and x0 < x1]
         if not boxes:
-            return None
-        probability = self.probability.copy()
+            return resized, None
+        resized = resized.copy()
         for box in boxes:
             y0, x0, y1, x1 = box
-            probability[y0:y1, x0:x1] = self._resize(self.blend(MASK).map, box).cpu().numpy()
-        probability.flags.writeable = False
-        self.probability = probability
+            resized[y0:y1, x0:x1] = self._resize(self.blend(kind).map, box).cpu().numpy()
+        resized.flags.writeable = False
         starts, stops = np.array(boxes)[:, :2].min(0).tolist(), np.array(boxes)[:, 2:].max(0).tolist()
-        return starts[0], starts[1], stops[0], stops[1]
+        return resized, (starts[0], starts[1], stops[0], stops[1])
 
     def density(self, margin: int) -> tuple[Tensor, Tensor]:
         """A copy of the centers' map where it is known, and ``margin`` pixels around, and the (x, y) where it begins.
@@ -123,3 +151,10 @@ class SliceMaps:
     def to_slice(self, points: Tensor) -> Tensor:
         """(N, 2) in pixels of the network -> of the slice."""
         return points / self._scale[:2].to(points.device)
+
+
+def box_of_changes(before: np.ndarray, after: np.ndarray) -> Box | None:
+    """The smallest box around the pixels in which two (H, W) maps differ, NaN being equal to NaN; None without any."""
+    differs = ~((before == after) | (np.isnan(before) & np.isnan(after)))
+    rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
+    return (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from prompt_das.inference.interactive.cache import TensorCache
 from prompt_das.inference.interactive.resize import Box
-from prompt_das.inference.interactive.slice_maps import CENTERS, MASK, SliceMaps
+from prompt_das.inference.interactive.slice_maps import AUTOMATIC, CENTERS, MASK, SliceMaps
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.sliding_window import check_rotations, predict_view
 
@@ -27,7 +27,7 @@ class WindowStep(NamedTuple):
     """One window to predict.
 
     Attributes:
-        kind: ``MASK`` or ``CENTERS``.
+        kind: ``MASK``, ``AUTOMATIC`` or ``CENTERS``.
         window: index of the window.
         clicks: (N, 3) in pixels of the window, at the network's resolution.
         click_key: the same for equal clicks, and only for them.
@@ -66,19 +66,25 @@ class WindowPredictor:
         """
         wanted = maps.windows_of(region)
         in_windows = maps.clicks_per_window(clicks)
-        needed = set(wanted)
-        others = [index for index in range(len(in_windows)) if index not in needed]
+        none_in_windows = [one[:0] for one in in_windows]
+        kinds = {MASK: in_windows}
+        if maps.limited and len(clicks):
+            kinds = {AUTOMATIC: none_in_windows, MASK: in_windows}
+        if centers:
+            kinds[CENTERS] = in_windows
         steps = []
-        for kind in (MASK, CENTERS)[: 1 + centers]:
-            key_before = maps.blend(kind).click_key
-            for index in [*wanted, *(i for i in others if key_before(i) is not None)]:
-                click_key = in_windows[index].tobytes()
-                if click_key != key_before(index):
-                    cache_key = (maps.key, index, kind, click_key)
+        for kind, clicks_of in kinds.items():
+            known = CENTERS if kind == CENTERS else MASK  # AUTOMATIC goes wherever there is a mask
+            others = [i for i in range(len(in_windows)) if maps.blend(known).click_key(i) is not None]
+            for order, index in enumerate(dict.fromkeys([*wanted, *others])):
+                click_key = clicks_of[index].tobytes()
+                if click_key != maps.blend(kind).click_key(index):
+                    # With no clicks both masks are the same prediction.
+                    cache_key = (maps.key, index, MASK if kind == AUTOMATIC else kind, click_key)
                     slow = cache_key not in self._cache and (maps.key, index, 0) not in self._cache
                     pace = 2 * (kind == CENTERS) + slow
-                    steps.append(WindowStep(kind, index, in_windows[index], click_key, cache_key, pace))
-        return sorted(steps, key=lambda step: step.pace)
+                    steps.append((pace, order, WindowStep(kind, index, clicks_of[index], click_key, cache_key, pace)))
+        return [step for _, _, step in sorted(steps, key=lambda entry: entry[:2])]
 
     def predict(self, maps: SliceMaps, step: WindowStep, check: Check) -> Tensor:
         """Predict a window, or take its prediction from the cache: (w, w) probability or density.
@@ -99,7 +105,7 @@ class WindowPredictor:
         def decode_view(turns: int, windows: Tensor, points: Tensor, valid: Tensor) -> Tensor:
             embedding = self.embedding((maps.key, step.window, turns), windows, check)
             size = (windows.shape[-2], windows.shape[-1])
-            if step.kind == MASK:
+            if step.kind != CENTERS:
                 output = self._model.decode(embedding, points[0], valid[0], size, with_density=False)
                 return output.logits[None].sigmoid()
             return self._model.decode(embedding, points[0], valid[0], size, with_mask=False).density[None]

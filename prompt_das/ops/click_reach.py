@@ -1,0 +1,28 @@
+"""How far a click reaches: to the object that it is on, as VISTA3D applies clicks (He et al. 2024), or everywhere."""
+
+from __future__ import annotations
+
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, connected_components
+
+import numpy as np
+
+
+def limit_to_clicked_objects(automatic: np.ndarray, prompted: np.ndarray, clicks: np.ndarray) -> np.ndarray:
+    """Take the prompted prediction where a clicked object is, and the automatic one elsewhere.
+
+    An object is a connected component of what is foreground in one prediction or the other. The result depends on the
+    set of clicks alone, so a click that is taken back leaves nothing.
+
+    Args:
+        automatic, prompted: (H, W) foreground probability without and with the clicks; NaN where it is not known.
+        clicks: (N, 2 or 3) as (x, y, ...) in pixels.
+
+    Returns:
+        (H, W), of the dtype of ``automatic``.
+    """
+    objects = connected_components((automatic > FOREGROUND_THRESHOLD) | (prompted > FOREGROUND_THRESHOLD))
+    columns, rows = np.floor(clicks[:, :2]).astype(np.int64).T
+    clicked = np.zeros(objects.max() + 1, bool)
+    clicked[objects[rows, columns]] = True
+    clicked[0] = False
+    return np.where(clicked[objects], prompted, automatic)
