@@ -26,7 +26,6 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 RECALL_PERIOD = 10  # batches
-LIKELY, MAX_LIKELY = 0.3, 0.1  # a region is no organelle if at most a tenth of it has a probability above 0.3
 
 
 class PseudoLabeler:
@@ -43,7 +42,6 @@ class PseudoLabeler:
         suppression_radius: float,
         peaks: dict[str, Any],
         density_ignore: float,
-        prompt_peaks: bool,
         require_peak: bool,
         pixel_confidence: float,
         image_confidence: float,
@@ -58,7 +56,6 @@ class PseudoLabeler:
             suppression_radius: pseudo points closer than this to a sparse point are dropped, in pixels.
             peaks: keyword arguments of :func:`prompt_das.ops.points.find_peaks`.
             density_ignore: where the teacher's density is above this, it counts only near a point.
-            prompt_peaks: whether the teacher's mask is prompted with its peaks as well as with the sparse points.
             require_peak: whether components of the teacher's mask without a peak, or a sparse point, are background.
             pixel_confidence: pixels with a confidence max(p, 1 - p) below it are ignored.
             image_confidence: the fraction of pixels with at least this confidence is the weight of an image.
@@ -72,7 +69,6 @@ class PseudoLabeler:
         self.suppression_radius = suppression_radius
         self.peaks = peaks
         self.density_ignore = density_ignore
-        self.prompt_peaks = prompt_peaks
         self.require_peak = require_peak
         self.pixel_confidence = pixel_confidence
         self.image_confidence = image_confidence
@@ -91,7 +87,6 @@ class PseudoLabeler:
             "suppression_radius": cfg.MODEL.CENTER_HEAD.SIGMA,
             "peaks": {"threshold": node.POINTS.THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": node.POINTS.TOP_K},
             "density_ignore": node.POINTS.IGNORE_THRESHOLD,
-            "prompt_peaks": node.MASKS.PROMPT_PEAKS,
             "require_peak": node.MASKS.REQUIRE_PEAK,
             "pixel_confidence": node.MASKS.PIXEL_CONFIDENCE,
             "image_confidence": node.MASKS.IMAGE_CONFIDENCE,
@@ -134,7 +129,7 @@ class PseudoLabeler:
             self.put_metrics({"pseudo/sparse_recall": sparse_recall(unprompted.sigmoid(), sparse, sparse_valid)})
         self._num_batches += 1
         prompts = torch.cat([sparse, points], dim=1)
-        prompted = torch.cat([sparse_valid, valid & self.prompt_peaks], dim=1) & self.use_prompts
+        prompted = torch.cat([sparse_valid, valid], dim=1) & self.use_prompts
         probability = teacher.decode(embedding, prompts, prompted, size, with_density=False).logits.sigmoid()
         return probability, density, points, valid
 
@@ -172,15 +167,6 @@ class PseudoLabeler:
         if self.require_peak:
             mask *= supported_by_peaks(mask > 0, density, self.peaks["threshold"], strong_sparse, sparse_valid)
         density_ignore = density > self.density_ignore
-        regions = stack(samples, "regions", device).long()
-        region_points, region_valid = pad(samples, "region_points", device)
-        region_valid &= unlabeled_regions(regions, region_valid.shape[1], probability, points, points_valid)
-        clicked = F.pad(region_valid, (1, 0)).gather(1, regions.flatten(1)).view_as(regions)
-        mask |= clicked
-        pixel_valid |= clicked
-        points = torch.cat([points, region_points], dim=1)
-        points_valid = torch.cat([points_valid, region_valid], dim=1)
-        prompts_valid = torch.cat([prompts_valid, region_valid & self.use_prompts], dim=1)
         clicks = F.pad(points, (0, 1), value=POSITIVE)
         self.put_metrics({"pseudo/confident_pixels": image_weight.mean()})
         contrastive: dict[str, Tensor] = {}
@@ -227,29 +213,6 @@ def supported_by_peaks(mask: Tensor, density: Tensor, threshold: float, points: 
     roots = label_components(mask).flatten(1)
     confirmed = torch.zeros_like(confirmed).scatter_reduce(1, roots, confirmed * mask.flatten(1), "amax")
     return (confirmed.gather(1, roots) > 0).view_as(mask)
-
-
-def unlabeled_regions(
-    regions: Tensor, number: int, probability: Tensor, points: Tensor, points_valid: Tensor
-) -> Tensor:
-    """Which regions are no organelle, as far as the teacher and the points say: they may be clicked.
-
-    Args:
-        regions: (B, H, W) integers, 1 ... ``number`` in the regions.
-        number: K.
-        probability: (B, H, W) of the foreground.
-        points, points_valid: (B, N, 2), (B, N): known and likely organelles.
-
-    Returns:
-        (B, K) bool: less than ``MAX_LIKELY`` of the pixels have a probability above ``LIKELY``, and no point is inside.
-    """
-    flat = regions.flatten(1)
-    total = torch.zeros(len(flat), number + 1, device=flat.device)
-    area = total.scatter_add(1, flat, torch.ones_like(flat, dtype=total.dtype))
-    likely = total.scatter_add(1, flat, (probability > LIKELY).flatten(1).to(total.dtype))
-    region_of_point = flat.gather(1, point_to_index(points, *regions.shape[1:]))
-    holds_point = total.scatter_add(1, region_of_point, points_valid.to(total.dtype)) > 0
-    return ((likely < MAX_LIKELY * area) & ~holds_point)[:, 1:]
 
 
 def sparse_recall(probability: Tensor, points: Tensor, valid: Tensor) -> Tensor:

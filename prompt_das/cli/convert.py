@@ -16,7 +16,7 @@ from prompt_das.modeling.load import config_of_weights, meta_network
 
 import torch
 
-PAPER_SIZE = CONFIGS / "rat2human_wda.yaml"
+PAPER = CONFIGS / "paper" / "rat2human_wda.yaml"
 
 
 def from_reference(
@@ -27,7 +27,7 @@ def from_reference(
         if isinstance(content.get(key), dict):
             content = content[key]
     state = {name.removeprefix("module."): value for name, value in check_weights(content, source).items()}
-    cfg = get_prompt_das_cfg(config_file or str(PAPER_SIZE), ["MODEL.VIT.WEIGHTS", ""])
+    cfg = get_prompt_das_cfg(config_file or str(PAPER), ["MODEL.VIT.WEIGHTS", ""])
     return convert_reference_state_dict(state, cfg.INPUT.CROP_SIZE // cfg.MODEL.VIT.PATCH_SIZE), cfg.dump()
 
 

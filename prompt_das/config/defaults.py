@@ -127,10 +127,9 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DOMAIN_ADAPT.USE_PROMPTS = True  # prompts on the target, for teacher and student
     _c.DOMAIN_ADAPT.USE_CONTRASTIVE = True  # L_pcl
 
-    # Clicks on target crops, where INPUT.CLICKS is enabled: the share of crops without any, and the probability that
-    # regions without an organelle, as far as the teacher says, are clicked and become foreground.
-    _c.DOMAIN_ADAPT.CLICK_FREE_PROBABILITY = 0.3
-    _c.DOMAIN_ADAPT.CLICK_ADDED_PROBABILITY = 0.6
+    # Share of target crops on which the student gets no prompt at all. The paper draws 0 ... n prompts, seldom none:
+    # with them, a network that follows clicks hardly learns to do without.
+    _c.DOMAIN_ADAPT.UNPROMPTED_PROBABILITY = 0.0
 
     _c.DOMAIN_ADAPT.POINTS = CN()  # pseudo-label NMS on the teacher's density
     _c.DOMAIN_ADAPT.POINTS.THRESHOLD = 0.49
@@ -143,9 +142,6 @@ def add_prompt_das_config(cfg: CN) -> None:
 
     _c.DOMAIN_ADAPT.MASKS = CN()
     _c.DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE = 0.7  # pixels below are ignored
-    # Whether the teacher's mask is prompted with its own peaks as well as with the sparse points. Without, it finds no
-    # more than it would by itself, and the student never learns to find more.
-    _c.DOMAIN_ADAPT.MASKS.PROMPT_PEAKS = True
     # Components of the teacher's mask in which its density has no peak (POINTS.THRESHOLD), and which hold no sparse
     # point, become background: the two heads err in different places.
     _c.DOMAIN_ADAPT.MASKS.REQUIRE_PEAK = False

@@ -6,7 +6,6 @@ Everything random comes from the generator that is passed in, so sample ``n`` of
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from prompt_das.data.augmentation import StrongAugmentation
 from prompt_das.data.clicks import ClickSimulator
@@ -157,10 +156,14 @@ class TargetMapper:
         augmentation: StrongAugmentation,
         foreground_probability: float,
         sparse_points: dict[str, SlicePoints],
-        clicks: ClickSimulator | None = None,
+        unprompted_probability: float = 0.0,
     ) -> None:
-        """``sparse_points``: for each dataset name, slice index -> (N, 2) points."""
-        self.clicks = clicks
+        """
+        Args:
+            sparse_points: for each dataset name, slice index -> (N, 2) points.
+            unprompted_probability: of a crop on which the student gets no prompt, beyond those that draw none.
+        """
+        self.unprompted_probability = unprompted_probability
         self.crop = crop
         self.augmentation = augmentation
         self.foreground_probability = foreground_probability
@@ -168,11 +171,12 @@ class TargetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, sparse_points: dict[str, SlicePoints]) -> dict:
-        clicks = ClickSimulator.from_config(cfg)
-        if clicks is not None:
-            node = cfg.DOMAIN_ADAPT
-            clicks = replace(clicks, free=node.CLICK_FREE_PROBABILITY, added=node.CLICK_ADDED_PROBABILITY)
-        return {**SourceMapper.from_config(cfg), "sparse_points": sparse_points, "clicks": clicks}
+        source = SourceMapper.from_config(cfg)
+        return {
+            **{key: source[key] for key in ("crop", "augmentation", "foreground_probability")},
+            "sparse_points": sparse_points,
+            "unprompted_probability": cfg.DOMAIN_ADAPT.UNPROMPTED_PROBABILITY,
+        }
 
     def __call__(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> TargetSample:
         points = self.sparse_points.get(dataset_dict["dataset_name"], {}).get(dataset_dict["slice"], NO_POINTS)
@@ -186,12 +190,8 @@ class TargetMapper:
         sparse = self.crop.points(points, box)
         noise = rng.integers(2**31, size=strong.shape, dtype=np.int32)
         prompt_ratio = rng.random()
-        regions, region_points = np.zeros(strong.shape, np.uint8), NO_POINTS
-        if self.clicks is not None:
-            if rng.random() < self.clicks.free:
-                prompt_ratio = 0.0
-            elif rng.random() < self.clicks.added:
-                regions, region_points = self.clicks.regions(strong, np.zeros_like(regions), rng)
+        if self.unprompted_probability and rng.random() < self.unprompted_probability:
+            prompt_ratio = 0.0
         return {
             "domain": "target",
             "image_id": dataset_dict["image_id"],
@@ -202,8 +202,6 @@ class TargetMapper:
             "strong_sparse_points": torch.from_numpy(geometric.apply_coords(sparse).astype(np.float32)),
             "inverse_pixel_map": torch.from_numpy(inverse_pixel_map(geometric, *weak.shape)),
             "forward_pixel_map": torch.from_numpy(forward_pixel_map(geometric, *weak.shape)),
-            "regions": torch.from_numpy(regions),
-            "region_points": torch.from_numpy(region_points),
             "noise": torch.from_numpy(noise),
             "prompt_ratio": torch.tensor(prompt_ratio, dtype=torch.float32),
         }

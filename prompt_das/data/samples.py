@@ -44,8 +44,6 @@ class TargetSample(TypedDict):
     strong_sparse_points: Tensor  # (N, 2) float32: the same points in the strong view
     inverse_pixel_map: Tensor  # (H', W') integers: for each pixel of the strong view the index of its weak pixel
     forward_pixel_map: Tensor  # (H, W, 2) float32: for each pixel of the weak view its point in the strong view
-    regions: Tensor  # (H', W') uint8: 1 ... K in regions of the strong view that may be clicked, else 0
-    region_points: Tensor  # (K, 2) float32: where they are clicked; K may be 0
     noise: Tensor  # (H', W') random non-negative int32, to choose points with
     prompt_ratio: Tensor  # () float32 in [0, 1): random, decides how many points become prompts
     skipped: NotRequired[dict[str, str]]  # as in SourceSample
@@ -73,10 +71,10 @@ class LabeledSample(TypedDict):
     pixel_valid: Tensor  # (H, W) bool: where the mask counts
     image_weight: Tensor  # (): how much the mask counts, 0 to 1
     density_ignore: Tensor  # (H, W) bool: where the density counts only near a point
-    points: Tensor  # (N, 2): sparse and pseudo points, and clicked regions
+    points: Tensor  # (N, 2): sparse and pseudo points
     points_valid: Tensor  # (N,) bool
     prompts: Tensor  # (N, 3): the same points as positive clicks
-    prompts_valid: Tensor  # (N,) bool: a random subset of them, and all clicked regions
+    prompts_valid: Tensor  # (N,) bool: a random subset of them
     contrastive: ContrastivePoints  # {} where the contrastive loss is not used
 
 

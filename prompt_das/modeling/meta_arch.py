@@ -86,9 +86,15 @@ class PromptDAS(nn.Module):
         backbone = build_backbone(cfg)
         dim = backbone.output_shape()["vit"].channels
         test = cfg.TEST.WINDOW
+        prompt_encoder = build_prompt_encoder(cfg, dim)
+        if cfg.INPUT.CLICKS.ENABLED and not prompt_encoder.uses_labels:
+            raise ValueError(
+                f"INPUT.CLICKS.ENABLED trains with negative clicks, but MODEL.PROMPT_ENCODER.NAME "
+                f"{cfg.MODEL.PROMPT_ENCODER.NAME} leaves them out; use ClickPromptEncoder, or set it False"
+            )
         return {
             "backbone": backbone,
-            "prompt_encoder": build_prompt_encoder(cfg, dim),
+            "prompt_encoder": prompt_encoder,
             "decoder": PromptDecoder(cfg, dim),
             "segmentation_head": build_segmentation_head(cfg, dim, dim // 8),
             "center_head": build_center_head(cfg, dim // 8),

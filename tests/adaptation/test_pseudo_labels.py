@@ -67,7 +67,6 @@ def labeler(teacher: Teacher, *use: str, use_prompts: bool = True, **changes: An
         "suppression_radius": 3.0,
         "peaks": {"threshold": 0.49, "kernel": 5, "top_k": 10},
         "density_ignore": 1.0,
-        "prompt_peaks": True,
         "require_peak": False,
         "pixel_confidence": 0.7,
         "image_confidence": 0.97,
@@ -102,8 +101,6 @@ def sample(sparse: np.ndarray = SPARSE, move: Transform | None = None, seed: int
         "strong_sparse_points": torch.from_numpy(move.apply_coords(sparse)),
         "inverse_pixel_map": torch.from_numpy(inverse_pixel_map(move, *SIZE)),
         "forward_pixel_map": torch.from_numpy(forward_pixel_map(move, *SIZE)),
-        "regions": torch.zeros(strong.shape, dtype=torch.uint8),
-        "region_points": torch.zeros(0, 2),
         "noise": torch.from_numpy(rng.integers(2**31, size=strong.shape, dtype=np.int32)),
         "prompt_ratio": torch.tensor(rng.random(), dtype=torch.float32),
     }
@@ -366,7 +363,7 @@ def test_recall_on_sparse_points_by_hand() -> None:
     assert sparse_recall(probability, points[:, :0], valid[:, :0]).isnan()
 
 
-# ---- clicks that change the target, and masks that need a peak
+# ---- masks that need a peak
 
 
 def regions_of(*boxes: tuple[slice, slice]) -> Tensor:
@@ -374,24 +371,6 @@ def regions_of(*boxes: tuple[slice, slice]) -> Tensor:
     for number, box in enumerate(boxes, start=1):
         regions[box] = number
     return regions
-
-
-def test_a_region_is_clicked_where_teacher_and_points_see_no_organelle() -> None:
-    """Of three regions one is likely foreground, one holds the sparse point, and the third is clicked."""
-    boxes = (slice(0, 4), slice(20, 30)), (slice(5, 9), slice(2, 8)), (slice(16, 22), slice(22, 30))
-    probability = np.full(SIZE, 0.01, np.float32)
-    probability[boxes[0]] = 0.4
-    x = sample() | {
-        "regions": regions_of(*boxes),
-        "region_points": torch.tensor([[24.5, 2.5], [4.5, 6.5], [25.5, 18.5]]),
-        "prompt_ratio": torch.tensor(0.0),
-    }
-    (labelled,) = run(labeler(Teacher(NONE, probability)), x)
-    assert labelled["prompts"].tolist() == [[25.5, 18.5, 1]]
-    assert [25.5, 18.5] in labelled["points"].tolist()
-    assert labelled["mask"].bool().equal(regions_of(boxes[2]).bool())
-    assert labelled["pixel_valid"][boxes[2]].all()
-    assert not labelled["pixel_valid"][boxes[0]].any()
 
 
 def test_only_components_with_a_peak_a_point_or_at_the_border_stay() -> None:
@@ -407,12 +386,6 @@ def test_only_components_with_a_peak_a_point_or_at_the_border_stay() -> None:
     assert labelled["pixel_valid"].all()
     (plain,) = run(labeler(teacher), sample())
     assert plain["mask"].bool().equal(regions_of(*kept, *gone).bool())
-
-
-def test_a_teacher_that_is_not_prompted_with_its_peaks() -> None:
-    teacher = Teacher()
-    run(labeler(teacher, prompt_peaks=False), sample())
-    assert teacher.prompts[1] == [SPARSE.tolist()]
 
 
 def test_recall_is_measured_without_prompts_now_and_then() -> None:

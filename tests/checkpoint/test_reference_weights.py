@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
-PAPER_SIZE = Path(__file__).parents[2] / "configs" / "rat2human_wda.yaml"
+PAPER_SIZE = Path(__file__).parents[2] / "configs" / "paper" / "rat2human_wda.yaml"
 SIZE = (384, 384)
 TOLERANCE = 1e-4
 

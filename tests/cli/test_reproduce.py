@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from prompt_das.cli.reproduce import EFFECTS_SHOWN
 from prompt_das_cli import main
 
 import pytest
@@ -26,6 +27,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     def run(command: list[str], **kwargs: Any) -> SimpleNamespace:
         commands.append(command)
         folder = Path(value_of(command, "OUTPUT_DIR"))
+        if "--clicks" in command:
+            write_clicks(folder / "inference" / "lucchi_test" / "clicks.json", Path(folder).parent.name)
+            return SimpleNamespace(returncode=0)
         dice = DICE.get(folder.name, 70.0) + int(value_of(command, "SEED"))
         results: dict[str, dict[str, float]] = {}
         for ratio, gain in GAIN.items():
@@ -41,6 +45,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr(subprocess, "run", run)
     return commands
+
+
+def write_clicks(path: Path, seed: str) -> None:
+    """Curves that rise by 10 with each click; the second seed is better by 2, and has no wrong object."""
+    start = {"seed0": 50.0, "seed1": 52.0}[seed]
+    curve = {str(number): {"Dice": start + 10 * number, "PQ": start / 2} for number in (0, 1, 2)}
+    effects = dict.fromkeys(EFFECTS_SHOWN, 4.0) | {"gone %": 80.0 if seed == "seed0" else None}
+    path.write_text(json.dumps({"curves": {"careful": curve, "sloppy": curve}, "effects": effects}))
 
 
 def value_of(command: list[str], key: str) -> str:
@@ -146,7 +158,7 @@ def test_a_training_that_fails_is_named_with_its_log(
     reproduce: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: SimpleNamespace(returncode=3))
-    with pytest.raises(SystemExit, match=r"seed 0, source: training ended with code 3; see .*source/stdout\.txt"):
+    with pytest.raises(SystemExit, match=r"seed 0, source: train ended with code 3; see .*source/stdout\.txt"):
         reproduce("--size", "quick")
     assert not (tmp_path / "results.json").exists()
 
@@ -157,3 +169,41 @@ def test_without_a_gap_there_is_no_ratio_of_it(
     """Nothing was learned at all, in a trial run say: no reason to lose the table."""
     monkeypatch.setitem(DICE, "oracle", DICE["source"])
     assert reproduce("--size", "quick")["Table 1/paper"][2]["gap closed"] is None
+
+
+def test_the_ablation_of_new_parts_starts_from_sources_of_the_same_network(
+    reproduce: Callable, started: list[list[str]], tmp_path: Path
+) -> None:
+    tables = reproduce("--size", "quick", "--parts")
+    starts = {}
+    for command in started:
+        if "MODEL.WEIGHTS" in command:
+            starts[Path(value_of(command, "OUTPUT_DIR")).name] = Path(value_of(command, "MODEL.WEIGHTS")).parent.name
+    assert starts == {
+        "uda": "source",
+        "wda": "source",
+        "paper": "paper_source",
+        "paper_peaks": "paper_source",
+        "dense": "dense_source",
+        "without_unprompted": "source",
+        "without_peaks": "source",
+        "contrastive_features": "source",
+        "no_contrastive": "source",
+    }
+    names = [Path(value_of(command, "OUTPUT_DIR")).name for command in started]
+    assert all(names.index(source) < names.index(run) for run, source in starts.items())
+    assert len(tables["What is not in the paper/paper"]) == 2 + 2 * 8
+
+
+def test_clicks_are_averaged_over_seeds_and_drawn(
+    reproduce: Callable, started: list[list[str]], tmp_path: Path
+) -> None:
+    reproduce("--size", "quick", "--clicks", "--seeds", "0", "1")
+    clicked = [command for command in started if "--clicks" in command]
+    assert [Path(value_of(command, "OUTPUT_DIR")).name for command in clicked] == ["source", "uda", "wda"] * 2
+    assert all(Path(value_of(c, "--weights")).parent == Path(value_of(c, "OUTPUT_DIR")) for c in clicked)
+    clicks = json.loads((tmp_path / "results.json").read_text())["clicks"]["15 % model"]
+    assert clicks["curves"]["careful"]["2"] == {"Dice": 71, "PQ": 25.5}
+    assert clicks["effects"]["gone %"] == 80
+    assert (tmp_path / "clicks.png").read_bytes().startswith(b"\x89PNG")
+    assert "### Clicks of a sloppy user" in (tmp_path / "results.md").read_text()

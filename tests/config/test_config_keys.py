@@ -138,6 +138,7 @@ def test_a_config_file_loads(path: Path) -> None:
 def test_there_is_a_leaf_for_every_pair_and_mode_in_every_size() -> None:
     expected = {f"{pair}_{mode}.yaml" for pair in ("rat2human", "human2rat", "vnc2lucchi") for mode in SWITCHED}
     expected |= {f"quick/{pair}_{mode}.yaml" for pair in ("vnc2lucchi", "synthetic") for mode in SWITCHED}
+    expected |= {f"paper/{pair}_wda.yaml" for pair in ("rat2human", "vnc2lucchi")}
     assert {str(path.relative_to(ROOT / "configs")) for path in LEAVES} == expected
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from prompt_das.data import dataset_mapper
 from prompt_das.data.augmentation import StrongAugmentation
+from prompt_das.data.build import get_slices
 from prompt_das.data.dataset_mapper import CropReader, SliceMapper, SourceMapper, TargetMapper, random_subset
 from prompt_das.data.slices import VolumeSpec, load_slices
 from prompt_das.ops.connected_components import connected_components
@@ -376,3 +377,11 @@ def test_the_keys_of_the_config_reach_the_mappers(tiny_cfg: CfgNode) -> None:
         assert mapper.augmentation.noise_prob == 0.9
         assert mapper.augmentation.intensity_range == (0.5, 2.0)
     assert SliceMapper(tiny_cfg).prompt_ratios == (0.0, 0.15, 0.5, 1.0)
+
+
+def test_a_share_of_target_crops_has_no_prompt(tiny_cfg: CfgNode, synthetic_data: Path) -> None:
+    tiny_cfg.DOMAIN_ADAPT.UNPROMPTED_PROBABILITY = 0.7
+    mapper = TargetMapper(tiny_cfg, {})
+    (first, *_) = get_slices(("synthetic_target_train",))
+    ratios = [float(mapper(first, np.random.default_rng(n))["prompt_ratio"]) for n in range(100)]
+    assert ratios.count(0.0) == pytest.approx(70, abs=14)  # three standard deviations

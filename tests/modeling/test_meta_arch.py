@@ -471,3 +471,11 @@ def test_a_network_learns_to_follow_clicks(tiny_cfg: CfgNode) -> None:
         loss.backward()
         optimizer.step()
     assert logits[0, 8, 8] > 0 > logits[1].max()
+
+
+def test_training_with_negative_clicks_needs_an_encoder_that_knows_them(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.INPUT.CLICKS.ENABLED = True
+    with pytest.raises(ValueError, match=r"INPUT.CLICKS.ENABLED .* PointPromptEncoder leaves them out; use Click"):
+        build_model(tiny_cfg)
+    tiny_cfg.MODEL.PROMPT_ENCODER.NAME = "ClickPromptEncoder"
+    assert build_model(tiny_cfg).prompt_encoder.uses_labels
