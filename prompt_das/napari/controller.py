@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.napari.file_actions import FileActions
 from prompt_das.napari.image_session import ImageSession, ImageSessions, finest, stack_of
-from prompt_das.napari.layers import NO_POINTS, LayerVolume
+from prompt_das.napari.layers import NO_CLICKS, LayerVolume
 from prompt_das.napari.notifications import Notifications
 from prompt_das.napari.session import Failed, Message, Progress, Request, Response, Session
 from prompt_das.napari.suggestion_layer import SuggestionLayer
 from prompt_das.napari.tasks import Tasks
+from prompt_das.ops.points import NEGATIVE
 
 import numpy as np
 from napari.components import ViewerModel
@@ -40,6 +42,7 @@ class Controller:
         self.on_change: Callable[[], object] = lambda: None
         self.update_soon: Callable[[], object] = self.update
         self._notifications = notifications
+        self._warned_of: Predictor | None = None  # a network that leaves negative clicks out
         self.image_sessions = ImageSessions(
             viewer, on_edit=lambda: self.update_soon(), on_forget_current=self._cancel_request
         )
@@ -87,19 +90,20 @@ class Controller:
             return
         if image_session.volume.array is not finest(image_session.image) and not self._renew(image_session):
             return
-        points, outside = image_session.points()
+        clicks, outside = image_session.clicks()
         if outside > image_session.outside:
             self._notifications.warning(
-                f"{outside} of {len(image_session.prompts.data)} points lie outside "
+                f"{outside} of {image_session.num_prompts} points lie outside "
                 f"'{image_session.image.name}' and are left out"
             )
         image_session.outside = outside
+        self._warn_of_negative_clicks(self.session.predictor, clicks.values())
         if stack_of(image_session.instances).shape != image_session.volume.shape:
             self._notifications.error(
                 f"'{image_session.instances.name}' has another shape now: delete it, and choose the image again"
             )
             z = None
-        if z is None or (request := self._request(image_session, z, points.get(z, NO_POINTS))) is None:
+        if z is None or (request := self._request(image_session, z, clicks.get(z, NO_CLICKS))) is None:
             self.session.cancel()
             self.progress = None
         else:
@@ -107,12 +111,20 @@ class Controller:
             self.progress = (0, 0)
         self.on_change()
 
-    def _request(self, image_session: ImageSession, z: int, points: np.ndarray) -> Request | None:
+    def _request(self, image_session: ImageSession, z: int, clicks: np.ndarray) -> Request | None:
         """Build the request for a slice; None if its result is shown already."""
         before = image_session.responded.get(z)
-        if before is not None and before[0] == points.tobytes() and before[1] >= self.suggest:
+        if before is not None and before[0] == clicks.tobytes() and before[1] >= self.suggest:
             return None
-        return Request(image_session.volume, z, points, stack_of(image_session.instances)[z], self.suggest)
+        return Request(image_session.volume, z, clicks, stack_of(image_session.instances)[z], self.suggest)
+
+    def _warn_of_negative_clicks(self, predictor: Predictor, clicks: Iterable[np.ndarray]) -> None:
+        """Once for each network that does not know them."""
+        if predictor.uses_negative_clicks or predictor is self._warned_of:
+            return
+        if any((of_slice[:, 2] == NEGATIVE).any() for of_slice in clicks):
+            self._warned_of = predictor
+            self._notifications.warning("These weights were trained without negative clicks; they are left out")
 
     def _cancel_request(self) -> None:
         self.session.cancel()
@@ -164,7 +176,7 @@ class Controller:
         image_session.instances.refresh()
         if response.complete:
             self.progress = None
-            image_session.responded[z] = (request.points.tobytes(), request.centers)
+            image_session.responded[z] = (request.clicks.tobytes(), request.centers)
             if response.segmentation.centers is not None:
                 assert self.session.predictor is not None
                 cfg = self.session.predictor.cfg

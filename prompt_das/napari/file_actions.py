@@ -11,11 +11,12 @@ from prompt_das.napari.layers import move_positions, to_positions, voxel_size_of
 from prompt_das.napari.notifications import Notifications
 from prompt_das.napari.session import Session
 from prompt_das.napari.tasks import Tasks
-from prompt_das.volumes.point_files import read_points, write_points
+from prompt_das.ops.points import NEGATIVE, POSITIVE
+from prompt_das.volumes.point_files import SliceClicks, read_clicks, write_points
 
 import numpy as np
 from napari.components import ViewerModel
-from napari.layers import Labels
+from napari.layers import Labels, Points
 
 
 class FileActions:
@@ -33,35 +34,34 @@ class FileActions:
         self._tasks, self._notifications = tasks, notifications
 
     def open_points(self, path: str | Path) -> None:
-        """Add the points of a file to the prompts."""
+        """Add the points of a file to the prompts, negative ones to their own layer."""
         image_session = self._chosen("open points for")
         if image_session is None:
             return
         depth, height, width = image_session.volume.shape
         try:
-            found = read_points(path, num_slices=depth, size=(height, width))
+            found = read_clicks(path, num_slices=depth, size=(height, width))
         except (OSError, ValueError) as error:
             self._notifications.exception(error)
             return
-        positions = np.concatenate([np.zeros((0, 3)), *(to_positions(points, z) for z, points in found.items())])
-        if len(positions):
-            image, prompts = image_session.image, image_session.prompts
-            positions = positions[:, -image.ndim :]
-            prompts.add(move_positions(positions, image.data_to_world, prompts.world_to_data, image.ndim))
+        for prompts, label in ((image_session.prompts, POSITIVE), (image_session.negative_prompts, NEGATIVE)):
+            points = {z: clicks[clicks[:, 2] == label, :2] for z, clicks in found.items()}
+            _add(image_session, prompts, points)
 
     def save_points(self, path: str | Path) -> None:
         """All prompts, as the JSON that training reads."""
         image_session = self._chosen("save points of")
         if image_session is None:
             return
-        points, _ = image_session.points()
+        clicks, _ = image_session.clicks()
         try:
-            write_points(path, points, dataset=image_session.image.name)
+            write_points(path, clicks, dataset=image_session.image.name)
         except OSError as error:
             self._notifications.error(f"The points could not be saved: {error}")
         else:
-            count = sum(map(len, points.values()))
-            self._notifications.info(f"{count} points on {len(points)} slices saved to {path}")
+            count, negative = sum(map(len, clicks.values())), _num_negative(clicks)
+            kinds = f" ({negative} of them negative)" if negative else ""
+            self._notifications.info(f"{count} points{kinds} on {len(clicks)} slices saved to {path}")
 
     def save_labels(self, path: str | Path) -> None:
         """The labels layer that is selected, or else the instances of the image, as TIFF or OME-Zarr."""
@@ -88,12 +88,12 @@ class FileActions:
         if weights is None:
             self._notifications.warning("Open weights first")
             return
-        points, _ = image_session.points()
+        clicks, _ = image_session.clicks()
         image, volume, voxel_size = image_session.image, image_session.volume, voxel_size_of(image_session.image)
         file = image.source.path
 
         def work(report: Report) -> Path:
-            return segment_volume(weights, volume, file, Path(output), points, voxel_size, report)
+            return segment_volume(weights, volume, file, Path(output), clicks, voxel_size, report)
 
         def show(result: Path) -> None:
             labels = lazy_labels(result)
@@ -104,19 +104,28 @@ class FileActions:
         self._tasks.run("Segmenting the volume", work, show)
 
     def new_project(self, folder: str | Path, base: str | Path) -> None:
-        """The image and its prompts as a training, see :func:`prompt_das.engine.project.create_project`."""
+        """The image and its prompts as a training, see :func:`prompt_das.engine.project.create_project`.
+
+        Training reads the positive ones alone.
+        """
         image_session = self._chosen("train on")
         if image_session is None or not self._tasks.is_free():
             return
         image, volume = image_session.image, image_session.volume
         name = "".join(c if c.isalnum() or c in "_-" else "_" for c in image.name)
-        points, _ = image_session.points()
+        clicks, _ = image_session.clicks()
+        negative = _num_negative(clicks)
         file, voxel_size = image.source.path, voxel_size_of(image)
 
         def work(report: Report) -> Project:
-            return make_project(volume, file, Path(folder), name, points, base, voxel_size, report)
+            return make_project(volume, file, Path(folder), name, clicks, base, voxel_size, report)
 
         def show(project: Project) -> None:
+            if negative:
+                self._notifications.info(
+                    f"Training learns from the {project.num_points} positive points; the {negative} negative ones are "
+                    "only kept in points.json"
+                )
             self._notifications.info(f"{project.config} is ready. Next:\n" + "\n".join(project.commands()))
 
         self._tasks.run("Making a project", work, show)
@@ -125,3 +134,16 @@ class FileActions:
         if self._image_sessions.current is None:
             self._notifications.warning(f"Choose an image to {what} first")
         return self._image_sessions.current
+
+
+def _add(image_session: ImageSession, prompts: Points, slice_points: dict[int, np.ndarray]) -> None:
+    """Put points (N, 2) of slices into a layer of prompts."""
+    positions = np.concatenate([np.zeros((0, 3)), *(to_positions(points, z) for z, points in slice_points.items())])
+    if len(positions):
+        image = image_session.image
+        positions = positions[:, -image.ndim :]
+        prompts.add(move_positions(positions, image.data_to_world, prompts.world_to_data, image.ndim))
+
+
+def _num_negative(clicks: SliceClicks) -> int:
+    return sum(int((of_slice[:, 2] == NEGATIVE).sum()) for of_slice in clicks.values())

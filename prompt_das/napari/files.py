@@ -18,6 +18,7 @@ from prompt_das.engine.project import Project, create_project
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.napari.layers import LayerVolume
+from prompt_das.ops.points import POSITIVE
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.open_volume import HDF5_SUFFIXES, TIFF_SUFFIXES, open_volume
 from prompt_das.volumes.point_files import write_points
@@ -83,7 +84,7 @@ def segment_volume(
     volume: LayerVolume,
     file: str | None,
     output: Path,
-    points: Mapping[int, np.ndarray],
+    clicks: Mapping[int, np.ndarray],
     voxel_size: VoxelSize | None,
     report: Report,
 ) -> Path:
@@ -94,7 +95,7 @@ def segment_volume(
     Args:
         file: where the layer comes from, if anywhere. A layer that is not what the file holds is copied to a Zarr
             beside ``output`` for as long as this takes.
-        points: prompts (N, 2) of slices.
+        clicks: prompts (N, 3) of slices: x, y, label.
 
     Raises:
         FileExistsError: there is an ``output`` already.
@@ -103,7 +104,7 @@ def segment_volume(
     copy = None
     if file is None or not holds(file, volume):
         copy = copy_volume(volume, output, voxel_size, report)
-    write_points(prompts, points)
+    write_points(prompts, clicks)
     try:
         predict_volume(
             weights,
@@ -130,33 +131,34 @@ def make_project(
     file: str | None,
     folder: Path,
     name: str,
-    points: Mapping[int, np.ndarray],
+    clicks: Mapping[int, np.ndarray],
     base: str | Path,
     voxel_size: VoxelSize | None,
     report: Report,
 ) -> Project:
-    """A training on a layer and its points, see :func:`prompt_das.engine.project.create_project`.
+    """A training on a layer and its clicks (N, 3) of slices, see :func:`prompt_das.engine.project.create_project`.
 
-    The points, and the layer unless ``file`` holds it, are written into the folder first; nothing stays of them if it
-    comes to nothing.
+    Without positive clicks it is one without points. The clicks, and the layer unless ``file`` holds it, are written
+    into the folder first; nothing stays of them if it comes to nothing.
 
     Raises:
         FileExistsError: there is a project, or points.json, in the folder.
     """
-    clicks = folder / "points.json"
-    if clicks.exists():
-        raise FileExistsError(f"{clicks} exists already; choose an empty folder")
+    points = folder / "points.json"
+    if points.exists():
+        raise FileExistsError(f"{points} exists already; choose an empty folder")
     copy = None
     try:
         if file is None or not holds(file, volume):
             folder.mkdir(parents=True, exist_ok=True)
             copy = copy_volume(volume, folder / name, voxel_size, report)
-        if points:
-            write_points(clicks, points, dataset=name)
-        images, prompts = copy or str(file), clicks if points else None
+        if clicks:
+            write_points(points, clicks, dataset=name)
+        positive = any((of_slice[:, 2] == POSITIVE).any() for of_slice in clicks.values())
+        images, prompts = copy or str(file), points if positive else None
         return create_project(folder, name, images, base=base, points=prompts, voxel_size=voxel_size)
     except BaseException:
-        clicks.unlink(missing_ok=True)
+        points.unlink(missing_ok=True)
         if copy is not None:
             shutil.rmtree(copy)
         raise

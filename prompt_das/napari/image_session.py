@@ -1,7 +1,7 @@
 """Image layers with the layers that belong to them, and what was predicted of their slices.
 
-These are prompts, where the user clicks; instances, the result; and centers that the network suggests. They are
-ordinary layers: points may be dragged and deleted, instances painted over.
+These are prompts, where the user clicks: positive and negative ones in a layer each; instances, the result; and
+centers that the network suggests. They are ordinary layers: points may be dragged and deleted, instances painted over.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from prompt_das.napari.layers import LayerVolume, empty_labels, move_positions, sort_positions, with_slice
+from prompt_das.napari.alt_click import AltClick
+from prompt_das.napari.layers import LayerVolume, empty_labels, move_positions, sort_clicks, with_slice
+from prompt_das.ops.points import NEGATIVE, POSITIVE
 
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points
 
 PROMPTS: dict[str, Any] = {"face_color": "#ffd166", "border_color": "black", "symbol": "cross"}
+NEGATIVE_PROMPTS: dict[str, Any] = {"face_color": "#d55e00", "border_color": "black", "symbol": "x"}
 CENTERS: dict[str, Any] = {
     "face_color": "transparent",
     "border_color": "#4cc9f0",
@@ -31,6 +34,8 @@ class ImageSession:
     """Layers that belong together, and what was predicted of their slices.
 
     Attributes:
+        prompts, negative_prompts: points on something to segment, and on something to leave out.
+        alt_click: with Alt held, a click in ``prompts`` is a negative one.
         responded: the request, without its image, whose result the instances of a slice are.
         suggested: centers of a slice that were put into the layer; those that are gone from it were judged.
         judged: centers of a slice that shall not be suggested again.
@@ -40,7 +45,9 @@ class ImageSession:
     image: Image
     volume: LayerVolume
     prompts: Points
+    negative_prompts: Points
     instances: Labels
+    alt_click: AltClick
     centers: Points | None = None
     responded: dict[int, Any] = field(default_factory=dict)
     suggested: dict[int, np.ndarray] = field(default_factory=dict)
@@ -48,13 +55,24 @@ class ImageSession:
     outside: int = 0
 
     def layers(self) -> list[Layer]:
-        return [self.image, self.prompts, self.instances]
+        return [self.image, self.prompts, self.negative_prompts, self.instances]
 
-    def points(self) -> tuple[dict[int, np.ndarray], int]:
-        """Points (x, y) of the slices that have prompts, and how many prompts lie outside."""
-        prompts, image = self.prompts, self.image
-        positions = move_positions(prompts.data, prompts.data_to_world, image.world_to_data, image.ndim)
-        return sort_positions(with_slice(positions), self.volume.shape)
+    @property
+    def num_prompts(self) -> int:
+        """Positive and negative ones, those outside the image too."""
+        return len(self.prompts.data) + len(self.negative_prompts.data)
+
+    def clicks(self) -> tuple[dict[int, np.ndarray], int]:
+        """Clicks (x, y, label) of the slices that have prompts, and how many prompts lie outside."""
+        positions = np.concatenate([self._positions(self.prompts), self._positions(self.negative_prompts)])
+        labels = np.full(len(positions), NEGATIVE)
+        labels[: len(self.prompts.data)] = POSITIVE
+        return sort_clicks(positions, labels, self.volume.shape)
+
+    def _positions(self, prompts: Points) -> np.ndarray:
+        """(N, 3) in the image."""
+        image = self.image
+        return with_slice(move_positions(prompts.data, prompts.data_to_world, image.world_to_data, image.ndim))
 
     def new_centers(self) -> Points:
         """An empty layer of suggested centers."""
@@ -120,6 +138,8 @@ class ImageSessions:
         """Leave an image and its layers alone."""
         image_session.image.events.data.disconnect(self._on_event)
         image_session.prompts.events.data.disconnect(self._on_points)
+        image_session.negative_prompts.events.data.disconnect(self._on_points)
+        image_session.alt_click.close()
         self._all.remove(image_session)
         if image_session is self.current:
             self.current = None
@@ -128,11 +148,12 @@ class ImageSessions:
     def _add(self, image: Image) -> ImageSession:
         image_session = new_image_session(image)
         self._viewer.add_layer(image_session.instances)
-        self._viewer.add_layer(image_session.prompts)
-        image_session.prompts.mode = "add"
+        for prompts in (image_session.negative_prompts, image_session.prompts):  # the last one is listed first
+            self._viewer.add_layer(prompts)
+            prompts.mode = "add"
+            prompts.events.data.connect(self._on_points)
         self._viewer.layers.selection.active = image_session.prompts
         image.events.data.connect(self._on_event)
-        image_session.prompts.events.data.connect(self._on_points)
         self._all.append(image_session)
         return image_session
 
@@ -162,8 +183,10 @@ def new_image_session(image: Image) -> ImageSession:
     place = place_of(image)
     shape = volume.shape[-image.ndim :]
     instances = Labels(empty_labels(shape), name=f"{image.name} instances", opacity=0.5, **place)
-    prompts = Points(np.zeros((0, image.ndim)), name=f"{image.name} prompts", size=POINT_SIZE, **PROMPTS, **place)
-    return ImageSession(image, volume, prompts, instances)
+    nothing = np.zeros((0, image.ndim))
+    prompts = Points(nothing, name=f"{image.name} prompts", size=POINT_SIZE, **PROMPTS, **place)
+    negative = Points(nothing, name=f"{image.name} negative prompts", size=POINT_SIZE, **NEGATIVE_PROMPTS, **place)
+    return ImageSession(image, volume, prompts, negative, instances, AltClick(prompts, negative))
 
 
 def place_of(image: Image) -> dict[str, Any]:

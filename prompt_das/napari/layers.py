@@ -2,7 +2,7 @@
 
 Z, H, W: slices, height and width of a volume. A position is (z, y, x) in a volume's voxels as napari counts them: the
 center of the first one is (0, 0, 0). A point is (x, y) in pixels of a slice as the package counts them: the center of
-the first one is (0.5, 0.5).
+the first one is (0.5, 0.5). A click is (x, y, label), label 1 positive, 0 negative.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from prompt_das.ops.points import as_clicks
 from prompt_das.volumes.intensity import estimate_intensity_range
 from prompt_das.volumes.volume import Box, Volume
 
@@ -20,6 +21,7 @@ import numpy as np
 
 Transform = Callable[[Any], Any]
 NO_POINTS = np.zeros((0, 2), np.float32)
+NO_CLICKS = np.zeros((0, 3), np.float32)
 
 
 class LayerVolume(Volume):
@@ -76,8 +78,9 @@ def move_positions(positions: np.ndarray, to_world: Transform, to_data: Transfor
     return np.asarray(positions, dtype=float).reshape(-1, ndim) @ matrix.T + offset
 
 
-def sort_positions(positions: np.ndarray, shape: Sequence[int]) -> tuple[dict[int, np.ndarray], int]:
-    """Positions (N, 3) -> the points (N', 2) float32 of each slice that has some, and how many lie outside the volume.
+def sort_clicks(positions: np.ndarray, labels: np.ndarray, shape: Sequence[int]) -> tuple[dict[int, np.ndarray], int]:
+    """Positions (N, 3) with labels (N,) -> the clicks (N', 3) float32 of each slice that has some, and how many lie
+    outside the volume.
 
     The order is kept. A position belongs to the slice that it is nearest to.
     """
@@ -86,7 +89,8 @@ def sort_positions(positions: np.ndarray, shape: Sequence[int]) -> tuple[dict[in
     points = to_points(positions)
     inside = (z >= 0) & (z < depth) & ((points >= 0) & (points < (width, height))).all(axis=1)
     slices = np.unique(z[inside]).astype(int)
-    return {int(one): points[inside & (z == one)] for one in slices}, int((~inside).sum())
+    clicks = as_clicks(points, labels)
+    return {int(one): clicks[inside & (z == one)] for one in slices}, int((~inside).sum())
 
 
 def with_slice(positions: np.ndarray) -> np.ndarray:

@@ -26,11 +26,11 @@ THREADS = 4  # a click may be segmented while the windows of the request before 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """Segment slice z given points (N, 2). ``shown`` are the instances (H, W) that are shown there now."""
+    """Segment slice z given clicks (N, 3): x, y, label. ``shown`` are the instances (H, W) that are shown there now."""
 
     volume: LayerVolume
     z: int
-    points: np.ndarray
+    clicks: np.ndarray
     shown: np.ndarray
     centers: bool = False
 
@@ -183,7 +183,8 @@ class Session:
         with self._submitting:
             self.requests.check(ticket)  # a newer one may have come while the slice was read
             return predictor.stream(
-                request.points,
+                request.clicks[:, :2],
+                request.clicks[:, 2],
                 image=image,
                 intensity_range=intensity_range,
                 centers=request.centers,

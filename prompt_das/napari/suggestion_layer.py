@@ -6,6 +6,7 @@ from prompt_das.napari.image_session import ImageSession, ImageSessions
 from prompt_das.napari.layers import NO_POINTS, move_positions, to_points, to_positions, with_slice
 from prompt_das.napari.session import Response
 from prompt_das.napari.suggestions import new_centers
+from prompt_das.ops.points import POSITIVE
 
 import numpy as np
 from napari.components import ViewerModel
@@ -38,7 +39,7 @@ class SuggestionLayer:
         """Replace the suggestions of a slice by the centers of a response that say something new.
 
         Args:
-            radius: pixels around a prompt or a judged suggestion within which nothing is suggested.
+            radius: pixels around a prompt, positive or negative, or a judged suggestion; nothing is suggested there.
         """
         z, segmentation = response.request.z, response.segmentation
         assert segmentation.centers is not None
@@ -49,9 +50,9 @@ class SuggestionLayer:
         before = image_session.suggested.get(z, NO_POINTS)
         gone = ~(before[:, None] == left[None]).all(axis=-1).any(axis=1)
         image_session.judged[z] = np.concatenate([image_session.judged.get(z, NO_POINTS), before[gone]])
-        new = new_centers(
-            segmentation.centers, segmentation.instances, response.request.points, image_session.judged[z], radius
-        )
+        prompts, positive = segmentation.points, segmentation.labels == POSITIVE
+        rejected = np.concatenate([image_session.judged[z], prompts[~positive]])
+        new = new_centers(segmentation.centers, segmentation.instances, prompts[positive], rejected, radius)
         positions = to_positions(new.points, z)
         scores = np.concatenate([layer.features["score"].to_numpy(float)[~here], new.scores])
         layer.selected_data = set()

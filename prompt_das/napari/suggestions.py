@@ -15,6 +15,8 @@ def new_centers(
 ) -> Centers:
     """The centers that are neither in an instance with a prompt, nor within ``radius`` of one, nor of a rejected one.
 
+    Negative clicks count as rejected.
+
     Args:
         instances: (H, W) ids, 0 is background.
         prompts, rejected: (N, 2).

@@ -32,6 +32,11 @@ WEIGHTS = "Weights (*.pth *.safetensors)"
 LABELS = "TIFF (*.tif);;OME-Zarr (*.zarr)"
 VOLUMES = "OME-Zarr (*.zarr);;TIFF (*.tif);;HDF5 (*.h5)"
 CONFIGS = Path(prompt_das.__file__).parents[1] / "configs"  # of the repository
+CLICKS = "Click: this is one. Alt+click: this is none."
+CLICKS_MORE = (
+    "A click on something that was missed adds it, Alt+click on something that was found takes it out. The points are "
+    "in the layers 'prompts' and 'negative prompts': select one to drag its points, or to delete them."
+)
 COALESCE_MS = 30  # events that come together, as when a slider is dragged, make one request
 
 
@@ -130,6 +135,7 @@ class PromptDASWidget(QWidget):
         self.reject.clicked.connect(self.controller.suggestions.reject)
         self.status = QLabel()
         self.status.setWordWrap(True)
+        self.status.setToolTip(CLICKS_MORE)
         self.bar = QProgressBar()
 
         layout = QVBoxLayout(self)
@@ -191,7 +197,7 @@ class PromptDASWidget(QWidget):
             return f"There is nothing of '{current.image.name}' here"
         if controller.progress is not None:
             return "Segmenting …"
-        return "Click on what is missed or wrong"
+        return CLICKS
 
 
 class _Closer:

@@ -65,13 +65,23 @@ def screen() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def weights(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of weights with its config inside, whose answer hangs on its points more than an untrained one's."""
-    cfg = get_prompt_das_cfg(None, [*tiny, "TEST.MIN_INSTANCE_SIZE", "3", "DOMAIN_ADAPT.POINTS.THRESHOLD", "0.0"])
+    return _write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors", tiny)
+
+
+@pytest.fixture(scope="session")
+def weights_of_clicks(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a network that knows negative clicks."""
+    options = [*tiny, "MODEL.PROMPT_ENCODER.NAME", "ClickPromptEncoder"]
+    return _write_weights(tmp_path_factory.mktemp("weights") / "clicks.safetensors", options)
+
+
+def _write_weights(path: Path, options: list[str]) -> Path:
+    cfg = get_prompt_das_cfg(None, [*options, "TEST.MIN_INSTANCE_SIZE", "3", "DOMAIN_ADAPT.POINTS.THRESHOLD", "0.0"])
     torch.manual_seed(0)
     model = PromptDAS(cfg)
     with torch.no_grad():
         for parameter in model.segmentation_head.parameters():
             parameter *= 3
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     export_weights(path, model.state_dict(), cfg.dump())
     return path
 
@@ -80,6 +90,11 @@ def weights(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_hand(weights: Path) -> Predictor:
     """The Python API with the same weights, to compare with."""
     return Predictor.from_model(*load_model(weights))
+
+
+@pytest.fixture
+def clicks_by_hand(weights_of_clicks: Path) -> Predictor:
+    return Predictor.from_model(*load_model(weights_of_clicks))
 
 
 @pytest.fixture
@@ -107,5 +122,13 @@ def harness() -> Iterator[PluginHarness]:
 def ready(harness: PluginHarness, weights: Path) -> PluginHarness:
     """With weights open."""
     harness.controller.open_weights(weights)
+    harness.work()
+    return harness
+
+
+@pytest.fixture
+def ready_for_clicks(harness: PluginHarness, weights_of_clicks: Path) -> PluginHarness:
+    """With weights open that know negative clicks."""
+    harness.controller.open_weights(weights_of_clicks)
     harness.work()
     return harness

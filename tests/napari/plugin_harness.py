@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Queue
+from types import SimpleNamespace
 
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.inference.volume.source import VolumeSource
@@ -23,6 +24,8 @@ from prompt_das.napari.notifications import Notifications
 import zarr
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Points
+from napari.utils._proxies import ReadOnlyWrapper
+from napari.utils.interactions import mouse_press_callbacks, mouse_release_callbacks
 
 WAIT = 60  # seconds at most; an answer of the tiny network takes milliseconds
 CLICKED = [[0, 20, 30], [2, 40, 10]]
@@ -72,10 +75,24 @@ class PluginHarness:
         self.work()
         return image
 
+    def click(self, position: Sequence[float], *modifiers: str) -> None:
+        """What napari does for a click of the mouse at a position of the world."""
+        for kind, call in (("mouse_press", mouse_press_callbacks), ("mouse_release", mouse_release_callbacks)):
+            event = SimpleNamespace(
+                type=kind, pos=np.zeros(2), position=tuple(position), modifiers=modifiers, handled=False
+            )
+            for receiver in (self.viewer, self.viewer.layers.selection.active):
+                call(receiver, ReadOnlyWrapper(event, exceptions=("handled",)))
+
     @property
     def prompts(self) -> Points:
         assert self.controller.image_sessions.current is not None
         return self.controller.image_sessions.current.prompts
+
+    @property
+    def negative_prompts(self) -> Points:
+        assert self.controller.image_sessions.current is not None
+        return self.controller.image_sessions.current.negative_prompts
 
     @property
     def instances(self) -> Labels:
@@ -89,10 +106,10 @@ class PluginHarness:
         return self.controller.image_sessions.current.centers
 
 
-def expected_volume(weights: Path, volume: Path, folder: Path) -> np.ndarray:
+def expected_volume(weights: Path, volume: Path, folder: Path, second_label: int = 1) -> np.ndarray:
     """By the Python API, with the prompts of `CLICKED`."""
-    points = {0: np.array([[30.5, 20.5]]), 2: np.array([[10.5, 40.5]])}
-    write_points(folder / "points.json", points)
+    clicks = {0: np.array([[30.5, 20.5, 1]]), 2: np.array([[10.5, 40.5, second_label]])}
+    write_points(folder / "points.json", clicks)
     source = VolumeSource(volume, points=folder / "points.json")
     predict_volume(weights, source, folder / "expected.zarr", progress=False)
     return np.asarray(zarr.open(folder / "expected.zarr", mode="r")["labels/instances/0"])

@@ -60,6 +60,69 @@ def test_points_are_dragged_and_deleted(ready: PluginHarness, by_hand: Predictor
     assert same_instances(ready.instances.data[0], by_hand.predict([]).instances)
 
 
+def test_labels_reach_the_network(
+    ready_for_clicks: PluginHarness, clicks_by_hand: Predictor, image: np.ndarray
+) -> None:
+    """And the same place with another label is another request."""
+    harness = ready_for_clicks
+    harness.segment(image)
+    harness.prompts.add([0, 20, 30])
+    harness.work()
+    harness.negative_prompts.add([0, 40, 10])
+    harness.work()
+    points = [(30.5, 20.5), (10.5, 40.5)]
+    expected = clicks_by_hand.predict(points, [1, 0], image=image[0])
+    assert same_instances(harness.instances.data[0], expected.instances)
+    assert not np.array_equal(expected.instances, clicks_by_hand.predict(points).instances)
+
+    harness.prompts.data = harness.negative_prompts.data[:0]
+    harness.negative_prompts.data = [[0, 20, 30], [0, 40, 10]]
+    harness.work()
+    assert same_instances(harness.instances.data[0], clicks_by_hand.predict(points, [0, 0]).instances)
+    assert harness.notified["warning"] == []
+
+
+def test_a_negative_click_that_is_taken_back_leaves_nothing(
+    ready_for_clicks: PluginHarness, clicks_by_hand: Predictor, image: np.ndarray
+) -> None:
+    harness = ready_for_clicks
+    harness.segment(image)
+    harness.prompts.add([0, 20, 30])
+    harness.work()
+    before = harness.instances.data[0].copy()
+    harness.click((0, 40, 10), "Alt")
+    harness.work()
+    assert not np.array_equal(harness.instances.data[0] > 0, before > 0)
+    harness.negative_prompts.data = [[0, 50, 33]]
+    harness.work()
+    moved = clicks_by_hand.predict([(30.5, 20.5), (33.5, 50.5)], [1, 0], image=image[0])
+    assert same_instances(harness.instances.data[0], moved.instances)
+    harness.negative_prompts.selected_data = {0}
+    harness.negative_prompts.remove_selected()
+    harness.work()
+    assert same_instances(harness.instances.data[0], before)
+
+
+def test_weights_without_negative_clicks_are_told_once(
+    ready: PluginHarness, weights: Path, weights_of_clicks: Path, by_hand: Predictor, image: np.ndarray
+) -> None:
+    """Once for each network; what they leave out changes nothing."""
+    ready.segment(image)
+    ready.prompts.add([0, 20, 30])
+    ready.work()
+    assert ready.notified["warning"] == []
+    for position in ([0, 40, 10], [0, 50, 20], [2, 40, 10]):
+        ready.negative_prompts.add(position)
+        ready.work()
+    (warning,) = ready.notified["warning"]
+    assert "trained without negative clicks" in warning
+    assert same_instances(ready.instances.data[0], by_hand.predict([(30.5, 20.5)], image=image[0]).instances)
+    for path, count in [(weights_of_clicks, 1), (weights, 2)]:
+        ready.controller.open_weights(path)
+        ready.work()
+        assert len(ready.notified["warning"]) == count
+
+
 def test_every_slice_has_its_own_points(ready: PluginHarness, by_hand: Predictor, image: np.ndarray) -> None:
     ready.segment(image)
     ready.prompts.add([[0, 20, 30], [2, 40, 10]])
@@ -147,6 +210,9 @@ def test_points_outside_are_left_out_with_one_warning(
     ready.prompts.add([0, 40, 10])
     ready.work()
     assert [text for text in ready.notified["warning"] if "2 of 3 points" in text] == ready.notified["warning"]
+    ready.negative_prompts.add([0, 20, 900])
+    ready.work()
+    assert "3 of 5 points" in ready.notified["warning"][-1]
 
 
 def test_the_newest_click_wins(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.volumes.open_volume import open_volume
-from prompt_das.volumes.point_files import read_points
+from prompt_das.volumes.point_files import read_clicks, read_points
 from prompt_das_cli import main
 
 import numpy as np
@@ -43,11 +43,14 @@ def test_points_that_cannot_be_saved(ready: PluginHarness, image: np.ndarray, tm
 def test_saved_points_are_opened_again(ready: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:
     ready.segment(image, scale=(30, 8, 8))
     ready.prompts.add([[0, 20, 30], [2, 40, 10]])
+    ready.negative_prompts.add([[0, 50, 20], [3, 9, 8]])
     ready.controller.files.save_points(tmp_path / "points.json")
-    before = ready.prompts.data.copy()
-    ready.prompts.data = before[:0]
+    assert "4 points (2 of them negative) on 3 slices" in ready.notified["info"][-1]
+    before, negative = ready.prompts.data.copy(), ready.negative_prompts.data.copy()
+    ready.prompts.data = ready.negative_prompts.data = before[:0]
     ready.controller.files.open_points(tmp_path / "points.json")
     np.testing.assert_allclose(ready.prompts.data, before)
+    np.testing.assert_allclose(ready.negative_prompts.data, negative)
     ready.controller.files.open_points(tmp_path / "none.json")
     assert "not found" in ready.notified["error"][0]
 
@@ -101,6 +104,22 @@ def test_the_whole_volume(
     assert left == {"em.tif", "volume.zarr", "expected.zarr", "points.json"}
 
 
+def test_negative_clicks_in_the_whole_volume(
+    ready_for_clicks: PluginHarness, weights_of_clicks: Path, image: np.ndarray, tiff: Path, tmp_path: Path
+) -> None:
+    harness = ready_for_clicks
+    harness.segment(image)
+    harness.prompts.add(CLICKED[0])
+    harness.negative_prompts.add(CLICKED[1])
+    harness.work()
+    harness.controller.files.segment_volume(tmp_path / "volume.zarr")
+    harness.work()
+    assert harness.notified["error"] == []
+    result = np.asarray(harness.viewer.layers[-1].data)
+    assert np.array_equal(result, expected_volume(weights_of_clicks, tiff, tmp_path, second_label=0))
+    assert not np.array_equal(result, expected_volume(weights_of_clicks, tiff, tmp_path / "other"))
+
+
 def test_a_volume_of_sixteen_bits_in_another_place(ready: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:
     """As TIFF; the new layer lies where the image lies."""
     layer = ready.segment(image.astype(np.uint16) * 200, scale=(30, 8, 8), units=("nm",) * 3, translate=(0, 80, 0))
@@ -145,6 +164,25 @@ def test_a_project_that_comes_to_nothing_leaves_nothing(
     ready.work()
     assert "points.json exists already" in ready.notified["error"][1]
     assert (tmp_path / "project" / "points.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_project_keeps_negative_clicks(
+    ready: PluginHarness, image: np.ndarray, tmp_path: Path, positive: bool
+) -> None:
+    """But they are no points to learn from."""
+    ready.segment(image, name="em")
+    if positive:
+        ready.prompts.add(CLICKED[0])
+    ready.negative_prompts.add(CLICKED[1])
+    ready.controller.files.new_project(tmp_path / "project", CONFIG)
+    ready.work()
+    assert ready.notified["error"] == []
+    assert f"learns from the {int(positive)} positive points; the 1 negative" in ready.notified["info"][-2]
+    clicks = read_clicks(tmp_path / "project" / "points.json")
+    assert clicks[2].tolist() == [[10.5, 40.5, 0]]
+    description = yaml.safe_load((tmp_path / "project" / "em.yaml").read_text())
+    assert description.get("points") == ("points.json" if positive else None)
 
 
 @pytest.mark.usefixtures("synthetic_data", "forget_new_names", "quiet_logging")

@@ -21,6 +21,20 @@ def test_colors_are_refused(ready: PluginHarness, shape: tuple, kwargs: dict, sa
     assert len(ready.viewer.layers) == 1
 
 
+def test_layers_of_an_image(harness: PluginHarness, image: np.ndarray) -> None:
+    """In napari's list the last one is on top."""
+    harness.segment(image, name="em")
+    assert [layer.name for layer in harness.viewer.layers] == [
+        "em",
+        "em instances",
+        "em negative prompts",
+        "em prompts",
+    ]
+    assert harness.viewer.layers.selection.active is harness.prompts
+    assert str(harness.prompts.mode) == str(harness.negative_prompts.mode) == "add"
+    assert harness.prompts.current_symbol != harness.negative_prompts.current_symbol
+
+
 def test_beside_the_volume_nothing_is_requested(ready: PluginHarness, image: np.ndarray) -> None:
     """Another layer makes the viewer's range longer than the image."""
     ready.segment(image)
@@ -31,11 +45,16 @@ def test_beside_the_volume_nothing_is_requested(ready: PluginHarness, image: np.
     assert ready.notified == {"error": [], "warning": [], "info": ready.notified["info"]}
 
 
-@pytest.mark.parametrize("which", ["image", "prompts", "instances"])
+@pytest.mark.parametrize("which", ["image", "prompts", "negative prompts", "instances"])
 def test_a_layer_is_deleted_while_the_network_works(ready: PluginHarness, image: np.ndarray, which: str) -> None:
     layer = ready.segment(image)
     ready.prompts.add([0, 20, 30])
-    gone = {"image": layer, "prompts": ready.prompts, "instances": ready.instances}[which]
+    gone = {
+        "image": layer,
+        "prompts": ready.prompts,
+        "negative prompts": ready.negative_prompts,
+        "instances": ready.instances,
+    }[which]
     ready.viewer.layers.remove(gone)
     assert ready.controller.image_sessions.current is None
     ready.work()

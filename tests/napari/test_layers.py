@@ -10,7 +10,7 @@ from prompt_das.napari.layers import (
     affine_of,
     empty_labels,
     move_positions,
-    sort_positions,
+    sort_clicks,
     to_points,
     to_positions,
     with_slice,
@@ -38,25 +38,25 @@ import prompt_das.napari.session, prompt_das.napari.suggestions, prompt_das.napa
 
 def test_napari_counts_from_the_center_of_the_first_voxel() -> None:
     positions = np.array([[2.0, 0.0, 0.0], [2.4, 10.0, 20.5], [0.0, 5.0, 5.0]])
-    points, outside = sort_positions(positions, (3, 40, 50))
+    clicks, outside = sort_clicks(positions, np.array([1, 0, 1]), (3, 40, 50))
     assert outside == 0
-    assert sorted(points) == [0, 2]
-    assert points[2].tolist() == [[0.5, 0.5], [21.0, 10.5]]  # (x, y)
-    assert to_positions(points[2], 2).tolist() == [[2, 0, 0], [2, 10, 20.5]]
+    assert sorted(clicks) == [0, 2]
+    assert clicks[2].tolist() == [[0.5, 0.5, 1], [21.0, 10.5, 0]]  # (x, y, label)
+    assert to_positions(clicks[2][:, :2], 2).tolist() == [[2, 0, 0], [2, 10, 20.5]]
 
 
 @pytest.mark.parametrize(
     "position", [(-0.6, 5, 5), (2.6, 5, 5), (1, -0.51, 5), (1, 5, -0.51), (1, 39.5, 5), (1, 5, 49.5)]
 )
 def test_a_point_outside_is_counted_and_left_out(position: tuple[float, float, float]) -> None:
-    points, outside = sort_positions(np.array([position, (1, 39.4, 49.4)]), (3, 40, 50))
+    clicks, outside = sort_clicks(np.array([position, (1, 39.4, 49.4)]), np.array([1, 0]), (3, 40, 50))
     assert outside == 1
-    assert list(points) == [1]
-    assert len(points[1]) == 1
+    assert list(clicks) == [1]
+    assert clicks[1][:, 2].tolist() == [0]
 
 
 def test_no_points() -> None:
-    assert sort_positions(np.zeros((0, 3)), (3, 40, 50)) == ({}, 0)
+    assert sort_clicks(np.zeros((0, 3)), np.zeros(0), (3, 40, 50)) == ({}, 0)
 
 
 def test_an_image_that_is_no_stack_is_slice_0() -> None:

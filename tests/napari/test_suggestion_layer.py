@@ -57,6 +57,18 @@ def test_a_rejected_suggestion_does_not_come_back(suggesting: PluginHarness, how
     assert len(suggesting.prompts.data) == 1
 
 
+def test_beside_a_negative_click_nothing_is_suggested(suggesting: PluginHarness) -> None:
+    """It is suggested again when the click is taken back, since the click alone said that it is none."""
+    before = suggesting.centers.data.copy()
+    suggesting.negative_prompts.add(before[0])
+    suggesting.work()
+    assert 0 < len(suggesting.centers.data) < len(before)
+    assert not (suggesting.centers.data == before[0]).all(axis=1).any()
+    suggesting.negative_prompts.data = before[:0]
+    suggesting.work()
+    assert np.array_equal(suggesting.centers.data, before)
+
+
 def test_suggestions_of_other_slices_stay(suggesting: PluginHarness) -> None:
     first = len(suggesting.centers.data)
     suggesting.viewer.dims.set_current_step(0, 1)

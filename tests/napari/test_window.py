@@ -77,7 +77,7 @@ def idle(widget: Any) -> None:
     until(lambda: not widget.busy)
 
 
-def click(viewer: Any, position: tuple[float, ...]) -> None:
+def click(viewer: Any, position: tuple[float, ...], *, alt: bool = False) -> None:
     """The mouse, where the world has this position in the plane in view."""
     from qtpy.QtCore import QPoint, Qt
     from qtpy.QtTest import QTest
@@ -89,7 +89,8 @@ def click(viewer: Any, position: tuple[float, ...]) -> None:
         np.array(canvas._map_canvas2world(at, canvas.view))[-2:] for at in ((0, 0), (1, 0), (0, 1))
     )
     y, x = (np.array(position)[-2:] - corner) / ((step_y - corner)[0], (step_x - corner)[1])
-    QTest.mouseClick(canvas.native, Qt.MouseButton.LeftButton, pos=QPoint(round(x), round(y)))
+    keys = Qt.KeyboardModifier.AltModifier if alt else Qt.KeyboardModifier.NoModifier
+    QTest.mouseClick(canvas.native, Qt.MouseButton.LeftButton, keys, QPoint(round(x), round(y)))
     QApplication.processEvents()
 
 
@@ -121,6 +122,19 @@ def test_a_click_of_the_mouse_is_answered(ready: Any, viewer: Any, by_hand: Pred
     expected = by_hand.predict([position[:0:-1] + 0.5], image=image[0])
     assert same_instances(instances(viewer)[0], expected.instances)
     assert (viewer.screenshot(flash=False) != before).any()
+
+
+def test_a_click_with_alt_is_negative(ready: Any, viewer: Any) -> None:
+    assert ready.status.text() == "Click: this is one. Alt+click: this is none."
+    before = instances(viewer)[0].copy()
+    notification_manager.records.clear()
+    click(viewer, (0, 20 * 8, 30 * 8), alt=True)
+    idle(ready)
+    (position,) = viewer.layers["em negative prompts"].data
+    np.testing.assert_allclose(position, (0, 20, 30), atol=0.5)
+    assert len(viewer.layers["em prompts"].data) == 0
+    assert same_instances(instances(viewer)[0], before)
+    assert "without negative clicks" in notification_manager.records[-1].message
 
 
 def test_stepping_through_the_slices(ready: Any, viewer: Any, by_hand: Predictor, image: np.ndarray) -> None:

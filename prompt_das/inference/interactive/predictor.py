@@ -158,6 +158,11 @@ class Predictor:
         """Where the network works."""
         return self._model.device
 
+    @property
+    def uses_negative_clicks(self) -> bool:
+        """Whether points of label 0 count; a network of the paper's prompt encoder leaves them out of account."""
+        return bool(self._model.prompt_encoder.uses_labels)
+
     def set_image(self, image: ArrayLike, intensity_range: Range | None = None) -> None:
         """Choose the slice that points are on from now on. Nothing is encoded yet.
 

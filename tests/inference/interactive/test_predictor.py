@@ -780,6 +780,7 @@ def test_cuda_equals_cpu(make: Make) -> None:
 def following(make: Make, tiny: list[str]) -> Predictor:
     """A network that knows negative clicks."""
     predictor = make("MODEL.PROMPT_ENCODER.NAME", "ClickPromptEncoder")
+    assert predictor.uses_negative_clicks
     predictor.set_image(IMAGE)
     return predictor
 
@@ -800,6 +801,7 @@ def test_a_label_that_is_taken_back_leaves_nothing(following: Predictor) -> None
 
 
 def test_the_paper_s_network_leaves_negative_clicks_out(predictor: Predictor) -> None:
+    assert not predictor.uses_negative_clicks
     nothing = predictor.predict([]).probability
     np.testing.assert_allclose(nothing, predictor.predict([[12.5, 20.5]], [0]).probability, atol=1e-5)
 
