@@ -178,7 +178,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.TEST.PROMPT_RATIOS = (0.0, 0.15, 0.5, 1.0)  # of the true centers, given as prompts
     _c.TEST.PROMPT_SEED = 0
     _c.TEST.MIN_INSTANCE_SIZE = 15  # predicted components of at most so many pixels are removed
-    # What a click may change: all of the "image" (the paper), or the "object" that it is on, see ops/click_reach.py.
+    # What a click may change in the predictor and in whole volumes: all of the "image", or the "object" that it is on,
+    # see ops/click_reach.py. PROMPT_RATIOS are always evaluated with "image", as in the paper.
     _c.TEST.CLICK_REACH = "image"
     _c.TEST.SAVE_RLE = False  # COCO run-length JSON of every predicted instance
     _c.TEST.NUM_PICTURES = 3  # overlays, evenly from the best to the worst slice: 3 = best, median, worst

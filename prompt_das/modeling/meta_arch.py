@@ -198,7 +198,7 @@ class PromptDAS(nn.Module):
         return self.criterion(prediction, batch)
 
     def inference(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Slices of any size, one by one through the sliding window.
+        """Slices of any size through the sliding window; prompts may change all of a slice, as in the paper.
 
         Args:
             batched_inputs: for each slice ``image`` (1, H', W'), and optionally ``height``, ``width`` and ``prompts``:
@@ -212,6 +212,7 @@ class PromptDAS(nn.Module):
                 x["image"],
                 x.get("prompts", NO_PROMPTS),
                 (x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])),
+                click_reach="image",
             )
             for x in batched_inputs
         ]
@@ -224,6 +225,7 @@ class PromptDAS(nn.Module):
         output_size: tuple[int, int],
         *,
         with_density: bool = False,
+        click_reach: str = "",
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, dict[str, Tensor]]:
         """A slice of any size through the sliding window.
@@ -234,6 +236,7 @@ class PromptDAS(nn.Module):
                 be 0. All sets share one pass through the encoder.
             output_size: (H, W).
             with_density: predict the density of center points as well.
+            click_reach: "image", "object", or "" for the network's own.
             progress: called with (windows done, windows in all) after each batch of windows.
 
         Returns:
@@ -243,7 +246,7 @@ class PromptDAS(nn.Module):
         height, width = output_size
         # The points stay on the CPU: there it is found out which windows each lies in.
         clicks = [as_clicks(p) for p in prompts.values()]
-        limited = self.click_reach == "object" and any(map(len, clicks))
+        limited = (click_reach or self.click_reach) == "object" and any(map(len, clicks))
         sets = [*clicks, as_clicks(NO_POINTS)] if limited else clicks
         points, valid = pad_points([torch.from_numpy(one) for one in sets])
         predict = self.predict_windows_and_density if with_density else self.predict_windows

@@ -479,3 +479,16 @@ def test_training_with_negative_clicks_needs_an_encoder_that_knows_them(tiny_cfg
         build_model(tiny_cfg)
     tiny_cfg.MODEL.PROMPT_ENCODER.NAME = "ClickPromptEncoder"
     assert build_model(tiny_cfg).prompt_encoder.uses_labels
+
+
+def test_prompts_of_an_evaluation_may_change_all_of_a_slice(tiny_cfg: CfgNode) -> None:
+    """Where the predictor's clicks are limited to their objects, too."""
+    tiny_cfg.MODEL.PROMPT_ENCODER.NAME, tiny_cfg.TEST.CLICK_REACH = "ClickPromptEncoder", "object"
+    model = build_model(tiny_cfg).eval()
+    x = {"image": grey(0), "prompts": {"none": np.zeros((0, 2), np.float32), "one": np.array([[4.5, 4.5]], np.float32)}}
+    (evaluated,) = model([x])
+    limited = model.predict_slice(x["image"], x["prompts"], (SIZE, SIZE))
+    assert torch.equal(evaluated["sem_seg"]["none"], limited["sem_seg"]["none"])
+    assert (evaluated["sem_seg"]["one"] != evaluated["sem_seg"]["none"]).float().mean() > 0.99
+    changed = limited["sem_seg"]["one"] != limited["sem_seg"]["none"]
+    assert not changed.all()
