@@ -144,8 +144,10 @@ def compare(ours: Results, peer: Results, what: str) -> dict[str, float]:
 
 
 def config(size: str, precision: str | None, opts: list[str]) -> CfgNode:
-    """The config of a size; without ``precision``, in its own."""
-    cfg = get_prompt_das_cfg(str(CONFIG_OF_SIZE[size]), ["VIS_PERIOD", "0", "MODEL.VIT.WEIGHTS", "", *opts])
+    """The paper's network in a size, which is what the other side is; without ``precision``, in the size's own."""
+    paper = ["MODEL.PROMPT_ENCODER.NAME", "PointPromptEncoder", "INPUT.CLICKS.ENABLED", "False"]
+    fixed = ["VIS_PERIOD", "0", "MODEL.VIT.WEIGHTS", "", *paper]
+    cfg = get_prompt_das_cfg(str(CONFIG_OF_SIZE[size]), [*fixed, *opts])
     if precision is not None:
         cfg.defrost()
         cfg.MODEL.PRECISION = precision

@@ -23,9 +23,15 @@ from prompt_das.ops.points import POSITIVE, find_peaks, suppress_near
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
+from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-RECALL_PERIOD = 10  # batches
+RECALL_PERIOD = 10  # iterations
+
+
+def current_iteration() -> int:
+    """The iteration of the training that is running."""
+    return get_event_storage().iter
 
 
 class PseudoLabeler:
@@ -47,6 +53,7 @@ class PseudoLabeler:
         image_confidence: float,
         contrastive: dict[str, Any],
         recall_period: int = RECALL_PERIOD,
+        iteration: Callable[[], int] = current_iteration,
     ) -> None:
         """
         Args:
@@ -60,7 +67,8 @@ class PseudoLabeler:
             pixel_confidence: pixels with a confidence max(p, 1 - p) below it are ignored.
             image_confidence: the fraction of pixels with at least this confidence is the weight of an image.
             contrastive: keyword arguments of :func:`sample_contrastive_points`.
-            recall_period: batches between two measurements of :func:`sparse_recall`; 0: none.
+            recall_period: iterations between two measurements of :func:`sparse_recall`; 0: none.
+            iteration: gives the number of the current one.
         """
         self.teacher = teacher
         self.put_metrics = put_metrics
@@ -74,7 +82,7 @@ class PseudoLabeler:
         self.image_confidence = image_confidence
         self.contrastive = contrastive
         self.recall_period = recall_period
-        self._num_batches = 0
+        self.iteration = iteration
 
     @classmethod
     def from_config(cls, cfg: CfgNode, teacher: PromptDAS, put_metrics: Callable[[dict[str, Tensor]], None]) -> dict:
@@ -122,12 +130,10 @@ class PseudoLabeler:
             valid = suppress_near(points, valid, sparse, sparse_valid, self.suppression_radius)
         else:
             density, points, valid = images[:, 0] * 0, sparse[:, :0], sparse_valid[:, :0]
-        if (
-            self.recall_period and self._num_batches % self.recall_period == 0
-        ):  # a prompted teacher would find what it is shown
+        if self.recall_period and self.iteration() % self.recall_period == 0:
+            # Without prompts: a teacher that follows clicks finds whatever it is shown.
             unprompted = teacher.decode(embedding, sparse[:, :0], prompted[:, :0], size, with_density=False).logits
             self.put_metrics({"pseudo/sparse_recall": sparse_recall(unprompted.sigmoid(), sparse, sparse_valid)})
-        self._num_batches += 1
         prompts = torch.cat([sparse, points], dim=1)
         prompted = torch.cat([sparse_valid, valid], dim=1) & self.use_prompts
         probability = teacher.decode(embedding, prompts, prompted, size, with_density=False).logits.sigmoid()

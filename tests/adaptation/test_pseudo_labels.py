@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
 from fvcore.transforms.transform import NoOpTransform, Transform, TransformList
 from torch import Tensor
 
@@ -324,7 +325,8 @@ def test_settings_come_from_the_config(tiny_cfg: CfgNode) -> None:
     assert labeling.peaks == {"threshold": node.POINTS.THRESHOLD, "kernel": 5, "top_k": 17}
     assert (labeling.pixel_confidence, labeling.image_confidence) == (0.8, node.MASKS.IMAGE_CONFIDENCE)
     assert labeling.contrastive["max_queries"] == 99
-    (labelled,) = run(labeling, sample())
+    with EventStorage(0):
+        (labelled,) = run(labeling, sample())
     assert labelled["contrastive"] == {}
 
 
@@ -344,7 +346,9 @@ def test_the_log_says_what_the_teacher_said() -> None:
     probability[:12] = 0.4
     probability[6:12] = 0.01
     logged: dict[str, Tensor] = {}
-    labeler(Teacher(probability=probability), put_metrics=logged.update, recall_period=1)([sample(), sample(NONE)])
+    labeler(Teacher(probability=probability), put_metrics=logged.update, recall_period=1, iteration=lambda: 0)(
+        [sample(), sample(NONE)]
+    )
     assert logged == {
         "pseudo/points": 2.5,
         "pseudo/confident_pixels": pytest.approx(0.25),
@@ -390,7 +394,7 @@ def test_only_components_with_a_peak_a_point_or_at_the_border_stay() -> None:
 
 def test_recall_is_measured_without_prompts_now_and_then() -> None:
     teacher = Teacher()
-    labeling = labeler(teacher, recall_period=3)
+    labeling = labeler(teacher, recall_period=3, iteration=iter(range(9, 13)).__next__)
     for _ in range(4):
         labeling([sample()])
     passes = [prompts for prompts, heads in zip(teacher.prompts, teacher.decoded, strict=True) if heads == ("mask",)]

@@ -64,7 +64,7 @@ def first_words(
         ("SOLVER.CHECKPOINT_PERIOD", "0", "SOLVER.CHECKPOINT_PERIOD is 0; use 1 to"),
         ("TEST.EVAL_PERIOD", "-1", "TEST.EVAL_PERIOD is -1; use 0 to"),
         ("MODEL.CENTER_HEAD.NAME", "MyHead", "MODEL.CENTER_HEAD.NAME is 'MyHead'.*there are CenterPointHead.*To add"),
-        ("MODEL.PROMPT_ENCODER.NAME", "Mine", "MODEL.PROMPT_ENCODER.NAME is 'Mine'.*there are PointPromptEncoder"),
+        ("MODEL.PROMPT_ENCODER.NAME", "Mine", "MODEL.PROMPT_ENCODER.NAME is 'Mine'.*there are .*PointPromptEncoder"),
         ("MODEL.BACKBONE.NAME", "mine", "MODEL.BACKBONE.NAME is 'mine'.*build_vit_backbone"),
     ],
 )
