@@ -67,7 +67,7 @@ def click_plot(models: Mapping[str, Mapping[str, Mapping[int, Mapping[str, float
     """
     from matplotlib.figure import Figure  # here: only this needs it, and it takes half a second
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     panels = figure.subplots(1, 2)
     for panel, score in zip(panels, ("Dice", "PQ"), strict=True):
         for color, (model, users) in enumerate(models.items()):
@@ -79,7 +79,7 @@ def click_plot(models: Mapping[str, Mapping[str, Mapping[int, Mapping[str, float
         panel.set(xlabel="clicks a slice", ylabel=f"{score} in %", xscale="symlog")
         panel.set_xticks(numbers, [str(number) for number in numbers])
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
     out = io.BytesIO()
     figure.savefig(out, dpi=110)
     return out.getvalue()
