@@ -248,7 +248,7 @@ class Side(ABC):
 class Ours(Side):
     def __init__(self, cfg: CfgNode, seed: int) -> None:
         super().__init__(cfg, seed)
-        self.labeler = PseudoLabeler(cfg, self.teacher, lambda metrics: None)
+        self.labeler = PseudoLabeler(cfg, self.teacher, lambda metrics: None, recall_period=0)
 
     def forward(self) -> Results:
         return self.predict(self.windows[:1], [self.prompt_sets[0][-1:]])

@@ -141,7 +141,7 @@ def build_trainer(cfg: CfgNode) -> PromptDASTrainer:
         student,
         teacher,
         SourceTargetLoader(cfg, read_points, corrupt),
-        PseudoLabeler(cfg, teacher, metrics.put),
+        PseudoLabeler(cfg, teacher, metrics.put, iteration=lambda: get_event_storage().iter),
         optimizer,
         metrics,
         max_iter=num_iterations(cfg),
