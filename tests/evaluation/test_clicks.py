@@ -71,7 +71,7 @@ def test_a_mistake_is_a_positive_click_on_background() -> None:
         assert not TRUTH[int(click[1]), int(click[0])]
 
 
-def follow(clicks: np.ndarray) -> np.ndarray:
+def follows_clicks(clicks: np.ndarray) -> np.ndarray:
     """A network that finds WRONG and the first true square alone, and follows each click."""
     parts = [boxes((5, 5, 11)), boxes((5, 40, 9)), boxes((40, 5, 7)), WRONG]
     shown = [True, False, False, True]
@@ -82,25 +82,25 @@ def follow(clicks: np.ndarray) -> np.ndarray:
     return np.any([part for part, on in zip(parts, shown, strict=True) if on] or [boxes()], axis=0).astype(np.float32)
 
 
-def ignore(clicks: np.ndarray) -> np.ndarray:
-    return follow(NO_CLICKS)
+def ignores_clicks(clicks: np.ndarray) -> np.ndarray:
+    return follows_clicks(NO_CLICKS)
 
 
 def test_the_curve_of_a_network_that_follows() -> None:
     """Three errors: two missed squares and a wrong one. After three clicks all is right, and the user stops."""
-    curve = click_curve(follow, TRUTH, (0, 1, 2, 3, 10), CAREFUL, rng())
+    curve = click_curve(follows_clicks, TRUTH, (0, 1, 2, 3, 10), CAREFUL, rng())
     dice = {number: scores["Dice"] for number, scores in summarize_curves([curve]).items()}
     assert dice[0] == pytest.approx(100 * 2 * 121 / (251 + 202))
     assert dice[0] < dice[1] < dice[2] < dice[3] == dice[10] == 100
 
 
 def test_the_curve_of_a_network_that_ignores_clicks_is_flat() -> None:
-    curve = summarize_curves([click_curve(ignore, TRUTH, (0, 5), CAREFUL, rng())])
+    curve = summarize_curves([click_curve(ignores_clicks, TRUTH, (0, 5), CAREFUL, rng())])
     assert curve[0] == curve[5]
 
 
 def test_effects_of_single_clicks() -> None:
-    effects = summarize_effects([single_click_effects(follow, TRUTH)])
+    effects = summarize_effects([single_click_effects(follows_clicks, TRUTH)])
     assert (effects["missed"], effects["appeared"], effects["wrong"], effects["gone"]) == (2, 2, 1, 1)
     assert (effects["others"], effects["others appeared"]) == (2, 0)
     assert effects["changed"] == 81 + 49 + 81
@@ -108,7 +108,7 @@ def test_effects_of_single_clicks() -> None:
 
 
 def test_a_network_that_ignores_clicks_has_no_effects() -> None:
-    effects = summarize_effects([single_click_effects(ignore, TRUTH)])
+    effects = summarize_effects([single_click_effects(ignores_clicks, TRUTH)])
     assert (effects["missed"], effects["appeared %"], effects["gone %"]) == (2, 0, 0)
     assert np.isnan(effects["changed elsewhere %"])
 
