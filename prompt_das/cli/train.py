@@ -32,6 +32,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     if args.eval_only:
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth")
+        if args.clicks and args.num_gpus * args.num_machines > 1:
+            raise ValueError("--clicks works in one process; leave out --num-gpus and --num-machines")
         model = build_model(cfg)
         load_weights(cfg, model, cfg.MODEL.WEIGHTS)
         return partial(evaluate_clicks.test if args.clicks else evaluate.test, cfg, model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,7 @@ NUMBERS = (0, 1, 2, 5, 10, 20)  # of clicks on a slice
 SCORES = ("Dice", "PQ")
 
 
-def evaluate_clicks(
-    cfg: CfgNode, model: PromptDAS, name: str, *, numbers: Sequence[int] = NUMBERS, seed: int = 0
-) -> dict[str, Any]:
+def evaluate_clicks(cfg: CfgNode, model: PromptDAS, name: str) -> dict[str, Any]:
     """Click on every slice of a labeled dataset.
 
     Returns:
@@ -52,8 +50,8 @@ def evaluate_clicks(
 
         effects.append(single_click_effects(predict, truth))
         for user, settings in USERS.items():
-            rng = np.random.default_rng([seed, dataset_dict["slice"]])
-            curves[user].append(click_curve(predict, truth, numbers, settings, rng))
+            rng = np.random.default_rng([cfg.TEST.PROMPT_SEED, dataset_dict["slice"]])
+            curves[user].append(click_curve(predict, truth, NUMBERS, settings, rng))
     return {
         "curves": {user: summarize_curves(of_slices) for user, of_slices in curves.items()},
         "effects": summarize_effects(effects),

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from prompt_das.evaluation import metrics
-from prompt_das.ops.connected_components import MIN_INSTANCE_SIZE, connected_components, semantic_to_instances
+from prompt_das.ops.connected_components import (
+    FOREGROUND_THRESHOLD,
+    MIN_INSTANCE_SIZE,
+    connected_components,
+    semantic_to_instances,
+)
 from prompt_das.ops.points import NEGATIVE, POSITIVE, instance_centers
 
 import cv2
@@ -19,7 +24,6 @@ import numpy as np
 
 Predict = Callable[[np.ndarray], np.ndarray]
 NO_CLICKS = np.zeros((0, 3), np.float32)
-THRESHOLD = 0.5
 WRONG = 0.1  # a predicted component is a wrong object if at most this share of its pixels is true
 EFFECTS = ("missed", "appeared", "others", "others appeared", "wrong", "gone", "changed", "changed elsewhere")
 
@@ -61,7 +65,7 @@ def corrective_click(truth: np.ndarray, mask: np.ndarray, user: User, rng: np.ra
     if depth.max() == 0:
         return NO_CLICKS
     row, column = divmod(int(depth.argmax()), depth.shape[1])
-    if rng.random() < user.mistake:
+    if rng.random() < user.mistake and not truth.all():
         label, (row, column) = POSITIVE, _random_pixel(~truth, rng)
     elif rng.random() < user.anywhere:
         components = connected_components(errors[label])
@@ -79,7 +83,7 @@ def click_curve(
 ) -> dict[int, dict[str, float]]:
     """Correct a slice click by click -> for each of the ``numbers`` of clicks the counts of its metrics.
 
-    A user who sees no error stops, and the counts stay.
+    A user who sees no error stops, and the counts stay. A double click counts once.
 
     Args:
         truth: (H, W) true mask; its 8-connected components are the instances (protocol ``paper``).
@@ -87,7 +91,7 @@ def click_curve(
     instances = connected_components(truth)
     clicks, curve = NO_CLICKS, {}
     for number in range(max(numbers) + 1):
-        mask = predict(clicks) > THRESHOLD
+        mask = predict(clicks) > FOREGROUND_THRESHOLD
         if number in numbers:
             curve[number] = metrics.count(metrics.contingency_table(instances, semantic_to_instances(mask)))
         clicks = np.concatenate([clicks, corrective_click(truth, mask, user, rng)])
@@ -105,7 +109,7 @@ def single_click_effects(predict: Predict, truth: np.ndarray) -> dict[str, int]:
         appeared``; ``wrong``, ``gone``; pixels ``changed`` by all these clicks, and ``changed elsewhere``: not in the
         connected part of the change that holds the click.
     """
-    before = predict(NO_CLICKS) > THRESHOLD
+    before = predict(NO_CLICKS) > FOREGROUND_THRESHOLD
     effects = dict.fromkeys(EFFECTS, 0)
 
     def count_changes(after: np.ndarray, click: np.ndarray) -> None:
@@ -120,7 +124,7 @@ def single_click_effects(predict: Predict, truth: np.ndarray) -> dict[str, int]:
     effects["missed"] = int(missed.sum())
     for chosen, center in zip(ids[missed], centers[missed], strict=True):
         click = np.append(center, POSITIVE)
-        after = predict(click[None].astype(np.float32)) > THRESHOLD
+        after = predict(click[None].astype(np.float32)) > FOREGROUND_THRESHOLD
         covered = _coverage(instances, after)
         others = ids[missed & (ids != chosen)]
         effects["appeared"] += int(covered[chosen] > 0.5)
@@ -134,7 +138,7 @@ def single_click_effects(predict: Predict, truth: np.ndarray) -> dict[str, int]:
     effects["wrong"] = int(wrong.sum())
     for chosen, center in zip(ids[wrong], centers[wrong], strict=True):
         click = np.append(center, NEGATIVE)
-        after = predict(click[None].astype(np.float32)) > THRESHOLD
+        after = predict(click[None].astype(np.float32)) > FOREGROUND_THRESHOLD
         effects["gone"] += int(after[predicted == chosen].mean() < 0.5)
         count_changes(after, click)
     return effects

@@ -29,7 +29,7 @@ from prompt_das.inference.interactive.slice_maps import SliceMaps
 from prompt_das.inference.interactive.windows import WindowPredictor
 from prompt_das.modeling.load import load_model
 from prompt_das.modeling.meta_arch import PromptDAS
-from prompt_das.ops.connected_components import semantic_to_instances
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, semantic_to_instances
 from prompt_das.ops.points import find_peaks
 from prompt_das.volumes.intensity import check_slice, preprocess, slice_intensity_range
 
@@ -41,7 +41,6 @@ from torch import Tensor
 
 CACHE_BYTES = 2 << 30  # a slice of 4096 x 4096 pixels takes 1 GiB at the paper's size and stride 256
 MAX_CENTERS = 4096  # of a slice, which may hold far more than the crops that DOMAIN_ADAPT.POINTS.TOP_K is for
-THRESHOLD = 0.5  # of the probability
 
 Progress = Callable[[int, int], None]
 Range = tuple[float, float]
@@ -82,7 +81,7 @@ class Segmentation:
     @cached_property
     def mask(self) -> np.ndarray:
         """(H, W) bool: foreground."""
-        return self.probability > THRESHOLD
+        return self.probability > FOREGROUND_THRESHOLD
 
     @cached_property
     def instances(self) -> np.ndarray:
