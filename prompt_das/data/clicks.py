@@ -69,31 +69,39 @@ class ClickSimulator:
         )
 
     def __call__(
-        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+        self,
+        image: np.ndarray,
+        instances: np.ndarray,
+        rng: np.random.Generator,
+        objects: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Click on a labeled crop.
 
         Args:
             image: (H, W) gray values 0 to 255.
-            mask: (H, W) of true organelles, 0 or 1.
+            instances: (H, W) ids of true organelles, 0 where there is none.
+            objects: (H, W) ids of everything else in the image, if it is known. Half of the crops have these clicked
+                instead of image regions.
 
         Returns:
             The target mask (H, W) uint8 that follows the clicks; its centers (N, 2); the clicks (N', 3).
         """
-        instances = connected_components(mask > 0)
         ids, centers = instance_centers(instances)
         if rng.random() < self.free:
-            return mask, centers, NO_CLICKS
+            return (instances > 0).astype(np.uint8), centers, NO_CLICKS
         order = rng.permutation(len(ids))
         num_removed = int(rng.integers(1, len(ids) + 1)) if len(ids) and rng.random() < self.removed else 0
         removed, kept = order[:num_removed], order[num_removed:]
         clicked = kept[: rng.integers(len(kept) + 1)]
-        target = mask * ~np.isin(instances, ids[removed])
+        target = np.where(np.isin(instances, ids[removed]), 0, instances)
         points = [self._click(instances, ids, centers, chosen, rng) for chosen in (clicked, removed)]
         labels = [POSITIVE] * len(clicked) + [NEGATIVE] * len(removed)
         if rng.random() < self.added:
-            regions, region_points = self.regions(image, mask, rng)
-            target = target | (regions > 0)
+            if objects is not None and rng.random() < 0.5:
+                regions, region_points = self.objects(objects, rng)
+            else:
+                regions, region_points = self.regions(image, instances, rng)
+            target = np.where(regions > 0, instances.max(initial=0) + regions.astype(target.dtype), target)
             points.append(region_points)
             labels += [POSITIVE] * len(region_points)
         if rng.random() < self.background:
@@ -101,8 +109,19 @@ class ClickSimulator:
             # Also there an instance that was removed may be clicked again, which changes nothing either.
             points.append(background)
             labels += [NEGATIVE] * len(background)
-        _, centers = instance_centers(connected_components(target > 0))
-        return target.astype(np.uint8), centers, as_clicks(np.concatenate(points), np.array(labels))
+        _, centers = instance_centers(target)
+        return (target > 0).astype(np.uint8), centers, as_clicks(np.concatenate(points), np.array(labels))
+
+    def objects(self, objects: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Up to ``max_added`` of the objects (H, W); returns as :meth:`regions`."""
+        ids, area = np.unique(objects, return_counts=True)
+        usable = ids[(ids > 0) & (area >= REGION_AREA[0] * self.sigma**2)]
+        chosen = rng.permutation(usable)[: int(rng.integers(1, self.max_added + 1))]
+        number = np.zeros(int(ids.max(initial=0)) + 1, np.uint8)
+        number[chosen] = np.arange(1, len(chosen) + 1)
+        regions = number[objects]
+        found, centers = instance_centers(regions)
+        return regions, self._click(regions, found, centers, np.arange(len(found)), rng)
 
     def regions(self, image: np.ndarray, avoid: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Up to ``max_added`` regions of an image that do not touch ``avoid`` (H, W).

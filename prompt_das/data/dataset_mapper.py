@@ -6,6 +6,7 @@ Everything random comes from the generator that is passed in, so sample ``n`` of
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from prompt_das.data.augmentation import StrongAugmentation
 from prompt_das.data.clicks import ClickSimulator
@@ -16,6 +17,7 @@ from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import as_clicks, instance_centers, sample_sparse_points
 from prompt_das.volumes.point_files import SlicePoints
 from prompt_das.volumes.resize import resize_labels
+from prompt_das.volumes.synthetic_tissue.micrograph import make_micrograph
 from prompt_das.volumes.volume import Box, VolumeError
 
 import numpy as np
@@ -73,6 +75,24 @@ class CropReader:
         return moved[inside].astype(np.float32)
 
 
+@dataclass(frozen=True)
+class LabeledCrop:
+    """A crop with the truth about it.
+
+    Attributes:
+        box: (y0, x0, y1, x1) in pixels of the slice.
+        image: (H, W) float32 in 0..255.
+        labels: (H, W) integers, 0 where there is no organelle. With ``objects`` they are ids of instances, else the
+            instances are the connected components.
+        objects: (H, W) int32 ids of everything else in the image, where that is known.
+    """
+
+    box: Box
+    image: np.ndarray
+    labels: np.ndarray
+    objects: np.ndarray | None = None
+
+
 class SourceMapper:
     """A labeled crop, strongly augmented, with all of its center points and clicks.
 
@@ -115,6 +135,31 @@ class SourceMapper:
         }
 
     def __call__(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> SourceSample:
+        read = self._draw if dataset_dict.get("synthetic") else self._read
+        crop = read(dataset_dict, rng)
+        geometric, photometric = self.augmentation(rng, *crop.image.shape)
+        image = photometric.apply_image(geometric.apply_image(crop.image))
+        labels = geometric.apply_segmentation(crop.labels)
+        instances = connected_components(labels) if crop.objects is None else labels
+        if self.clicks is None:
+            mask = (instances > 0).astype(np.uint8)
+            _, points = instance_centers(instances)
+            prompts = as_clicks(random_subset(points, rng))
+        else:
+            objects = None if crop.objects is None else geometric.apply_segmentation(crop.objects)
+            mask, points, prompts = self.clicks(image, instances, rng, objects)
+        return {
+            "domain": "source",
+            "image_id": dataset_dict["image_id"],
+            "box": crop.box,
+            "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],
+            "mask": torch.from_numpy(np.ascontiguousarray(mask)),
+            "points": torch.from_numpy(points),
+            "prompts": torch.from_numpy(prompts),
+        }
+
+    def _read(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> LabeledCrop:
+        """A crop of a labeled slice."""
         wants_foreground = rng.random() < self.foreground_probability
         for _ in range(MAX_CROP_TRIES):  # the slice's labels are never read whole: draw again instead
             box = self.crop.box(dataset_dict, rng)
@@ -122,24 +167,18 @@ class SourceMapper:
             if not wants_foreground or labels.any():
                 break
         image = self.crop.read_image(dataset_dict, box)
-        mask = self.crop.fit_mask(labels)
-        geometric, photometric = self.augmentation(rng, *image.shape)
-        image = photometric.apply_image(geometric.apply_image(image))
-        mask = geometric.apply_segmentation(mask)
-        if self.clicks is None:
-            _, points = instance_centers(connected_components(mask > 0))
-            prompts = as_clicks(random_subset(points, rng))
-        else:
-            mask, points, prompts = self.clicks(image, mask, rng)
-        return {
-            "domain": "source",
-            "image_id": dataset_dict["image_id"],
-            "box": box,
-            "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],
-            "mask": torch.from_numpy(np.ascontiguousarray(mask)),
-            "points": torch.from_numpy(points),
-            "prompts": torch.from_numpy(prompts),
-        }
+        return LabeledCrop(box, image, self.crop.fit_mask(labels))
+
+    def _draw(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> LabeledCrop:
+        """A synthetic micrograph, of the size of a crop."""
+        size = self.crop.size
+        drawn = make_micrograph(rng, size, dataset_dict["voxel_size"][1])
+        return LabeledCrop(
+            (0, 0, size, size),
+            drawn.image.astype(np.float32),
+            drawn.mitochondria.astype(np.int32),
+            drawn.objects.astype(np.int32),
+        )
 
 
 class TargetMapper:

@@ -24,6 +24,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 EVALUATOR_TYPE = "em"
+SYNTHETIC = "synthetic"  # an endless labeled source (prompt_das.volumes.synthetic_tissue)
+SYNTHETIC_PIXEL_SIZE = 20.0  # in nm
 _YAML_KEYS = (
     "name", "images", "labels", "points", "voxel_size", "splits",
     "images_dataset", "labels_dataset", "intensity_range", "label_type",
@@ -240,10 +242,18 @@ def _register_builtin() -> None:
         for split in ("train", "val"):
             spec = VolumeSpec(f"synthetic/{domain}", voxel_size=(30, 8, 8), mitoem_split=split)
             _register(f"synthetic_{domain}_{split}", spec)
+    DatasetCatalog.register(SYNTHETIC, _synthetic_slices)
+    MetadataCatalog.get(SYNTHETIC).set(thing_classes=["mitochondrion"])
     # VNC's labels are masks by origin; their components are the same if ids are found instead.
     _register("vnc_train", VolumeSpec("vnc/img", "vnc/inst", voxel_size=(50, 4.6, 4.6), label_type="semantic"))
     for split in ("train", "test"):
         _register(f"lucchi_{split}", VolumeSpec(f"lucchi/{split}/img", f"lucchi/{split}/inst", voxel_size=(5, 5, 5)))
+
+
+def _synthetic_slices() -> list[dict[str, Any]]:
+    """One dict, from which training draws a new micrograph each time."""
+    common = {"dataset_name": SYNTHETIC, "image_id": SYNTHETIC, "label_file_name": SYNTHETIC}
+    return [{**common, "synthetic": True, "voxel_size": (SYNTHETIC_PIXEL_SIZE,) * 3}]
 
 
 def _absolute(path: str | Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.data.build import get_slices
+from prompt_das.data.datasets import SYNTHETIC
 from prompt_das.data.slices import open_image_volume
 from prompt_das.evaluation.evaluator import PROTOCOLS
 from prompt_das.evaluation.metrics import SCORES
@@ -121,6 +122,8 @@ def check_points(file: str | Path, first: dict[str, Any]) -> None:
 
 def slices_of(key: str, name: str) -> list[dict[str, Any]]:
     """The slices of a data set of ``DATASETS.<key>``; errors name the key."""
+    if name == SYNTHETIC and key != "TRAIN":
+        raise ValueError(f"DATASETS.{key}: {SYNTHETIC} is drawn anew for each crop, so only DATASETS.TRAIN can name it")
     try:
         return get_slices((name,))
     except FileNotFoundError as error:

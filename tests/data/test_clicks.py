@@ -40,7 +40,7 @@ def at(array: np.ndarray, points: np.ndarray) -> list[int]:
 
 
 def crops(simulator: ClickSimulator, image: np.ndarray, mask: np.ndarray, number: int = 60) -> list:
-    return [simulator(image, mask, np.random.default_rng(seed)) for seed in range(number)]
+    return [simulator(image, connected_components(mask), np.random.default_rng(seed)) for seed in range(number)]
 
 
 def test_a_crop_without_clicks_has_the_plain_target(image: np.ndarray, mask: np.ndarray) -> None:
@@ -153,3 +153,26 @@ def test_settings_come_from_the_config() -> None:
     simulator = ClickSimulator.from_config(cfg)
     assert simulator is not None
     assert (simulator.sigma, simulator.max_added, simulator.free) == (9.5, 7, cfg.INPUT.CLICKS.FREE_PROBABILITY)
+
+
+def test_objects_that_are_known_are_clicked_and_become_foreground(image: np.ndarray, mask: np.ndarray) -> None:
+    objects = np.zeros(mask.shape, np.int32)
+    objects[100:120, 20:40], objects[20:40, 100:120] = 3, 7
+    instances = connected_components(mask)
+    settings = replace(PLAIN, added=1.0, anywhere=0.5)
+    seen = set()
+    for seed in range(40):
+        target, _, clicks = settings(image, instances, np.random.default_rng(seed), objects)
+        assert at(target, clicks) == [1] * len(clicks)
+        hit = {i for i in at(objects, clicks) if i}
+        seen |= hit
+        for i in hit:
+            assert target[objects == i].all()
+    assert seen == {3, 7}
+
+
+def test_instances_that_touch_keep_a_center_each(image: np.ndarray) -> None:
+    instances = np.zeros(image.shape, np.int32)
+    instances[40:60, 40:60], instances[40:60, 60:80] = 1, 2
+    _, centers, _ = replace(PLAIN, free=1.0)(image, instances, np.random.default_rng(0))
+    assert len(centers) == 2

@@ -1,0 +1,1 @@
+"""Synthetic electron micrographs, each of another style: a labeled source that needs no data of others."""

@@ -1,0 +1,139 @@
+"""Cells: a partition of the canvas, their cytoplasm, their membranes, nuclei and myelin."""
+
+from __future__ import annotations
+
+from prompt_das.volumes.synthetic_tissue.canvas import (
+    Canvas,
+    blend,
+    box_around,
+    cover,
+    line_weight,
+    rotated_noise,
+    smooth_noise,
+    tube,
+)
+from prompt_das.volumes.synthetic_tissue.style import Style
+
+import cv2
+import numpy as np
+
+CELL_SIZE = {"neuropil": (250, 900), "soma": (1500, 5000), "packed": (2000, 6000), "bundle": (130, 400)}  # nm
+
+
+def draw_cells(rng: np.random.Generator, shape: tuple[int, int], nm: float, style: Style) -> Canvas:
+    """A canvas with cells: cytoplasm and membranes."""
+    cells, border = _partition(rng, shape, nm, style)
+    canvas = Canvas(rng, nm, np.empty(shape, np.float32), cells, border)
+    count = int(cells.max()) + 1
+    shade = style.cytoplasm + style.cytoplasm_spread * rng.standard_normal(count).clip(-2, 2)
+    kind = rng.random(count)
+    dark = kind < style.dark_cells
+    shade[dark] -= rng.uniform(0.08, 0.3)
+    texture = _cytoplasm(rng, shape, nm, style)
+    empty = kind > 1 - style.empty_cells
+    shade[empty] = style.cytoplasm + rng.uniform(0, 0.2)
+    strength = np.where(empty, 0.15, rng.uniform(0.6, 1.2, count)).astype(np.float32)
+    canvas.picture[:] = shade.astype(np.float32)[cells] + strength[cells] * texture
+    for cell in np.flatnonzero(empty):  # mitochondria find no room there
+        canvas.border[cells == cell] *= -1
+    return canvas
+
+
+def _partition(
+    rng: np.random.Generator, shape: tuple[int, int], nm: float, style: Style
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cells (H, W) int32, and the distance to their borders (H, W): a warped Voronoi diagram of ellipses and lines."""
+    low, high = (length * nm for length in CELL_SIZE[style.tissue])
+    size = np.exp(rng.uniform(np.log(low), np.log(high)))
+    margin = 20
+    height, width = shape[0] + 2 * margin, shape[1] + 2 * margin
+    seeds = np.full((height, width), 255, np.uint8)
+    crowding = smooth_noise(rng, (height, width), max(1.5 * size, 30))  # where cells are smaller
+    wanted = max(int(height * width / size**2 * 1.5), 2)
+    y, x = rng.integers(0, height, wanted), rng.integers(0, width, wanted)
+    keep = rng.random(wanted) < 1 / (1 + np.exp(-1.5 * crowding[y, x]))
+    bundle_angle = rng.uniform(0, 180)
+    longish = rng.uniform(0, 0.5)
+    for cy, cx in zip(y[keep], x[keep], strict=True):
+        axes = size * rng.uniform(0.02, 0.22, 2)
+        if rng.random() < longish:
+            axes[0] = size * rng.uniform(0.3, 1.5)
+        angle = bundle_angle + rng.normal(0, 15) if rng.random() < 0.5 else rng.uniform(0, 180)
+        cv2.ellipse(seeds, (int(cx), int(cy)), (int(axes[0]) + 1, int(axes[1]) + 1), angle, 0, 360, 0, -1)
+    seeds[0, 0] = 0  # never without a cell
+    _, cells = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)
+    rows, cols = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    for axis in (rows, cols):
+        axis += margin + 0.08 * size * smooth_noise(rng, shape, max(0.5 * size, 12)).clip(-2.5, 2.5)
+        axis += min(0.03 * size, 3) * smooth_noise(rng, shape, max(0.12 * size, 6)).clip(-2.5, 2.5)
+    cells = cv2.remap(cells.astype(np.float32), cols, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
+    different = np.zeros(shape, np.uint8)
+    different[:, 1:] |= cells[:, 1:] != cells[:, :-1]
+    different[1:] |= cells[1:] != cells[:-1]
+    border = cv2.distanceTransform(1 - different, cv2.DIST_L2, 5) if different.any() else np.full(shape, 99.0)
+    return cells.astype(np.int32), border.astype(np.float32)
+
+
+def _cytoplasm(rng: np.random.Generator, shape: tuple[int, int], nm: float, style: Style) -> np.ndarray:
+    """Texture (H, W): ribosomes and vesicles as dark grains, clouds, and filaments."""
+    grain = smooth_noise(rng, shape, style.grain_size * nm)
+    dotted = -np.maximum(grain - rng.uniform(0, 1), 0)
+    texture = style.grain * (dotted - dotted.mean()) * 1.5
+    texture += 0.4 * style.grain * smooth_noise(rng, shape, 120 * nm)
+    texture += 0.3 * style.grain * smooth_noise(rng, shape, 8 * nm)
+    if style.fibers > 0.03:
+        strands = rotated_noise(rng, shape, 25 * nm, rng.uniform(6, 20), rng.uniform(0, 180))
+        texture -= style.fibers * np.maximum(strands - 0.5, 0)
+    return texture
+
+
+def draw_membranes(canvas: Canvas, style: Style) -> None:
+    """Draw the membranes between cells, each as one line or, with extracellular space, as two."""
+    rng, distance = canvas.rng, np.abs(canvas.border)
+    width = style.membrane_width * canvas.nm * np.exp(0.25 * smooth_noise(rng, canvas.shape, 300 * canvas.nm))
+    strength = np.clip(0.9 + 0.2 * smooth_noise(rng, canvas.shape, 200 * canvas.nm), 0.3, 1)
+    gap = style.extracellular_gap * canvas.nm
+    blend(canvas.picture, style.membrane, strength * np.exp(-(((distance - gap) / np.maximum(width, 0.6)) ** 2)))
+    if gap > 1:
+        blend(canvas.picture, min(style.cytoplasm + 0.1, 1.0), cover(gap - 1 - distance) * 0.8)
+
+
+def draw_myelin(canvas: Canvas, style: Style) -> None:
+    """Wrap some cells in dark lamellae."""
+    rng = canvas.rng
+    for cell in rng.choice(np.unique(canvas.cells), rng.integers(1, 3)):
+        inside = (canvas.cells == cell) & (canvas.border > 0)
+        thick = min(rng.uniform(40, 220) * canvas.nm, 0.4 * canvas.border[inside].max(initial=0))
+        if thick < 3:
+            continue
+        period = max(rng.uniform(12, 30) * canvas.nm, 1.5)
+        lamellae = 0.08 * np.cos(2 * np.pi * canvas.border / period)
+        sheath = np.where(inside, cover(thick - canvas.border), 0)
+        blend(canvas.picture, style.membrane * rng.uniform(0.5, 1.1) + lamellae, sheath)
+        canvas.border[inside] -= thick + 4  # what lies inside keeps off the sheath
+        canvas.add_object("myelin", (slice(None), slice(None)), sheath > 0.5)
+
+
+def draw_nucleus(canvas: Canvas, style: Style) -> None:
+    """Draw a part of a nucleus: an envelope of two membranes around patches of chromatin."""
+    rng, nm = canvas.rng, canvas.nm
+    radius = rng.uniform(1200, 4000) * nm
+    angle = rng.uniform(0, 2 * np.pi)
+    away = radius - rng.uniform(0.1, 0.6) * max(canvas.shape)
+    center = np.array(canvas.shape) / 2 + max(away, 0) * np.array([np.sin(angle), np.cos(angle)])
+    box = box_around(center[None], radius + 10, canvas.shape)
+    depth = tube(center[None], np.array([radius]), box)
+    shape = depth.shape
+    depth += 0.06 * radius * smooth_noise(rng, shape, max(0.5 * radius, 20)).clip(-2, 2)
+    shade = style.cytoplasm + rng.uniform(-0.15, 0.1)
+    clumps = smooth_noise(rng, shape, rng.uniform(150, 500) * nm)
+    clumps += rng.uniform(0, 1.5) * np.exp(-(((depth - 60 * nm) / (80 * nm)) ** 2))
+    dark = 1 / (1 + np.exp(-rng.uniform(2, 6) * (clumps - rng.uniform(0, 1.2))))
+    picture = shade - rng.uniform(0.05, 0.35) * dark + 0.8 * style.grain * smooth_noise(rng, shape, 20 * nm)
+    blend(canvas.picture[box], picture, cover(depth))
+    width = style.membrane_width * nm
+    blend(canvas.picture[box], style.membrane, line_weight(depth - 1.2 * width, 1.5 * width) * 0.8)
+    blend(canvas.picture[box], style.membrane, line_weight(depth + 1.2 * width, 1.5 * width) * 0.8)
+    inside = depth > -2 * width
+    canvas.border[box][inside] = -1
+    canvas.add_object("nucleus", box, inside)

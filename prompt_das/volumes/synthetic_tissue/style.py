@@ -1,0 +1,125 @@
+"""What differs from one volume to the next: tissue, staining and microscope, drawn at random for each micrograph.
+
+Domain randomization (Tremblay et al. 2018): where the styles of the source vary more than real tissue does, a real
+volume is one more of them. Lengths are in nanometers, gray values between 0 (black) and 1 (white).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Tissue = Literal["neuropil", "soma", "packed", "bundle"]
+TISSUES: tuple[Tissue, ...] = ("neuropil", "soma", "packed", "bundle")
+TISSUE_PROBABILITY = (0.55, 0.2, 0.15, 0.1)
+Cristae = Literal["lamellar", "tubular", "concentric", "irregular", "none"]
+CRISTAE: tuple[Cristae, ...] = ("lamellar", "tubular", "concentric", "irregular", "none")
+CRISTAE_PROBABILITY = (0.45, 0.15, 0.08, 0.25, 0.07)
+
+
+@dataclass(frozen=True)
+class Style:
+    """The look of one micrograph."""
+
+    tissue: Tissue
+    # Cells
+    cytoplasm: float
+    cytoplasm_spread: float  # standard deviation between cells
+    dark_cells: float  # share of cells with dark cytoplasm, as glia
+    empty_cells: float  # share of cells that are lumen, resin or extracellular space
+    grain: float  # contrast of the texture of cytoplasm
+    grain_size: float
+    fibers: float  # contrast of microtubules and filaments
+    membrane: float
+    membrane_width: float
+    extracellular_gap: float
+    # Mitochondria
+    mitochondria: float  # a square micrometer
+    radius: tuple[float, float]  # smallest and largest
+    elongation: float  # typical half length of the axis, in radii
+    branched: float  # share with a side branch
+    matrix: float
+    matrix_spread: float  # standard deviation between mitochondria
+    matrix_grain: float
+    rim: float  # gray value of the outer membrane
+    rim_width: float
+    inner_gap: float  # contrast of the pale space between the two membranes
+    cristae: Cristae
+    cristae_contrast: float  # negative where they are paler than the matrix
+    cristae_period: float
+    # Other organelles, each a typical number a square micrometer
+    others: dict[str, float]
+    # Microscope
+    blur: float  # standard deviation in pixels of the micrograph
+    noise: float
+    shot_noise: float
+    line_noise: float
+    gamma: float
+    mean: float
+    contrast: float  # standard deviation of the gray values in the end
+    inverted: bool
+
+
+OTHERS = {  # the largest typical number a square micrometer
+    "lysosome": 0.35,
+    "lipid droplet": 0.25,
+    "peroxisome": 0.12,
+    "multivesicular body": 0.2,
+    "vacuole": 0.5,
+    "reticulum": 1.2,
+    "reticulum stack": 0.15,
+    "golgi": 0.15,
+    "vesicles": 0.8,
+    "dense vesicles": 0.4,
+    "synapse": 0.8,
+    "whorl": 0.15,
+}
+
+
+def random_style(rng: np.random.Generator) -> Style:
+    """Draw a style."""
+    uniform = rng.uniform
+    tissue = TISSUES[rng.choice(len(TISSUES), p=TISSUE_PROBABILITY)]
+    cytoplasm = uniform(0.5, 0.85)
+    small = np.exp(uniform(np.log(75), np.log(190)))  # radius of the smallest mitochondria
+    cristae = CRISTAE[rng.choice(len(CRISTAE), p=CRISTAE_PROBABILITY)]
+    # Mostly darker than cytoplasm, sometimes alike, rarely paler.
+    matrix = cytoplasm - (uniform(0.08, 0.4) if rng.random() < 0.85 else uniform(-0.08, 0.1))
+    density = np.exp(uniform(np.log(0.25), np.log(1.2))) * (2.0 if tissue == "packed" else 1.0)
+    return Style(
+        tissue=tissue,
+        cytoplasm=cytoplasm,
+        cytoplasm_spread=uniform(0.0, 0.08),
+        dark_cells=uniform(0, 0.25) if rng.random() < 0.5 else 0.0,
+        empty_cells=uniform(0, 0.15) if rng.random() < 0.4 else 0.0,
+        grain=uniform(0.01, 0.14),
+        grain_size=uniform(12, 45),
+        fibers=uniform(0, 0.1),
+        membrane=max(cytoplasm - uniform(0.2, 0.6), 0.02),
+        membrane_width=uniform(9, 26),
+        extracellular_gap=uniform(8, 40) if rng.random() < 0.35 else 0.0,
+        mitochondria=density,
+        radius=(small, small * uniform(1.3, 2.4)),
+        elongation=uniform(0.1, 3.0),
+        branched=uniform(0, 0.25),
+        matrix=max(matrix, 0.05),
+        matrix_spread=uniform(0, 0.06),
+        matrix_grain=uniform(0.01, 0.09),
+        rim=max(min(cytoplasm, matrix) - uniform(0.03, 0.35), 0.02),
+        rim_width=uniform(9, 24),
+        inner_gap=uniform(0, 0.2) if rng.random() < 0.5 else 0.0,
+        cristae=cristae,
+        cristae_contrast=uniform(0.03, 0.3) * (1 if rng.random() < 0.75 else -1),
+        cristae_period=uniform(35, 120),
+        others={name: most * rng.random() ** 2 for name, most in OTHERS.items()},
+        blur=uniform(0.0, 1.1),
+        noise=uniform(0.005, 0.08),
+        shot_noise=uniform(0, 0.06) if rng.random() < 0.5 else 0.0,
+        line_noise=uniform(0, 0.03) if rng.random() < 0.3 else 0.0,
+        gamma=np.exp(uniform(-0.35, 0.35)),
+        mean=uniform(95, 175),
+        contrast=uniform(18, 55),
+        inverted=bool(rng.random() < 0.03),
+    )
