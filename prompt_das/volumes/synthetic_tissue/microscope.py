@@ -10,7 +10,7 @@ from prompt_das.volumes.synthetic_tissue.style import Style
 import cv2
 import numpy as np
 
-ARTEFACT_PROBABILITY = 0.06  # of each
+ARTEFACT_PROBABILITY = 0.04  # of each
 
 
 def take_picture(rng: np.random.Generator, tissue: np.ndarray, style: Style) -> np.ndarray:

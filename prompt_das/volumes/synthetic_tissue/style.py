@@ -13,10 +13,10 @@ import numpy as np
 
 Tissue = Literal["neuropil", "soma", "packed", "bundle"]
 TISSUES: tuple[Tissue, ...] = ("neuropil", "soma", "packed", "bundle")
-TISSUE_PROBABILITY = (0.55, 0.2, 0.15, 0.1)
+TISSUE_PROBABILITY = (0.65, 0.15, 0.12, 0.08)
 Cristae = Literal["lamellar", "tubular", "concentric", "irregular", "none"]
 CRISTAE: tuple[Cristae, ...] = ("lamellar", "tubular", "concentric", "irregular", "none")
-CRISTAE_PROBABILITY = (0.45, 0.15, 0.08, 0.25, 0.07)
+CRISTAE_PROBABILITY = (0.5, 0.14, 0.08, 0.23, 0.05)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Style:
 OTHERS = {  # the largest typical number a square micrometer
     "lysosome": 0.35,
     "lipid droplet": 0.25,
-    "peroxisome": 0.12,
+    "peroxisome": 0.08,
     "multivesicular body": 0.2,
     "vacuole": 0.5,
     "reticulum": 1.2,
@@ -82,21 +82,21 @@ def random_style(rng: np.random.Generator) -> Style:
     """Draw a style."""
     uniform = rng.uniform
     tissue = TISSUES[rng.choice(len(TISSUES), p=TISSUE_PROBABILITY)]
-    cytoplasm = uniform(0.5, 0.85)
+    cytoplasm = uniform(0.55, 0.85)
     small = np.exp(uniform(np.log(75), np.log(190)))  # radius of the smallest mitochondria
     cristae = CRISTAE[rng.choice(len(CRISTAE), p=CRISTAE_PROBABILITY)]
     # Mostly darker than cytoplasm, sometimes alike, rarely paler.
-    matrix = cytoplasm - (uniform(0.08, 0.4) if rng.random() < 0.85 else uniform(-0.08, 0.1))
-    density = np.exp(uniform(np.log(0.25), np.log(1.2))) * (2.0 if tissue == "packed" else 1.0)
+    matrix = cytoplasm - (uniform(0.1, 0.38) if rng.random() < 0.92 else uniform(-0.08, 0.1))
+    density = np.exp(uniform(np.log(0.35), np.log(1.5))) * (2.0 if tissue == "packed" else 1.0)
     return Style(
         tissue=tissue,
         cytoplasm=cytoplasm,
         cytoplasm_spread=uniform(0.0, 0.08),
-        dark_cells=uniform(0, 0.25) if rng.random() < 0.5 else 0.0,
+        dark_cells=uniform(0, 0.2) if rng.random() < 0.5 else 0.0,
         empty_cells=uniform(0, 0.15) if rng.random() < 0.4 else 0.0,
-        grain=uniform(0.01, 0.14),
+        grain=uniform(0.01, 0.11),
         grain_size=uniform(12, 45),
-        fibers=uniform(0, 0.1),
+        fibers=uniform(0, 0.08),
         membrane=max(cytoplasm - uniform(0.2, 0.6), 0.02),
         membrane_width=uniform(9, 26),
         extracellular_gap=uniform(8, 40) if rng.random() < 0.35 else 0.0,
@@ -107,19 +107,19 @@ def random_style(rng: np.random.Generator) -> Style:
         matrix=max(matrix, 0.05),
         matrix_spread=uniform(0, 0.06),
         matrix_grain=uniform(0.01, 0.09),
-        rim=max(min(cytoplasm, matrix) - uniform(0.03, 0.35), 0.02),
+        rim=max(min(cytoplasm, matrix) - uniform(0.04, 0.35), 0.02),
         rim_width=uniform(9, 24),
         inner_gap=uniform(0, 0.2) if rng.random() < 0.5 else 0.0,
         cristae=cristae,
-        cristae_contrast=uniform(0.03, 0.3) * (1 if rng.random() < 0.75 else -1),
+        cristae_contrast=uniform(0.05, 0.3) * (1 if rng.random() < 0.75 else -1),
         cristae_period=uniform(35, 120),
         others={name: most * rng.random() ** 2 for name, most in OTHERS.items()},
-        blur=uniform(0.0, 1.1),
-        noise=uniform(0.005, 0.08),
-        shot_noise=uniform(0, 0.06) if rng.random() < 0.5 else 0.0,
+        blur=uniform(0.0, 0.9),
+        noise=uniform(0.005, 0.06),
+        shot_noise=uniform(0, 0.04) if rng.random() < 0.5 else 0.0,
         line_noise=uniform(0, 0.03) if rng.random() < 0.3 else 0.0,
         gamma=np.exp(uniform(-0.35, 0.35)),
         mean=uniform(95, 175),
-        contrast=uniform(18, 55),
-        inverted=bool(rng.random() < 0.03),
+        contrast=uniform(22, 55),
+        inverted=bool(rng.random() < 0.01),
     )
