@@ -9,6 +9,7 @@ Shape legend: B images; N points, padded with a validity mask; K pseudo points; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from prompt_das.modeling.criterion import enabled_target_losses
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.batching import pad, stack
 from prompt_das.ops.connected_components import label_components
-from prompt_das.ops.points import POSITIVE, find_peaks, suppress_near
+from prompt_das.ops.points import NEGATIVE, POSITIVE, find_peaks, render_density, suppress_near
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,7 @@ class PseudoLabeler:
         pixel_confidence: float,
         image_confidence: float,
         contrastive: dict[str, Any],
+        supervision_radius: float = 0.0,
         recall_period: int = RECALL_PERIOD,
         iteration: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -61,6 +63,7 @@ class PseudoLabeler:
             pixel_confidence: pixels with a confidence max(p, 1 - p) below it are ignored.
             image_confidence: the fraction of pixels with at least this confidence is the weight of an image.
             contrastive: keyword arguments of :func:`sample_contrastive_points`.
+            supervision_radius: of the discs around clicks whose label is certain, in pixels; 0: there are none.
             recall_period: iterations between two measurements of :func:`sparse_recall`; 0: none.
             iteration: gives the number of the current one.
         """
@@ -75,6 +78,7 @@ class PseudoLabeler:
         self.pixel_confidence = pixel_confidence
         self.image_confidence = image_confidence
         self.contrastive = contrastive
+        self.supervision_radius = supervision_radius
         self.recall_period = recall_period
         self.iteration = iteration
 
@@ -89,6 +93,7 @@ class PseudoLabeler:
             "suppression_radius": cfg.MODEL.CENTER_HEAD.SIGMA,
             "peaks": {"threshold": node.POINTS.THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": node.POINTS.TOP_K},
             "density_ignore": node.POINTS.IGNORE_THRESHOLD,
+            "supervision_radius": node.POINTS.SUPERVISION_RADIUS,
             "require_peak": node.MASKS.REQUIRE_PEAK,
             "pixel_confidence": node.MASKS.PIXEL_CONFIDENCE,
             "image_confidence": node.MASKS.IMAGE_CONFIDENCE,
@@ -103,16 +108,16 @@ class PseudoLabeler:
 
     @torch.no_grad()
     def predict_teacher(
-        self, images: Tensor, sparse: Tensor, sparse_valid: Tensor
+        self, images: Tensor, sparse: Tensor, sparse_valid: Tensor, negative: Tensor, negative_valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Two passes of the decoder on one pass of the encoder, and now and then one for :func:`sparse_recall`.
 
         Args:
-            images: (B, 1, H, W) weak views; sparse, sparse_valid: (B, N, 2), (B, N).
+            images: (B, 1, H, W) weak views; sparse, sparse_valid: (B, N, 2), (B, N); and so for the negative clicks.
 
         Returns:
             foreground probability (B, H, W); density (B, H, W); the pseudo points (B, K, 2), (B, K), none near a
-            sparse point.
+            sparse point or a negative click.
         """
         teacher = self.teacher
         size = (images.shape[-2], images.shape[-1])
@@ -121,15 +126,17 @@ class PseudoLabeler:
         if "points" in self.target_losses:
             density = teacher.decode(embedding, sparse, prompted, size, with_mask=False).density
             points, valid, _ = find_peaks(density, **self.peaks)
-            valid = suppress_near(points, valid, sparse, sparse_valid, self.suppression_radius)
+            for clicks, clicks_valid in ((sparse, sparse_valid), (negative, negative_valid)):
+                valid = suppress_near(points, valid, clicks, clicks_valid, self.suppression_radius)
         else:
             density, points, valid = images[:, 0] * 0, sparse[:, :0], sparse_valid[:, :0]
         if self.recall_period and self.iteration() % self.recall_period == 0:
             # Without prompts: a teacher that follows clicks finds whatever it is shown.
             unprompted = teacher.decode(embedding, sparse[:, :0], prompted[:, :0], size, with_density=False).logits
             self.put_metrics({"pseudo/sparse_recall": sparse_recall(unprompted.sigmoid(), sparse, sparse_valid)})
-        prompts = torch.cat([sparse, points], dim=1)
-        prompted = torch.cat([sparse_valid, valid], dim=1) & self.use_prompts
+        positive = F.pad(torch.cat([sparse, points], dim=1), (0, 1), value=POSITIVE)
+        prompts = torch.cat([positive, F.pad(negative, (0, 1), value=NEGATIVE)], dim=1)
+        prompted = torch.cat([sparse_valid, valid, negative_valid], dim=1) & self.use_prompts
         probability = teacher.decode(embedding, prompts, prompted, size, with_density=False).logits.sigmoid()
         return probability, density, points, valid
 
@@ -137,8 +144,9 @@ class PseudoLabeler:
         """Pseudo-labels for target samples, in their strong view."""
         device = self.teacher.device
         sparse, sparse_valid = pad(samples, "sparse_points", device)
+        negative, negative_valid = pad(samples, "negative_clicks", device)
         probability, density, peaks, peaks_valid = self.predict_teacher(
-            stack(samples, "weak_image", device), sparse, sparse_valid
+            stack(samples, "weak_image", device), sparse, sparse_valid, negative, negative_valid
         )
         self.put_metrics(
             {
@@ -149,7 +157,8 @@ class PseudoLabeler:
 
         # From here on everything is in the strong view.
         strong_sparse, _ = pad(samples, "strong_sparse_points", device)
-        strong_peaks = warp_points(peaks, stack(samples, "forward_pixel_map", device))
+        forward_map = stack(samples, "forward_pixel_map", device)
+        strong_peaks = warp_points(peaks, forward_map)
         points = torch.cat([strong_sparse, strong_peaks], dim=1)
         points_valid = torch.cat([sparse_valid, peaks_valid], dim=1)
         noise = stack(samples, "noise", device).long()
@@ -166,6 +175,11 @@ class PseudoLabeler:
         image_weight = (confidence >= self.image_confidence).float().mean((1, 2))
         if self.require_peak:
             mask *= supported_by_peaks(mask > 0, density, self.peaks["threshold"], strong_sparse, sparse_valid)
+        if self.supervision_radius:
+            strong_negative = warp_points(negative, forward_map)
+            mask, pixel_valid = supervise_near_clicks(
+                mask, pixel_valid, strong_sparse, sparse_valid, strong_negative, negative_valid, self.supervision_radius
+            )
         density_ignore = density > self.density_ignore
         clicks = F.pad(points, (0, 1), value=POSITIVE)
         self.put_metrics({"pseudo/confident_pixels": image_weight.mean()})
@@ -213,6 +227,38 @@ def supported_by_peaks(mask: Tensor, density: Tensor, threshold: float, points: 
     roots = label_components(mask).flatten(1)
     confirmed = torch.zeros_like(confirmed).scatter_reduce(1, roots, confirmed * mask.flatten(1), "amax")
     return (confirmed.gather(1, roots) > 0).view_as(mask)
+
+
+def supervise_near_clicks(
+    mask: Tensor,
+    pixel_valid: Tensor,
+    positive: Tensor,
+    positive_valid: Tensor,
+    negative: Tensor,
+    negative_valid: Tensor,
+    radius: float,
+) -> tuple[Tensor, Tensor]:
+    """Put what clicks say for certain into a pseudo-label.
+
+    Args:
+        mask: (B, H, W) uint8; pixel_valid: (B, H, W) bool.
+        positive, positive_valid: (B, N, 2), (B, N): pixels within ``radius`` of them are foreground; background as far
+            again around those is ignored.
+        negative, negative_valid: (B, M, 2), (B, M): pixels within ``radius`` of them are background.
+
+    Returns:
+        the new mask and pixel_valid.
+    """
+    size = (mask.shape[-2], mask.shape[-1])
+    # A Gaussian of standard deviation ``radius`` is exp(-1/2) at the radius and exp(-2) at twice of it.
+    near_positive = render_density(positive, positive_valid, size, radius)
+    near_negative = render_density(negative, negative_valid, size, radius)
+    foreground, around = near_positive >= math.exp(-0.5), near_positive >= math.exp(-2)
+    background = (near_negative >= math.exp(-0.5)) & (near_negative >= near_positive)
+    foreground &= ~background
+    ignored = around & (mask == 0)
+    mask = mask.masked_fill(foreground, 1).masked_fill(background, 0)
+    return mask, (pixel_valid & ~ignored) | foreground | background
 
 
 def sparse_recall(probability: Tensor, points: Tensor, valid: Tensor) -> Tensor:

@@ -140,6 +140,10 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DOMAIN_ADAPT.POINTS.IGNORE_THRESHOLD = 1.0
     _c.DOMAIN_ADAPT.POINTS.UDA_THRESHOLD = 0.49  # of the pseudo sparse points that take the place of true ones
 
+    # A sparse point is foreground for certain, so the pixels within so many pixels of it are, and the teacher's
+    # background as far again around them is ignored; background around a negative click. 0: the teacher's mask alone.
+    _c.DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS = 0.0
+
     _c.DOMAIN_ADAPT.MASKS = CN()
     _c.DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE = 0.7  # pixels below are ignored
     # Components of the teacher's mask in which its density has no peak (POINTS.THRESHOLD), and which hold no sparse

@@ -17,6 +17,7 @@ from prompt_das.data.corrupt_slices import SKIPPED, CorruptSlices, require_at_mo
 from prompt_das.data.dataset_mapper import SliceMapper, SourceMapper, TargetMapper
 from prompt_das.data.datasets import ensure_registered
 from prompt_das.data.samples import SourceSample, TargetSample
+from prompt_das.data.sparse_points import get_negative_clicks
 from prompt_das.data.workers import MonitoredDataLoader
 from prompt_das.volumes.point_files import SlicePoints
 from prompt_das.volumes.volume import VolumeError
@@ -141,7 +142,7 @@ class SourceTargetLoader:
     def __init__(
         self,
         *,
-        open_source: OpenStream,
+        open_source: OpenStream | None,
         open_target: OpenStream,
         max_iter: int,
         adapt_from: int,
@@ -149,7 +150,8 @@ class SourceTargetLoader:
     ) -> None:
         """
         Args:
-            open_source, open_target: from the first iteration to the batches of that one and all later ones.
+            open_source, open_target: from the first iteration to the batches of that one and all later ones. Without
+                a source, the source samples are always empty.
             adapt_from: the first iteration with target samples.
         """
         self.start_iter = 0
@@ -187,14 +189,14 @@ class SourceTargetLoader:
         def open_target(start_iter: int) -> MonitoredDataLoader:
             return build(
                 get_slices(cfg.DATASETS.TARGET),
-                TargetMapper(cfg, get_sparse_points()),
+                TargetMapper(cfg, get_sparse_points(), get_negative_clicks(cfg)),
                 batch_size=cfg.DATALOADER.TARGET_IMS_PER_BATCH,
                 start_iter=start_iter,
                 seed=(seed, 1),
             )
 
         return {
-            "open_source": open_source,
+            "open_source": open_source if cfg.DATASETS.TRAIN else None,
             "open_target": open_target,
             "max_iter": max_iter,
             "adapt_from": adaptation_start(cfg),
@@ -202,7 +204,10 @@ class SourceTargetLoader:
         }
 
     def __iter__(self) -> Iterator[tuple[list[SourceSample], list[TargetSample]]]:
-        source = iter(self.open_source(self.start_iter))
+        if self.open_source is None:
+            source: Iterator[list[dict[str, Any]]] = iter([[]] * (self.max_iter - self.start_iter))
+        else:
+            source = iter(self.open_source(self.start_iter))
         for _ in range(self.start_iter, self.adapt_from):
             yield cast(list[SourceSample], self.corrupt.pop_skipped(next(source))), []
         first = max(self.start_iter, self.adapt_from)

@@ -195,11 +195,12 @@ class TargetMapper:
         augmentation: StrongAugmentation,
         foreground_probability: float,
         sparse_points: dict[str, SlicePoints],
+        negative_clicks: dict[str, SlicePoints] | None = None,
         unprompted_probability: float = 0.0,
     ) -> None:
         """
         Args:
-            sparse_points: for each dataset name, slice index -> (N, 2) points.
+            sparse_points, negative_clicks: for each dataset name, slice index -> (N, 2) points.
             unprompted_probability: of a crop on which the student gets no prompt, beyond those that draw none.
         """
         self.unprompted_probability = unprompted_probability
@@ -207,18 +208,28 @@ class TargetMapper:
         self.augmentation = augmentation
         self.foreground_probability = foreground_probability
         self.sparse_points = sparse_points
+        self.negative_clicks = negative_clicks or {}
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, sparse_points: dict[str, SlicePoints]) -> dict:
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        sparse_points: dict[str, SlicePoints],
+        negative_clicks: dict[str, SlicePoints] | None = None,
+    ) -> dict:
         source = SourceMapper.from_config(cfg)
         return {
             **{key: source[key] for key in ("crop", "augmentation", "foreground_probability")},
             "sparse_points": sparse_points,
+            "negative_clicks": negative_clicks,
             "unprompted_probability": cfg.DOMAIN_ADAPT.UNPROMPTED_PROBABILITY,
         }
 
     def __call__(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> TargetSample:
-        points = self.sparse_points.get(dataset_dict["dataset_name"], {}).get(dataset_dict["slice"], NO_POINTS)
+        points, negatives = (
+            clicks.get(dataset_dict["dataset_name"], {}).get(dataset_dict["slice"], NO_POINTS)
+            for clicks in (self.sparse_points, self.negative_clicks)
+        )
         around = None
         if rng.random() < self.foreground_probability and len(points):
             around = points[rng.integers(len(points))]
@@ -238,6 +249,7 @@ class TargetMapper:
             "weak_image": torch.from_numpy(np.ascontiguousarray(weak, np.float32))[None],
             "image": torch.from_numpy(np.ascontiguousarray(strong, np.float32))[None],
             "sparse_points": torch.from_numpy(sparse),
+            "negative_clicks": torch.from_numpy(self.crop.points(negatives, box)),
             "strong_sparse_points": torch.from_numpy(geometric.apply_coords(sparse).astype(np.float32)),
             "inverse_pixel_map": torch.from_numpy(inverse_pixel_map(geometric, *weak.shape)),
             "forward_pixel_map": torch.from_numpy(forward_pixel_map(geometric, *weak.shape)),

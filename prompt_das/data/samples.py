@@ -41,6 +41,7 @@ class TargetSample(TypedDict):
     weak_image: Tensor  # (1, H, W) float32, as stored
     image: Tensor  # (1, H', W') float32, strongly augmented
     sparse_points: Tensor  # (N, 2) float32, in the weak view
+    negative_clicks: Tensor  # (N, 2) float32, in the weak view: on what is no organelle
     strong_sparse_points: Tensor  # (N, 2) float32: the same points in the strong view
     inverse_pixel_map: Tensor  # (H', W') integers: for each pixel of the strong view the index of its weak pixel
     forward_pixel_map: Tensor  # (H, W, 2) float32: for each pixel of the weak view its point in the strong view

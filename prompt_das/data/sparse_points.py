@@ -10,8 +10,10 @@ from typing import Any
 from prompt_das.data.corrupt_slices import CorruptSlices
 from prompt_das.data.datasets import ensure_registered
 from prompt_das.data.slices import open_image_volume, read_labels
+from prompt_das.ops.points import NEGATIVE
 from prompt_das.volumes.point_files import (
     SlicePoints,
+    read_clicks,
     read_points,
     read_provenance,
     sample_dataset_points,
@@ -82,6 +84,22 @@ def get_sparse_points(
         number = sum(len(points[name].get(dataset_dict["slice"], ())) for dataset_dict in slices)
         logger.info("%s: %d sparse points on %d slices, from %s", name, number, len(slices), chosen)
     return points
+
+
+def get_negative_clicks(cfg: CfgNode) -> dict[str, SlicePoints]:
+    """The negative clicks of each target dataset that comes with a file of points, (N, 2) of each slice."""
+    ensure_registered(cfg.DATASETS.TARGET)
+    clicks: dict[str, SlicePoints] = {}
+    for name in cfg.DATASETS.TARGET:
+        file = cfg.DATASETS.SPARSE_POINTS.FILE or MetadataCatalog.get(name).get("points")
+        if not file or cfg.DATASETS.SPARSE_POINTS.RATIO == 0:
+            continue
+        volume = open_image_volume(DatasetCatalog.get(name)[0])
+        of_slices = read_clicks(file, volume.slice_names, num_slices=volume.shape[0], size=volume.shape[1:])
+        clicks[name] = {z: one[one[:, 2] == NEGATIVE, :2] for z, one in of_slices.items()}
+        number = sum(map(len, clicks[name].values()))
+        logger.info("%s: %d negative clicks, from %s", name, number, file)
+    return clicks
 
 
 def require_same_source(path: Path, **settings: Any) -> None:

@@ -33,7 +33,8 @@ def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
     if eval_only:
         check_datasets(cfg, "TEST", required=True)
         return
-    check_datasets(cfg, "TRAIN", required=True)
+    source_free = cfg.DOMAIN_ADAPT.ENABLED and bool(cfg.MODEL.WEIGHTS)
+    check_datasets(cfg, "TRAIN", required=not source_free)
     check_datasets(cfg, "VAL")
     check_datasets(cfg, "TEST")
     if cfg.DOMAIN_ADAPT.ENABLED:

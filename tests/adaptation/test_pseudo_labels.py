@@ -9,7 +9,7 @@ from prompt_das.data.augmentation import RightAngle
 from prompt_das.data.pixel_maps import forward_pixel_map, inverse_pixel_map
 from prompt_das.modeling.meta_arch import Prediction
 from prompt_das.ops.batching import valid_points
-from prompt_das.ops.points import render_density
+from prompt_das.ops.points import NEGATIVE, as_clicks, render_density
 
 import numpy as np
 import pytest
@@ -34,6 +34,7 @@ class Teacher:
         self.probability = torch.as_tensor(probability).expand(SIZE)
         self.encoded = 0
         self.prompts: list[list[list[list[float]]]] = []  # of each pass, of each image
+        self.clicks: list[list[list[list[float]]]] = []  # the same, with their labels
         self.decoded: list[tuple[str, ...]] = []
 
     def encode(self, images: Tensor) -> Tensor:
@@ -47,7 +48,8 @@ class Teacher:
     ) -> Prediction:  # fmt: skip
         assert size == SIZE
         assert not torch.is_grad_enabled()
-        self.prompts.append([p[v].tolist() for p, v in zip(points, valid, strict=True)])
+        self.clicks.append([as_clicks(p[v].numpy()).tolist() for p, v in zip(points, valid, strict=True)])
+        self.prompts.append([p[v][:, :2].tolist() for p, v in zip(points, valid, strict=True)])
         self.decoded.append(tuple(name for name, on in (("mask", with_mask), ("density", with_density)) if on))
         b = len(embedding)
         centers = self.centers.expand(b, -1, -1)
@@ -85,8 +87,11 @@ CONTRASTIVE = {
 }
 
 
-def sample(sparse: np.ndarray = SPARSE, move: Transform | None = None, seed: int = 0) -> dict[str, Any]:
+def sample(
+    sparse: np.ndarray = SPARSE, move: Transform | None = None, seed: int = 0, negative: np.ndarray | None = None
+) -> dict[str, Any]:
     """What TargetMapper gives; every pixel of the image has its own grey value."""
+    negative = NONE if negative is None else negative
     weak = np.arange(SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE)
     move = TransformList([move or NoOpTransform()])
     strong = np.ascontiguousarray(move.apply_image(weak))
@@ -99,6 +104,7 @@ def sample(sparse: np.ndarray = SPARSE, move: Transform | None = None, seed: int
         "image": torch.from_numpy(strong)[None],
         "sparse_points": torch.from_numpy(sparse),
         "strong_sparse_points": torch.from_numpy(move.apply_coords(sparse)),
+        "negative_clicks": torch.from_numpy(negative),
         "inverse_pixel_map": torch.from_numpy(inverse_pixel_map(move, *SIZE)),
         "forward_pixel_map": torch.from_numpy(forward_pixel_map(move, *SIZE)),
         "noise": torch.from_numpy(rng.integers(2**31, size=strong.shape, dtype=np.int32)),
@@ -397,3 +403,40 @@ def test_recall_is_measured_without_prompts_now_and_then() -> None:
         labeling([sample()])
     passes = [prompts for prompts, heads in zip(teacher.prompts, teacher.decoded, strict=True) if heads == ("mask",)]
     assert [len(p[0]) for p in passes] == [0, 3, 3, 3, 0, 3]
+
+
+# ---- clicks as supervision
+
+
+def test_negative_clicks_prompt_the_teacher_and_suppress_peaks() -> None:
+    """The teacher's second center has a negative click beside it."""
+    teacher = Teacher()
+    near = CENTERS[1:2] + np.float32(1)
+    (labelled,) = run(labeler(teacher), sample(negative=near))
+    assert as_set(labelled["points"]) == as_set(np.concatenate([SPARSE, CENTERS[2:]]))
+    assert [*near[0].tolist(), float(NEGATIVE)] in teacher.clicks[1][0]
+    assert [label for *_, label in teacher.clicks[1][0]].count(NEGATIVE) == 1
+
+
+@pytest.mark.parametrize("move", [NoOpTransform(), RightAngle(1, True, *SIZE)], ids=["as it is", "turned and flipped"])
+def test_pixels_near_clicks_are_certain(move: Transform) -> None:
+    """A teacher that sees background everywhere, and one that sees foreground everywhere."""
+    negative = np.array([[20.5, 20.5]], np.float32)
+    rows, cols = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+
+    def distance(points: np.ndarray) -> np.ndarray:
+        (x, y), *_ = points
+        return move.apply_segmentation(np.hypot(cols - x, rows - y).astype(np.float32))
+
+    near, around, wrong = distance(SPARSE) <= 3, distance(SPARSE) <= 6, distance(negative) <= 3
+    for probability in (0.01, 0.99):
+        teacher = Teacher(NONE, probability)
+        (labelled,) = run(labeler(teacher, supervision_radius=3.0), sample(move=move, negative=negative))
+        assert np.array_equal(labelled["mask"].numpy() > 0, near if probability < 0.5 else ~wrong)
+        ignored = around & ~near if probability < 0.5 else np.zeros_like(near)
+        assert np.array_equal(labelled["pixel_valid"].numpy(), ~ignored)
+
+
+def test_without_a_radius_the_teacher_s_mask_stays() -> None:
+    (labelled,) = run(labeler(Teacher(NONE, 0.01)), sample())
+    assert not labelled["mask"].any()

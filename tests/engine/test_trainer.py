@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from prompt_das.adaptation.pseudo_points import PseudoSparsePoints
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
 from prompt_das.checkpoint.safe_load import read_checkpoint
 from prompt_das.engine import evaluate
+from prompt_das.engine.checks import check_run
 from prompt_das.engine.hooks.evaluation import BestCheckpointer, EvalHook, FinalTest
 from prompt_das.engine.hooks.metric_buffer import MetricBuffer
 from prompt_das.engine.hooks.nonfinite_guard import NonFiniteGuard
@@ -160,6 +162,48 @@ def test_the_source_model_is_kept_when_burn_in_ends(cfg: CfgNode, tmp_path: Path
     assert source["iteration"] == 1
     assert_same(source["model"], read_checkpoint(tmp_path / "model_0000001.pth")["model"])
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_without_a_source_a_network_is_adapted_to_the_target_alone(
+    cfg: CfgNode, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TARGET, cfg.DOMAIN_ADAPT.ENABLED = (), (TARGET,), True
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = str(tmp_path / "model_final.pth"), str(tmp_path / "adapted")
+    cfg.DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS = 2.0
+    check_run(cfg)
+    run = build_trainer(cfg)
+    run.resume_or_load(resume=False)
+    run.train()
+    adapted = read_checkpoint(tmp_path / "adapted" / "model_final.pth")
+    assert adapted["iteration"] == 2
+    assert any(not torch.equal(adapted["model"][name], value) for name, value in trained["model"].items())
+    lines = (tmp_path / "adapted" / "metrics.json").read_text().splitlines()
+    logged = {name for line in lines for name in json.loads(line)}
+    assert {"loss_seg_target", "loss_det_target"} <= logged
+    assert not {"loss_seg_source", "loss_det_source"} & logged
+
+
+def test_a_network_without_weights_needs_a_source(cfg: CfgNode) -> None:
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TARGET, cfg.DOMAIN_ADAPT.ENABLED = (), (TARGET,), True
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty"):
+        check_run(cfg)
+
+
+def test_training_on_the_synthetic_source_needs_no_data(cfg: CfgNode) -> None:
+    cfg.DATASETS.TRAIN, cfg.INPUT.CLICKS.ENABLED = ("synthetic",), True
+    cfg.MODEL.PROMPT_ENCODER.NAME = "ClickPromptEncoder"
+    check_run(cfg)
+    run = build_trainer(cfg)
+    run.resume_or_load(resume=False)
+    run.train()
+    assert (Path(cfg.OUTPUT_DIR) / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize("key", ["VAL", "TEST", "TARGET"])
+def test_only_training_draws_synthetic_micrographs(cfg: CfgNode, key: str) -> None:
+    cfg.DATASETS[key], cfg.DOMAIN_ADAPT.ENABLED = ("synthetic",), key == "TARGET"
+    with pytest.raises(ValueError, match=rf"DATASETS\.{key}: synthetic is drawn anew"):
+        check_run(cfg)
 
 
 # ---- settings
