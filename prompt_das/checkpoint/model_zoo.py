@@ -32,7 +32,7 @@ KEYS = {"file", "url", "sha256", "pixel_size", "description", "card"}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 PATH_SUFFIXES = {".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl"}  # what ends so is meant as a file
 TIMEOUT = 30  # seconds without a byte
-CHUNK = 1 << 20  # bytes
+CHUNK = 64 << 10  # bytes
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def read_pixel_size(model: Model) -> float | None:
     config = parse_yaml(read_config(model.file), f"the config inside of {model.file}")
     section = config.get("INPUT") if isinstance(config, dict) else None
     size = section.get("PIXEL_SIZE") if isinstance(section, dict) else None
-    return float(size) if _is_positive(size) else None
+    return _positive(size)
 
 
 def sha256_of(file: Path) -> str:
@@ -211,8 +211,11 @@ def _has_name(file: Path) -> bool:
     return NAME.fullmatch(file.stem) is not None
 
 
-def _is_positive(value: object) -> bool:
-    return type(value) in (int, float) and 0 < value < float("inf")  # type: ignore[operator]
+def _positive(value: object) -> float | None:
+    """``value`` if it is a positive number, else None."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 < value < float("inf") else None
 
 
 def _read_registry(folder: Path, place: str) -> dict[str, Model]:
@@ -232,9 +235,7 @@ def _read_entry(name: object, entry: object, path: Path, place: str) -> Model:
     if not isinstance(entry, dict) or ("file" in entry) == ("url" in entry):
         raise ValueError(f"{path}: {name} needs either `file: PATH` or `url: ADDRESS` and `sha256: DIGITS`")
     if unknown := sorted(map(str, entry.keys() - KEYS)):
-        raise ValueError(
-            f"{path}: {name} has {', '.join(unknown)}; what an entry may have is {', '.join(sorted(KEYS))}"
-        )
+        raise ValueError(f"{path}: {name} has {', '.join(unknown)}; an entry may have {', '.join(sorted(KEYS))}")
     for key in KEYS - {"pixel_size"}:
         if not isinstance(entry.get(key, ""), str) or "\0" in entry.get(key, ""):
             raise ValueError(f"{path}: {key} of {name} is {entry[key]!r}; write it as text, in quotes")
@@ -243,7 +244,7 @@ def _read_entry(name: object, entry: object, path: Path, place: str) -> Model:
         raise ValueError(f"{path}: url of {name} is {url!r}; use one that begins with https://")
     if (url or sha256) and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"{path}: {name} needs `sha256:` with 64 hexadecimal digits, as `sha256sum` prints them")
-    if size is not None and not _is_positive(size):
+    if size is not None and _positive(size) is None:
         raise ValueError(f"{path}: pixel_size of {name} is {size!r}; use nm per pixel, a positive number")
     return Model(
         name=name,
@@ -251,7 +252,7 @@ def _read_entry(name: object, entry: object, path: Path, place: str) -> Model:
         place="url" if url else place,
         url=url,
         sha256=sha256,
-        pixel_size=None if size is None else float(size),
+        pixel_size=_positive(size),
         description=entry.get("description", ""),
         card=path.parent / entry["card"] if entry.get("card") else None,
     )

@@ -39,7 +39,5 @@ def row_of(model: Model) -> tuple[str, str, str, str, str]:
 
 def show_progress(done: int, total: int) -> None:
     """One line on the terminal, written over and over."""
-    end = "\n" if done == total else ""
-    print(
-        f"\r{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"\r{done / 1e6:.1f} MB", end=end, file=sys.stderr
-    )
+    text = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
+    print(f"\r{text}", end="\n" if done == total else "", file=sys.stderr)
