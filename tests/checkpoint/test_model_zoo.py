@@ -26,11 +26,9 @@ STATE = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty ``PROMPT_DAS_HOME``, which is the working directory of nobody."""
-    monkeypatch.setenv("PROMPT_DAS_HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
-    return tmp_path / "home"
+def home(models_home: Path) -> Path:
+    """The user's folder of models, empty."""
+    return models_home
 
 
 @pytest.fixture

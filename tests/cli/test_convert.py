@@ -88,13 +88,13 @@ def test_nothing_of_the_machine_is_in_a_shared_file(run: Path, tmp_path: Path, t
 
 
 def test_half_the_size_is_nearly_the_same_probability(tiny: list[str], tmp_path: Path, rng: Any) -> None:
-    """With weights that are drawn as training would leave them, not those of an untrained network's last layers."""
+    """With weights so large that the network depends on each of them; trained ones change less."""
     cfg = get_prompt_das_cfg(None, [*tiny, "MODEL.DECODER.MLP_DIM", "512"])
     torch.manual_seed(0)
     model = PromptDAS(cfg)
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.1)
+            nn.init.normal_(parameter, std=0.4)
     torch.save({"model": model.state_dict(), "config": cfg.dump()}, tmp_path / "model_final.pth")
     for flags, name in (([], "full.safetensors"), (["--float16"], "half.safetensors")):
         main(["convert", "--from", "training", *flags, str(tmp_path / "model_final.pth"), str(tmp_path / name)])
@@ -102,8 +102,8 @@ def test_half_the_size_is_nearly_the_same_probability(tiny: list[str], tmp_path:
     assert half.stat().st_size < 0.7 * full.stat().st_size
     image = rng.integers(0, 256, (40, 50), dtype=np.uint8)
     one, other = (Predictor(path).predict([(20, 10)], image=image).probability for path in (full, half))
-    assert 0 < np.abs(one - other).max() < 0.01
-    assert one.std() > 0.02
+    assert 0 < np.abs(one - other).max() < 0.02
+    assert one.std() > 0.1
 
 
 def test_what_does_not_fit_is_named(run: Path, tmp_path: Path) -> None:
