@@ -78,7 +78,10 @@ def list_models() -> dict[str, Model]:
     """
     home = models_folder()
     models = _read_registry(PACKAGE, "package")
-    models |= {file.stem: Model(file.stem, file, "home") for file in sorted(home.glob(f"*{SUFFIX}")) if _has_name(file)}
+    downloads = {model.file for model in models.values() if model.url}  # they keep their SHA-256
+    for file in sorted(home.glob(f"*{SUFFIX}")):
+        if file not in downloads and NAME.fullmatch(file.stem):
+            models[file.stem] = Model(file.stem, file, "home")
     models |= _read_registry(home, "home")
     return {name: model for name, model in sorted(models.items()) if model.url or model.file.is_file()}
 
@@ -207,10 +210,6 @@ def _compare(model: Model) -> None:
         )
 
 
-def _has_name(file: Path) -> bool:
-    return NAME.fullmatch(file.stem) is not None
-
-
 def _positive(value: object) -> float | None:
     """``value`` if it is a positive number, else None."""
     if not isinstance(value, int | float) or isinstance(value, bool):
@@ -248,7 +247,7 @@ def _read_entry(name: object, entry: object, path: Path, place: str) -> Model:
         raise ValueError(f"{path}: pixel_size of {name} is {size!r}; use nm per pixel, a positive number")
     return Model(
         name=name,
-        file=path.parent / (f"{name}{SUFFIX}" if url else Path(entry["file"]).expanduser()),
+        file=models_folder() / f"{name}{SUFFIX}" if url else path.parent / Path(entry["file"]).expanduser(),
         place="url" if url else place,
         url=url,
         sha256=sha256,

@@ -247,6 +247,20 @@ def test_nothing_is_downloaded_unasked_and_all_works_offline_afterwards(
     assert not list(home.glob("*.part"))
 
 
+def test_what_the_package_has_a_url_of_is_downloaded_into_the_users_folder(
+    home: Path, package: Path, server: tuple[type[_Server], str, str]
+) -> None:
+    """Which is made if it is not there; and a file of its name there is compared."""
+    _, url, digest = server
+    describe(package, f"em: {{url: '{url}', sha256: {digest}}}")
+    home.rmdir()
+    assert download_model("em") == home / "em.safetensors"
+    assert find_weights("em") == home / "em.safetensors"
+    (home / "em.safetensors").write_bytes(b"something else")
+    with pytest.raises(ValueError, match="is not the file that em should be"):
+        find_weights("em")
+
+
 def test_an_interrupted_download_is_continued(
     home: Path, package: Path, server: tuple[type[_Server], str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
