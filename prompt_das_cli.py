@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 THREADS = min(4, os.cpu_count() or 1)
+WEIGHTS = "a checkpoint (.pth), a .safetensors file, or the name of a model"
 
 
 def train(parser: argparse.ArgumentParser) -> None:
@@ -51,9 +52,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     """
     add_config_file(parser)
     add_plugin(parser)
-    parser.add_argument(
-        "--weights", help="a checkpoint (.pth), a .safetensors file or a model's name; default: MODEL.WEIGHTS"
-    )
+    parser.add_argument("--weights", help=f"{WEIGHTS}; default: MODEL.WEIGHTS")
     parser.add_argument("--clicks", action="store_true", help="evaluate clicking instead, in one process")
     add_processes(parser)
     add_last_options(parser)
@@ -71,7 +70,7 @@ def predict(parser: argparse.ArgumentParser) -> None:
     registered name such as lucchi_test. OUTPUT is OME-Zarr, HDF5 or TIFF by its ending. It appears when it is complete;
     stopped before, the same command goes on where it was.
     """
-    parser.add_argument("--weights", required=True, help="a checkpoint (.pth), a .safetensors file or a model's name")
+    parser.add_argument("--weights", required=True, help=WEIGHTS)
     parser.add_argument("--input", required=True, help="the volume, see above")
     parser.add_argument("--output", required=True, type=Path, help="*.zarr, *.h5 or *.tif")
     parser.add_argument("--points", help="prompts: CSV with z, y, x (a napari export), or JSON; default: the YAML's")
