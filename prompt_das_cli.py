@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 THREADS = min(4, os.cpu_count() or 1)
+WEIGHTS = "a checkpoint (.pth), a .safetensors file, or the name of a model"
 
 
 def train(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     """
     add_config_file(parser)
     add_plugin(parser)
-    parser.add_argument("--weights", help="a checkpoint (.pth) or a .safetensors file; default: MODEL.WEIGHTS")
+    parser.add_argument("--weights", help=f"{WEIGHTS}; default: MODEL.WEIGHTS")
     parser.add_argument("--clicks", action="store_true", help="evaluate clicking instead, in one process")
     add_processes(parser)
     add_last_options(parser)
@@ -69,7 +70,7 @@ def predict(parser: argparse.ArgumentParser) -> None:
     registered name such as lucchi_test. OUTPUT is OME-Zarr, HDF5 or TIFF by its ending. It appears when it is complete;
     stopped before, the same command goes on where it was.
     """
-    parser.add_argument("--weights", required=True, help="a training checkpoint (.pth) or a .safetensors file")
+    parser.add_argument("--weights", required=True, help=WEIGHTS)
     parser.add_argument("--input", required=True, help="the volume, see above")
     parser.add_argument("--output", required=True, type=Path, help="*.zarr, *.h5 or *.tif")
     parser.add_argument("--points", help="prompts: CSV with z, y, x (a napari export), or JSON; default: the YAML's")
@@ -109,7 +110,7 @@ def new_project(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the volume; default: that of the folder")
     parser.add_argument("--base", default="rat2human_wda", help="config to build on (default: %(default)s)")
     parser.add_argument("--source", help="labelled volume: a registered name, or its YAML; default: that of --base")
-    parser.add_argument("--weights", help="a trained source model, to begin with; default: train one first")
+    parser.add_argument("--weights", help="a trained source model to begin with, or its name; default: train one first")
     add_array(parser)
 
 
@@ -211,9 +212,11 @@ def convert(parser: argparse.ArgumentParser) -> None:
 
         prompt-das convert --from reference R-H.pth rat2human.safetensors
         prompt-das convert --from training output/rat2human_wda/model_final.pth my_model.safetensors
+        prompt-das convert --from training --float16 output/rat2human_wda/model_final.pth half_the_size.safetensors
         prompt-das convert --from training --student output/rat2human_wda/model_final.pth student.safetensors
 
-    The result is a safetensors file with the config inside; every command takes it as weights.
+    The result is a safetensors file with the config inside, as far as network, input and inference need it; every
+    command takes it as weights. Put into the folder that `prompt-das models` names, it is known by its name.
     """
     parser.add_argument("--from", dest="kind", required=True, choices=["reference", "training"])
     parser.add_argument(
@@ -221,6 +224,7 @@ def convert(parser: argparse.ArgumentParser) -> None:
     )
     add_plugin(parser)
     parser.add_argument("--student", action="store_true", help="export the student instead of the teacher")
+    parser.add_argument("--float16", action="store_true", help="half the size: large tensors in half precision")
     parser.add_argument("input", type=Path, metavar="IN")
     parser.add_argument("output", type=Path, metavar="OUT", help="*.safetensors")
 
@@ -271,6 +275,18 @@ def demo(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def models(parser: argparse.ArgumentParser) -> None:
+    """List the weights that have a name; every command takes the name of a model where it takes weights.
+
+        prompt-das models
+        prompt-das models --download NAME
+
+    Models come with the package, lie as NAME.safetensors in the folder PROMPT_DAS_HOME (default: ~/.cache/prompt_das),
+    or are described in its models.yaml. Nothing is downloaded but by --download, which compares the SHA-256.
+    """
+    parser.add_argument("--download", metavar="NAME", help="fetch the weights of a model from its URL")
+
+
 COMMANDS = {
     add_arguments.__name__.replace("_", "-"): add_arguments
     for add_arguments in (
@@ -285,6 +301,7 @@ COMMANDS = {
         prepare_mitoem,
         make_synthetic,
         convert,
+        models,
         replay_batch,
         reproduce,
     )

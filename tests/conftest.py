@@ -49,6 +49,22 @@ def real_data() -> Path:
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_models_of_the_user() -> Iterator[None]:
+    """The tests neither see nor change the models in the cache of whoever runs them."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PROMPT_DAS_HOME", "/nonexistent")
+        yield
+
+
+@pytest.fixture
+def models_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ``PROMPT_DAS_HOME``."""
+    monkeypatch.setenv("PROMPT_DAS_HOME", str(tmp_path / "models_home"))
+    (tmp_path / "models_home").mkdir()
+    return tmp_path / "models_home"
+
+
 # The smallest network that still has every part, on crops of 32 x 32 pixels: an iteration takes milliseconds.
 TINY = {
     "MODEL.DEVICE": "cpu",

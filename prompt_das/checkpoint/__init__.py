@@ -1,1 +1,1 @@
-"""Weights on disk: the checkpointer, safe loading, the authors' published checkpoints."""
+"""Weights on disk: the checkpointer, safe loading, the authors' published checkpoints, models by name."""

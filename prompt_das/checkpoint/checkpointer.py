@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.checkpoint.reference_weights import convert_reference_state_dict
 from prompt_das.checkpoint.safe_load import (
     CONFIG,
@@ -150,15 +151,17 @@ class PromptDASCheckpointer(Checkpointer):
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load everything (resume) or, with ``checkpointables=[]``, only the weights (``MODEL.WEIGHTS``).
 
+        Args:
+            path: a file, or the name of a model, see :mod:`prompt_das.checkpoint.model_zoo`; "" loads nothing.
+
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: there is no such file or model.
             DamagedCheckpointError: the file is damaged.
             ValueError: it holds no weights, others than the network's, or not the state of a run that is resumed.
         """
         self.weights_only = checkpointables is not None
+        path = str(find_weights(path)) if path else path
         self.loading = path
-        if path and not Path(path).is_file():
-            raise FileNotFoundError(f"no weights at {path}; check MODEL.WEIGHTS")
         try:
             return super().load(path, checkpointables)
         except (RuntimeError, TypeError, LookupError, AttributeError) as e:  # from a load_state_dict

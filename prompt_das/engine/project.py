@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.datasets import ensure_registered, register_volumes_from_yaml
 from prompt_das.utils.atomic_write import atomic_write
@@ -62,7 +63,7 @@ def create_project(
         base: a config for domain adaptation, such as configs/rat2human_wda.yaml, whose values hold for all other keys.
         points: file of points; without one the adaptation is unsupervised.
         source: the labeled volume: a registered name, or a YAML file that describes one; by default that of ``base``.
-        weights: a trained source model to begin with, instead of training one first.
+        weights: a trained source model to begin with, instead of training one first: a file, or the name of a model.
         voxel_size: (z, y, x) in nm.
         intensity_range: gray values (lo, hi) that become 0 and 255.
 
@@ -103,9 +104,10 @@ def create_project(
             names = register_volumes_from_yaml(source)
         else:
             names = ensure_registered(source)
-    if weights is not None and not Path(weights).expanduser().is_file():
-        raise FileNotFoundError(f"no weights at {weights}")
-    start = None if weights is None else str(Path(weights).expanduser().resolve())
+    start = None
+    if weights is not None:
+        file = find_weights(weights)  # a name stays one, so that the project can be moved to another machine
+        start = str(file.resolve()) if Path(weights).expanduser().is_file() else str(weights)
     cfg = get_prompt_das_cfg(str(base), [] if start is None else ["MODEL.WEIGHTS", start])
     if not cfg.DOMAIN_ADAPT.ENABLED:
         raise ValueError(f"{base} does not adapt to anything; take one that does, as those that end in _wda.yaml")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
+from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.checkpoint.safe_load import read_config
 from prompt_das.config.load import check_complete, get_prompt_das_cfg, reason
 from prompt_das.config.plugins import import_plugins, require_plugins
@@ -26,7 +27,8 @@ def load_model(
     """A trained network, ready for inference, and its config.
 
     Args:
-        weights: a training checkpoint (its teacher is taken unless the config says otherwise) or a safetensors file.
+        weights: a training checkpoint (its teacher is taken unless the config says otherwise) or a safetensors file, or
+            the name of a model, see :mod:`prompt_das.checkpoint.model_zoo`.
         config_file: by default the config inside the weights, else the ``config.yaml`` beside them.
         opts: overrides of the config, for example ``["MODEL.DEVICE", "cpu"]``.
         plugins: take the place of those that the config names, which are never imported because it names them, see
@@ -36,9 +38,7 @@ def load_model(
         FileNotFoundError: no weights, or no config or plugin for them.
         ValueError: the file is damaged, its weights do not fit the config, or the config needs a plugin.
     """
-    weights = Path(weights)
-    if not weights.is_file():
-        raise FileNotFoundError(f"no weights at {weights}")
+    weights = find_weights(weights)
     cfg = config_of_weights(weights, config_file, opts, plugins)
     model = build_for(cfg, weights)
     load_weights(cfg, model, weights)

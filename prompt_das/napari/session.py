@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.inference.interactive.newest_call import NewestCall, Superseded
 from prompt_das.inference.interactive.predictor import Predictor, Segmentation
 from prompt_das.napari.ids import keep_ids
@@ -115,9 +116,9 @@ class Session:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prompt_das")
 
     def open(self, weights: str | Path, device: str | None = None) -> int:
-        """Load weights -> Opened, or Failed."""
+        """Load weights, a file or the name of a model -> Opened, or Failed."""
         ticket = self.tasks.start()
-        self._start(ticket, self._open, ticket, Path(weights).expanduser(), device)
+        self._start(ticket, self._open, ticket, weights, device)
         return ticket
 
     def submit(self, request: Request) -> int:
@@ -157,11 +158,12 @@ class Session:
 
     # ---- in the threads
 
-    def _open(self, ticket: int, weights: Path, device: str | None) -> None:
-        predictor = Predictor(weights, device=device)
+    def _open(self, ticket: int, weights: str | Path, device: str | None) -> None:
+        file = find_weights(weights)
+        predictor = Predictor(file, device=device)
         if self.tasks.is_newest(ticket):
-            self.predictor, self.weights = predictor, weights
-            self._send(Opened(ticket, weights))
+            self.predictor, self.weights = predictor, file
+            self._send(Opened(ticket, file))
 
     def _respond(self, ticket: int, request: Request, predictor: Predictor) -> None:
         image = request.volume.read(request.z)

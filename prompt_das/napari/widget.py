@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import prompt_das
+from prompt_das.checkpoint.model_zoo import list_models
 from prompt_das.napari.controller import Controller
 from prompt_das.napari.notifications import Notifications
 from prompt_das.napari.session import Session
@@ -126,6 +127,9 @@ class PromptDASWidget(QWidget):
     def _build(self) -> None:
         self.weights = QLabel(NO_WEIGHTS)
         self.weights.setWordWrap(True)
+        self.models = QComboBox()
+        self.models.setToolTip("Models that come with the package, and those of PROMPT_DAS_HOME")
+        self.models.activated.connect(self._open_model)
         self.images = QComboBox()
         self.images.activated.connect(self._choose)
         self.suggest = QCheckBox("Suggest centres")
@@ -139,7 +143,7 @@ class PromptDASWidget(QWidget):
         self.bar = QProgressBar()
 
         layout = QVBoxLayout(self)
-        _group(layout, "Network", _button("Open weights …", self.open_weights), self.weights)
+        _group(layout, "Network", _row(self.models, _button("Open weights …", self.open_weights)), self.weights)
         _group(layout, "Image", self.images)
         _group(layout, "Suggestions", self.suggest, _row(self.accept, self.reject))
         self.cancel = _button("Cancel", self.controller.tasks.cancel)
@@ -153,6 +157,25 @@ class PromptDASWidget(QWidget):
         layout.addWidget(self.status)
         layout.addWidget(self.bar)
         layout.addStretch()
+        self._list_models()
+
+    def _list_models(self) -> None:
+        """The models that are on this machine, by name; none is chosen."""
+        self.models.addItem("Choose a model …", None)
+        try:
+            names = [name for name, model in list_models().items() if model.file.is_file()]
+        except ValueError as error:  # a models.yaml of the user; files can be opened as ever
+            show_warning(str(error))
+            names = []
+        for name in names:
+            self.models.addItem(name, name)
+        self.models.setEnabled(bool(names))
+
+    def _open_model(self, index: int) -> None:
+        name = self.models.itemData(index)
+        if name is not None:
+            self.models.setCurrentIndex(0)  # what is open is written below, whether it is a model or a file
+            self.controller.open_weights(name)
 
     def _list_images(self) -> None:
         """The image layers there are; the one in use stays chosen."""

@@ -101,3 +101,13 @@ def test_stopped_by_the_user(
     assert exit_.value.code == 130
     assert "the same command goes on" in capsys.readouterr().err
     main(arguments)
+
+
+def test_weights_by_their_name(arguments: list[str], tmp_path: Path, models_home: Path) -> None:
+    (tmp_path / "tiny.safetensors").rename(models_home / "em-tiny.safetensors")
+    arguments[arguments.index("--weights") + 1] = "em-tiny"
+    main(arguments)
+    attributes = zarr.open_group(str(tmp_path / "out.zarr"), mode="r").attrs["prompt_das"]
+    assert attributes["weights"]["name"] == "em-tiny.safetensors"
+    arguments[arguments.index("em-tiny")] = "em-tinny"
+    assert "known models are" in error_of(arguments)

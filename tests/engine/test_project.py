@@ -76,6 +76,11 @@ def test_from_a_source_model_no_burn_in_is_needed(create: Callable[..., Project]
     assert burn_in_iters(cfg) == 0
 
 
+def test_a_model_stays_a_name(create: Callable[..., Project], models_home: Path) -> None:
+    (models_home / "em-tiny.safetensors").touch()
+    assert get_prompt_das_cfg(str(create(weights="em-tiny").config)).MODEL.WEIGHTS == "em-tiny"
+
+
 @pytest.mark.parametrize("own", [False, True], ids=["registered", "described by YAML"])
 def test_another_source(create: Callable[..., Project], scans: Path, tmp_path: Path, own: bool) -> None:
     (tmp_path / "rat.yaml").write_text("name: rat\nimages: scans.tif\nlabels: scans.tif\n")
@@ -91,6 +96,7 @@ def test_another_source(create: Callable[..., Project], scans: Path, tmp_path: P
         ({"base": "missing.yaml"}, FileNotFoundError, "no config .*missing.yaml"),
         ({"base": CONFIGS / "vnc2lucchi_source.yaml"}, ValueError, "does not adapt"),
         ({"weights": "missing.pth"}, FileNotFoundError, "no weights at missing.pth"),
+        ({"weights": "no-such-model"}, FileNotFoundError, "neither a file nor the name of a model"),
         ({"source": "vnc_trian"}, ValueError, "did you mean vnc_train"),
         ({"name": "my lab"}, ValueError, "'my lab'"),
     ],

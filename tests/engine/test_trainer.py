@@ -11,7 +11,8 @@ from typing import Any
 from prompt_das.adaptation.mean_teacher import MeanTeacher
 from prompt_das.adaptation.pseudo_points import PseudoSparsePoints
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
-from prompt_das.checkpoint.safe_load import read_checkpoint
+from prompt_das.checkpoint.float16 import to_float16
+from prompt_das.checkpoint.safe_load import export_weights, read_checkpoint
 from prompt_das.engine import evaluate
 from prompt_das.engine.checks import check_run
 from prompt_das.engine.hooks.evaluation import BestCheckpointer, EvalHook, FinalTest
@@ -80,6 +81,17 @@ def test_student_and_teacher_start_from_the_same_weights_of_a_checkpoint(
     assert_same(run.teacher.state_dict(), trained[weights])
     assert run.start_iter == 0
     assert not run.optimizer.state
+
+
+def test_a_run_starts_from_a_model_by_its_name(cfg: CfgNode, trained: dict[str, Any], models_home: Path) -> None:
+    """Weights that were rounded to float16 are trained on in float32."""
+    export_weights(models_home / "em-tiny.safetensors", to_float16(trained["teacher"]), "")
+    cfg.MODEL.WEIGHTS = "em-tiny"
+    run = build_trainer(cfg)
+    run.resume_or_load(resume=False)
+    started = run.teacher.state_dict()
+    torch.testing.assert_close(dict(started), dict(trained["teacher"]), rtol=2**-10, atol=1e-6)
+    assert {value.dtype for value in started.values()} == {value.dtype for value in trained["teacher"].values()}
 
 
 def test_a_resumed_run_has_its_own_teacher_back(cfg: CfgNode, trained: dict[str, Any]) -> None:

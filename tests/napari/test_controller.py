@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -315,3 +316,15 @@ def test_nothing_comes_after_closing(ready: PluginHarness, image: np.ndarray) ->
         ready.messages.get()
     ready.viewer.dims.set_current_step(0, 2)
     assert ready.messages.empty()
+
+
+def test_a_model_is_opened_by_its_name(
+    harness: PluginHarness, weights: Path, models_home: Path, image: np.ndarray
+) -> None:
+    shutil.copy(weights, models_home / "em-tiny.safetensors")
+    harness.controller.open_weights("em-tiny")
+    harness.work()
+    assert harness.session.weights == models_home / "em-tiny.safetensors"
+    assert harness.notified["info"] == ["em-tiny.safetensors is open"]
+    harness.segment(image)
+    assert harness.instances.data[0].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -211,3 +212,19 @@ def test_sample_data(widget: Any, viewer: Any, monkeypatch: pytest.MonkeyPatch) 
     assert layer.data.shape == (3, 96, 96)
     assert tuple(layer.scale) == (30, 8, 8)
     assert widget.images.findText(layer.name) == 1
+
+
+@pytest.fixture
+def model(weights: Path, models_home: Path) -> str:
+    """The name of a model of the user."""
+    shutil.copy(weights, models_home / "em-tiny.safetensors")
+    return "em-tiny"
+
+
+def test_a_model_is_chosen_by_its_name(model: str, widget: Any) -> None:
+    index = widget.models.findText(model)
+    widget.models.setCurrentIndex(index)
+    widget.models.activated.emit(index)
+    idle(widget)
+    assert widget.weights.text() == "models_home/em-tiny.safetensors"
+    assert widget.models.currentIndex() == 0

@@ -123,8 +123,9 @@ class Predictor:
     ) -> None:
         """
         Args:
-            weights: a training checkpoint or a safetensors file, see :func:`prompt_das.modeling.load.load_model`; or a
-                config and its network, which are used as they are, see :meth:`from_model`.
+            weights: a training checkpoint, a safetensors file or the name of a model, see
+                :func:`prompt_das.modeling.load.load_model`; or a config and its network, which are used as they are,
+                see :meth:`from_model`.
             device: "cpu", "cuda", "cuda:1"; by default the config's, which is a GPU where there is one.
             config_file: by default the one inside or beside the weights.
             opts: overrides of the config: ``["TEST.WINDOW.STRIDE", "128"]``.

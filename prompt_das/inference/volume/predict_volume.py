@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.config.plugins import import_plugins
 from prompt_das.inference.volume.durable import make_receipt, sync_tree
 from prompt_das.inference.volume.executors import Executor, run_here
@@ -109,7 +110,7 @@ def predict_volume(
             "slices": opened.shape[0],
         },
         "intensity_range": opened.slices[0]["intensity_range"],
-        "weights": {"name": Path(weights).name, "sha256": digests[0]},
+        "weights": {"name": Path(network.weights).name, "sha256": digests[0]},
         "network": _sha256(_network_settings(cfg).encode()),
         "window": {"size": cfg.INPUT.CROP_SIZE, "scale": cfg.INPUT.SCALE, **dict(cfg.TEST.WINDOW)},
         "prompts": sum(map(len, opened.prompts.values())),
@@ -158,7 +159,7 @@ def _find_network(
     weights: str | Path, config_file: str | Path | None, opts: Sequence[str], plugins: Sequence[str | Path]
 ) -> tuple[Network, list[Path], list[str]]:
     """The network, its files, and their SHA-256."""
-    weights = Path(weights)
+    weights = find_weights(weights)
     config = Path(config_file) if config_file else weights.with_name("config.yaml")
     paths = [path for path in (weights, config) if path.is_file()]
     digests = [_sha256(path.read_bytes()) for path in paths]

@@ -744,6 +744,12 @@ def test_it_opens_weights(weights: Path, predictor: Predictor) -> None:
     assert not np.array_equal(gaussian.probability, answer.probability)
 
 
+def test_it_opens_a_model_by_its_name(weights: Path, predictor: Predictor, models_home: Path) -> None:
+    weights.rename(models_home / "em-tiny.safetensors")
+    answer = Predictor("em-tiny").predict(POINTS, image=IMAGE)
+    assert np.array_equal(answer.probability, predictor.predict(POINTS).probability)
+
+
 def test_weights_of_another_network_are_refused(weights: Path) -> None:
     with pytest.raises(ValueError, match="do not fit the network of this config"):
         Predictor(weights, opts=["MODEL.VIT.EMBED_DIM", "64"])

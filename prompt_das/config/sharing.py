@@ -1,0 +1,35 @@
+"""What of a run's config travels with weights that are shared: the network, its input, its inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+SECTIONS = ("MODEL", "INPUT", "TEST", "DOMAIN_ADAPT")
+LEFT_OUT = (
+    "MODEL.WEIGHTS",  # files of the machine
+    "MODEL.VIT.WEIGHTS",
+    "MODEL.DEVICE",  # hardware of the machine
+    "MODEL.COMPILE",
+    "DOMAIN_ADAPT.ENABLED",  # it would ask for data
+)
+
+
+def config_for_sharing(cfg: CfgNode) -> str:
+    """The YAML text of ``cfg`` without data sets, schedule, and paths and devices of this machine.
+
+    Of plugins the names stay, since the network cannot be built without them; their folders do not.
+    """
+    shared = CfgNode({name: cfg[name].clone() for name in SECTIONS})
+    shared.VERSION = cfg.VERSION
+    if cfg.PLUGINS:
+        shared.PLUGINS = tuple(Path(name).name for name in cfg.PLUGINS)
+    shared.defrost()
+    for key in LEFT_OUT:
+        *sections, name = key.split(".")
+        node = shared
+        for section in sections:
+            node = node[section]
+        del node[name]
+    return shared.dump()
