@@ -79,27 +79,36 @@ OTHERS = {  # the largest typical number a square micrometer
 
 
 def random_style(rng: np.random.Generator) -> Style:
-    """Draw a style."""
-    uniform = rng.uniform
+    """Draw a style: how far it may be from what is typical of electron micrographs is drawn first."""
+    spread = float(rng.random())
+
+    def uniform(low: float, high: float) -> float:
+        middle = (low + high) / 2
+        return float(middle + spread * (rng.uniform(low, high) - middle))
+
+    def with_probability(probability: float) -> bool:
+        """At most this probability, and that only of the least typical styles."""
+        return bool(rng.random() < probability * spread)
+
     tissue = TISSUES[rng.choice(len(TISSUES), p=TISSUE_PROBABILITY)]
     cytoplasm = uniform(0.55, 0.85)
-    small = np.exp(uniform(np.log(75), np.log(190)))  # radius of the smallest mitochondria
+    small = float(np.exp(uniform(np.log(75), np.log(190))))  # radius of the smallest mitochondria
     cristae = CRISTAE[rng.choice(len(CRISTAE), p=CRISTAE_PROBABILITY)]
-    # Mostly darker than cytoplasm, sometimes alike, rarely paler.
-    matrix = cytoplasm - (uniform(0.1, 0.38) if rng.random() < 0.92 else uniform(-0.08, 0.1))
-    density = np.exp(uniform(np.log(0.35), np.log(1.5))) * (2.0 if tissue == "packed" else 1.0)
+    # Mostly darker than cytoplasm, sometimes alike or paler.
+    matrix = cytoplasm - (uniform(-0.08, 0.1) if with_probability(0.15) else uniform(0.1, 0.38))
+    density = float(np.exp(uniform(np.log(0.35), np.log(1.5)))) * (2.0 if tissue == "packed" else 1.0)
     return Style(
         tissue=tissue,
         cytoplasm=cytoplasm,
         cytoplasm_spread=uniform(0.0, 0.08),
-        dark_cells=uniform(0, 0.2) if rng.random() < 0.5 else 0.0,
-        empty_cells=uniform(0, 0.15) if rng.random() < 0.4 else 0.0,
+        dark_cells=uniform(0, 0.2) if with_probability(0.8) else 0.0,
+        empty_cells=uniform(0, 0.15) if with_probability(0.7) else 0.0,
         grain=uniform(0.01, 0.11),
         grain_size=uniform(12, 45),
         fibers=uniform(0, 0.08),
         membrane=max(cytoplasm - uniform(0.2, 0.6), 0.02),
         membrane_width=uniform(9, 26),
-        extracellular_gap=uniform(8, 40) if rng.random() < 0.35 else 0.0,
+        extracellular_gap=uniform(8, 40) if with_probability(0.6) else 0.0,
         mitochondria=density,
         radius=(small, small * uniform(1.3, 2.4)),
         elongation=uniform(0.1, 3.0),
@@ -111,15 +120,15 @@ def random_style(rng: np.random.Generator) -> Style:
         rim_width=uniform(9, 24),
         inner_gap=uniform(0, 0.2) if rng.random() < 0.5 else 0.0,
         cristae=cristae,
-        cristae_contrast=uniform(0.05, 0.3) * (1 if rng.random() < 0.75 else -1),
+        cristae_contrast=uniform(0.05, 0.3) * (-1 if with_probability(0.4) else 1),
         cristae_period=uniform(35, 120),
-        others={name: most * rng.random() ** 2 for name, most in OTHERS.items()},
+        others={name: most * float(rng.random()) ** 2 for name, most in OTHERS.items()},
         blur=uniform(0.0, 0.9),
         noise=uniform(0.005, 0.06),
-        shot_noise=uniform(0, 0.04) if rng.random() < 0.5 else 0.0,
-        line_noise=uniform(0, 0.03) if rng.random() < 0.3 else 0.0,
-        gamma=np.exp(uniform(-0.35, 0.35)),
+        shot_noise=uniform(0, 0.04) if with_probability(0.8) else 0.0,
+        line_noise=uniform(0, 0.03) if with_probability(0.5) else 0.0,
+        gamma=float(np.exp(uniform(-0.35, 0.35))),
         mean=uniform(95, 175),
         contrast=uniform(22, 55),
-        inverted=bool(rng.random() < 0.01),
+        inverted=with_probability(0.03),
     )
