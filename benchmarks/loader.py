@@ -78,7 +78,7 @@ def benchmark_loader(
     preparation = seconds(lambda: prepare(folder, allow_partial=True)) / len(downloaded)
     formats = {OURS: load_slices("benchmark", spec), PEER: downloaded}
 
-    crop, source = CropReader(cfg.INPUT.CROP_SIZE, cfg.INPUT.SCALE), SourceMapper(cfg)
+    crop, source = CropReader.from_config(cfg), SourceMapper(cfg)
     mappers: dict[str, Mapper] = {
         "image alone": lambda d, rng: read_image(d, crop.box(d, rng)),
         "labels alone": lambda d, rng: read_labels(d, crop.box(d, rng)),

@@ -143,8 +143,8 @@ class SparseRecall:
                 logger.warning(
                     "The adaptation may be collapsing: %.0f %% of the sparse points lie inside the teacher's masks, "
                     "and it was %.0f %% (without prompts, mean of %d batches). Check that the target's scale and "
-                    "contrast are the source's (INPUT.SCALE, `prompt-das visualize`), try a lower SOLVER.BASE_LR, and "
-                    "use model_best.pth or model_source.pth instead of the last weights.",
+                    "contrast are the source's (INPUT.PIXEL_SIZE or SCALE, `prompt-das visualize`), try a lower "
+                    "SOLVER.BASE_LR, and use model_best.pth or model_source.pth instead of the last weights.",
                     *(100 * mean, 100 * self.best, RECALL_WINDOW),
                 )
 

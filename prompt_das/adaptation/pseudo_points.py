@@ -11,6 +11,7 @@ from typing import Any
 from prompt_das.config.schedule import adaptation_start
 from prompt_das.data.build import get_slices
 from prompt_das.data.corrupt_slices import CorruptSlices
+from prompt_das.data.physical_scale import NetworkScale
 from prompt_das.data.slices import read_image
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.points import find_peaks
@@ -67,8 +68,8 @@ class PseudoSparsePoints(HookBase):
         self.names = cfg.DATASETS.TARGET
         self.output_dir = Path(cfg.OUTPUT_DIR)
         self.adapt_from = adaptation_start(cfg)
-        self.scale = cfg.INPUT.SCALE
-        self.sigma = cfg.MODEL.CENTER_HEAD.SIGMA / cfg.INPUT.SCALE  # in slice pixels
+        self.scale = NetworkScale.from_config(cfg)
+        self.sigma = cfg.MODEL.CENTER_HEAD.SIGMA  # in pixels of the network
         self.corrupt = corrupt or CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
         # A whole slice may hold far more instances than a crop, so top-K only bounds the memory here.
         self.peaks = {"threshold": node.POINTS.UDA_THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": 4096}
@@ -84,9 +85,10 @@ class PseudoSparsePoints(HookBase):
     def write(self, name: str) -> None:
         """Predict and write the points of a dataset, each rank those of its part of the slices."""
         slices = get_slices((name,))
-        read = partial(read_image, scale=self.scale)
+        scale = self.scale.of_slice(slices[0])
+        read = partial(read_image, scale=scale)
         mine = {
-            dataset_dict["slice"]: predict_points(self.teacher, image, self.scale, self.peaks)
+            dataset_dict["slice"]: predict_points(self.teacher, image, scale, self.peaks)
             for dataset_dict, image in self.corrupt.read(slices[comm.get_rank() :: comm.get_world_size()], read)
         }
         gathered: SlicePoints = {}
@@ -103,13 +105,13 @@ class PseudoSparsePoints(HookBase):
                     name,
                 )
             height, width = slices[0]["height"], slices[0]["width"]
-            covered = number * math.pi * (2 * self.sigma) ** 2 / (len(slices) * height * width)
+            covered = number * math.pi * (2 * self.sigma / scale) ** 2 / (len(slices) * height * width)
             if covered > MAX_COVERED:
                 logger.warning(
                     "The source model made %d points on %d slices of %s: discs of radius 2 sigma around them would "
                     "cover %.0f %% of the tissue, more than any organelle does. Check that the target's scale and "
-                    "contrast are the source's (INPUT.SCALE, `prompt-das visualize`), or try longer burn-in or a "
-                    "higher DOMAIN_ADAPT.POINTS.UDA_THRESHOLD.",
+                    "contrast are the source's (INPUT.PIXEL_SIZE or SCALE, `prompt-das visualize`), or try longer "
+                    "burn-in or a higher DOMAIN_ADAPT.POINTS.UDA_THRESHOLD.",
                     *(number, len(slices), name, 100 * covered),
                 )
         comm.synchronize()

@@ -70,7 +70,14 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DATASETS.VOLUMES = ()  # YAML descriptions of a user's own volumes, registered before anything is looked up
 
     _c.INPUT.CROP_SIZE = 384  # of training crops and of inference windows, in pixels of the network's input
-    _c.INPUT.SCALE = 1.0  # network pixels per image pixel; 0.5 trains and predicts at half resolution
+    # Side of a pixel of the network in nm: every volume is resampled to it from its own voxel size. 0: INPUT.SCALE holds.
+    _c.INPUT.PIXEL_SIZE = 0.0
+    # Network pixels per image pixel; 0.5 trains and predicts at half resolution. Other than 1.0 it is the override: it
+    # holds for every volume, and PIXEL_SIZE is left out of account. (For 1.0 in spite of it, set PIXEL_SIZE 0.)
+    _c.INPUT.SCALE = 1.0
+    # Typical diameter of an object in pixels of the network, for volumes of which no voxel size but the diameter of an
+    # object is known (--diameter), and to warn where what is found has another size. Used with PIXEL_SIZE alone.
+    _c.INPUT.DIAMETER = 14.5
     _c.INPUT.FOREGROUND_PROBABILITY = 0.7  # share of training crops that are made to contain an instance
 
     _c.INPUT.AUGMENTATION = CN()  # the student's strong view

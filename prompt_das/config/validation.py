@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 from prompt_das.config.defaults import defaults
 
 from detectron2.config import CfgNode
+from detectron2.utils.logger import log_first_n
 
 # Smallest and largest sensible value. The largest are far above any real network, and keep a damaged digit or a file of
 # a stranger from filling the memory.
@@ -24,7 +26,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "MODEL.CENTER_HEAD.CHANNELS": (1, 65536),
     "MODEL.CENTER_HEAD.SIGMA": (0.01, 1000),
     "INPUT.CROP_SIZE": (1, 16384),
+    "INPUT.PIXEL_SIZE": (0, 10000),
     "INPUT.SCALE": (0.001, 1000),
+    "INPUT.DIAMETER": (1, 4096),
     "INPUT.FOREGROUND_PROBABILITY": (0, 1),
     "DATASETS.SPARSE_POINTS.RATIO": (0, 1),
     "DATALOADER.NUM_WORKERS": (0, 1024),
@@ -75,6 +79,19 @@ def check(cfg: CfgNode) -> None:
         raise ValueError(
             f"INPUT.CROP_SIZE is {cfg.INPUT.CROP_SIZE}; make it a multiple of "
             f"MODEL.VIT.PATCH_SIZE {cfg.MODEL.VIT.PATCH_SIZE}"
+        )
+    if 0 < cfg.INPUT.PIXEL_SIZE < 0.5:
+        raise ValueError(
+            f"INPUT.PIXEL_SIZE is {cfg.INPUT.PIXEL_SIZE}; it is in nanometers, and this looks like µm: that is "
+            f"{1000 * cfg.INPUT.PIXEL_SIZE:g} nm"
+        )
+    if cfg.INPUT.PIXEL_SIZE and cfg.INPUT.SCALE != 1:
+        log_first_n(
+            logging.WARNING,
+            f"INPUT.SCALE {cfg.INPUT.SCALE:g} holds for every volume, and INPUT.PIXEL_SIZE {cfg.INPUT.PIXEL_SIZE:g} is "
+            "left out of account; set INPUT.SCALE 1.0 to use it",
+            name=__name__,
+            key="message",
         )
     if cfg.DOMAIN_ADAPT.POINTS.KERNEL < 1 or cfg.DOMAIN_ADAPT.POINTS.KERNEL % 2 == 0:
         raise ValueError(

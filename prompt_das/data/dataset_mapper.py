@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from prompt_das.data.augmentation import StrongAugmentation
 from prompt_das.data.clicks import ClickSimulator
+from prompt_das.data.physical_scale import NetworkScale
 from prompt_das.data.pixel_maps import forward_pixel_map, inverse_pixel_map
 from prompt_das.data.samples import DatasetDict, SliceSample, SourceSample, TargetSample
 from prompt_das.data.slices import read_image, read_labels
@@ -34,12 +35,26 @@ def random_subset(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 class CropReader:
-    """Random square crops of one slice, of ``size`` network pixels at ``scale`` network pixels per image pixel."""
+    """Random square crops of one slice, of ``size`` network pixels at ``scale`` network pixels per image pixel.
 
-    def __init__(self, size: int, scale: float) -> None:
+    With ``pixel_size`` (INPUT.PIXEL_SIZE, nm) the scale depends on the volume: :meth:`of` gives the reader of a slice.
+    """
+
+    def __init__(self, size: int, scale: float, pixel_size: float = 0.0) -> None:
         self.size = size
         self.side = math.ceil(size / scale)  # in image pixels
         self.scale = scale
+        self.network_scale = NetworkScale(scale, pixel_size)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> CropReader:
+        return cls(cfg.INPUT.CROP_SIZE, cfg.INPUT.SCALE, cfg.INPUT.PIXEL_SIZE)
+
+    def of(self, dataset_dict: DatasetDict) -> CropReader:
+        """A reader of crops of this slice, at the scale of its volume. Raises ValueError if that is not known."""
+        if not self.network_scale.needs_voxel_size:
+            return self
+        return CropReader(self.size, self.network_scale.of_slice(dataset_dict))
 
     def box(self, dataset_dict: DatasetDict, rng: np.random.Generator, around: np.ndarray | None = None) -> Box:
         """(y0, x0, y1, x1) inside the slice, which may be smaller than a crop; ``around``: a point (x, y) it holds."""
@@ -117,7 +132,7 @@ class SourceMapper:
     def from_config(cls, cfg: CfgNode) -> dict:
         node = cfg.INPUT.AUGMENTATION
         return {
-            "crop": CropReader(cfg.INPUT.CROP_SIZE, cfg.INPUT.SCALE),
+            "crop": CropReader.from_config(cfg),
             "augmentation": StrongAugmentation(
                 right_angles=node.RIGHT_ANGLES,
                 noise_prob=node.NOISE_PROBABILITY,
@@ -160,19 +175,20 @@ class SourceMapper:
 
     def _read(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> LabeledCrop:
         """A crop of a labeled slice."""
+        crop = self.crop.of(dataset_dict)
         wants_foreground = rng.random() < self.foreground_probability
         for _ in range(MAX_CROP_TRIES):  # the slice's labels are never read whole: draw again instead
-            box = self.crop.box(dataset_dict, rng)
+            box = crop.box(dataset_dict, rng)
             labels = read_labels(dataset_dict, box)
             if not wants_foreground or labels.any():
                 break
-        image = self.crop.read_image(dataset_dict, box)
-        return LabeledCrop(box, image, self.crop.fit_mask(labels))
+        return LabeledCrop(box, crop.read_image(dataset_dict, box), crop.fit_mask(labels))
 
     def _draw(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> LabeledCrop:
-        """A synthetic micrograph, of the size of a crop."""
-        size = self.crop.size
-        drawn = make_micrograph(rng, size, dataset_dict["voxel_size"][1])
+        """A synthetic micrograph, of the size of a crop; at one physical scale in the pixels of the network."""
+        size, scale = self.crop.size, self.crop.network_scale
+        pixel_size = scale.pixel_size if scale.needs_voxel_size else dataset_dict["voxel_size"][1]
+        drawn = make_micrograph(rng, size, pixel_size)
         return LabeledCrop(
             (0, 0, size, size),
             drawn.image.astype(np.float32),
@@ -226,6 +242,7 @@ class TargetMapper:
         }
 
     def __call__(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> TargetSample:
+        crop = self.crop.of(dataset_dict)
         points, negatives = (
             clicks.get(dataset_dict["dataset_name"], {}).get(dataset_dict["slice"], NO_POINTS)
             for clicks in (self.sparse_points, self.negative_clicks)
@@ -233,11 +250,11 @@ class TargetMapper:
         around = None
         if rng.random() < self.foreground_probability and len(points):
             around = points[rng.integers(len(points))]
-        box = self.crop.box(dataset_dict, rng, around)
-        weak = self.crop.read_image(dataset_dict, box)
+        box = crop.box(dataset_dict, rng, around)
+        weak = crop.read_image(dataset_dict, box)
         geometric, photometric = self.augmentation(rng, *weak.shape)
         strong = photometric.apply_image(geometric.apply_image(weak))
-        sparse = self.crop.points(points, box)
+        sparse = crop.points(points, box)
         noise = rng.integers(2**31, size=strong.shape, dtype=np.int32)
         prompt_ratio = rng.random()
         if self.unprompted_probability and rng.random() < self.unprompted_probability:
@@ -249,7 +266,7 @@ class TargetMapper:
             "weak_image": torch.from_numpy(np.ascontiguousarray(weak, np.float32))[None],
             "image": torch.from_numpy(np.ascontiguousarray(strong, np.float32))[None],
             "sparse_points": torch.from_numpy(sparse),
-            "negative_clicks": torch.from_numpy(self.crop.points(negatives, box)),
+            "negative_clicks": torch.from_numpy(crop.points(negatives, box)),
             "strong_sparse_points": torch.from_numpy(geometric.apply_coords(sparse).astype(np.float32)),
             "inverse_pixel_map": torch.from_numpy(inverse_pixel_map(geometric, *weak.shape)),
             "forward_pixel_map": torch.from_numpy(forward_pixel_map(geometric, *weak.shape)),
@@ -265,8 +282,10 @@ class SliceMapper:
     """
 
     @configurable
-    def __init__(self, *, scale: float, prompt_ratios: tuple[float, ...], prompt_seed: int) -> None:
-        self.scale = scale
+    def __init__(
+        self, *, scale: float, prompt_ratios: tuple[float, ...], prompt_seed: int, pixel_size: float = 0.0
+    ) -> None:
+        self.scale = NetworkScale(scale, pixel_size)
         self.prompt_ratios = prompt_ratios
         self.prompt_seed = prompt_seed
 
@@ -274,13 +293,14 @@ class SliceMapper:
     def from_config(cls, cfg: CfgNode) -> dict:
         return {
             "scale": cfg.INPUT.SCALE,
+            "pixel_size": cfg.INPUT.PIXEL_SIZE,
             "prompt_ratios": tuple(cfg.TEST.PROMPT_RATIOS),
             "prompt_seed": cfg.TEST.PROMPT_SEED,
         }
 
     def __call__(self, dataset_dict: DatasetDict) -> SliceSample:
         try:
-            image = read_image(dataset_dict, scale=self.scale)
+            image = read_image(dataset_dict, scale=self.scale.of_slice(dataset_dict))
             labels = read_labels(dataset_dict)
         except VolumeError as error:
             raise VolumeError(

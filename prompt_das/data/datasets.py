@@ -13,11 +13,12 @@ import math
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from prompt_das.config.yaml_loader import read_yaml
+from prompt_das.data.physical_scale import require_nanometers
 from prompt_das.data.slices import HELP, VolumeSpec, load_slices
 
 from detectron2.config import CfgNode
@@ -56,7 +57,7 @@ def register_em_volume(
         images, labels: anything `open_volume` reads. Without labels the volume can only be predicted, or be a
             training target.
         points: a point file (see `prompt_das.volumes.point_files`).
-        voxel_size: (z, y, x) in nm.
+        voxel_size: (z, y, x) in nm; by default what the file's metadata say.
         slices: (start, stop) of the image volume, all by default.
         images_dataset, labels_dataset: array inside an HDF5 or Zarr file.
         intensity_range: intensities (lo, hi) that become 0 and 255; estimated once for other than 8-bit images.
@@ -183,7 +184,7 @@ def find_volume(
     Args:
         volume: a folder of slices, a file, a YAML file that describes one volume, or a registered name.
         dataset, intensity_range, voxel_size: of a folder or file, see `register_em_volume`; a voxel size that is given
-            wins over that of a description.
+            wins over that of a description, which wins over that of the file's metadata.
 
     Raises FileNotFoundError, ValueError (VolumeError for damaged data) that name what is wrong.
     """
@@ -192,7 +193,8 @@ def find_volume(
     if path.suffix.lower() not in (".yaml", ".yml") and (path.exists() or os.sep in name or path.suffix):
         window = _intensity_range(name, intensity_range)
         spec = VolumeSpec(_absolute(path), images_dataset=dataset, intensity_range=window, voxel_size=size)
-        return load_slices(path.name, spec), spec
+        slices = load_slices(path.name, spec)
+        return slices, replace(spec, voxel_size=slices[0]["voxel_size"])
     if dataset or intensity_range:
         raise ValueError(f"{name} is a description, which says itself what the array and the intensity range are")
     names = register_volumes_from_yaml(path) if path.suffix else ensure_registered(name)
@@ -200,8 +202,9 @@ def find_volume(
         raise ValueError(f"{name} describes the volumes {', '.join(names)}: say which of them")
     slices = DatasetCatalog.get(names[0])
     metadata = MetadataCatalog.get(names[0])
-    spec = VolumeSpec(metadata.images, points=metadata.points, voxel_size=size or metadata.voxel_size)
-    return slices, spec
+    size = size or slices[0]["voxel_size"]
+    spec = VolumeSpec(metadata.images, points=metadata.points, voxel_size=size)
+    return [{**dataset_dict, "voxel_size": size} for dataset_dict in slices], spec
 
 
 def _register(name: str, spec: VolumeSpec) -> None:
@@ -276,6 +279,8 @@ def _voxel_size(name: str, values: Iterable[float] | None) -> tuple[float, float
     size = _numbers(name, "voxel_size", values, 3)
     if size is not None and min(size) <= 0:
         raise ValueError(f"{name}: voxel_size must be positive, not {size}")
+    if size is not None:
+        require_nanometers(size, name)
     return size
 
 

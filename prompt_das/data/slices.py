@@ -7,6 +7,7 @@ A slice's dict:
     label_file_name, label_dataset, label_slice    the same for the labels (None without labels)
     slice_name        file name of the slice, None if the volume is one file
     height, width     pixels
+    voxel_size        (z, y, x) in nm: as registered, else of the file's metadata; None if it is not known
     intensity_range   (lo, hi) mapped to 0..255, or None for 8-bit images
     label_type        "instance" (ids) or "semantic" (a mask, whose 8-connected components are the instances)
 """
@@ -45,7 +46,7 @@ class VolumeSpec:
     images: str
     labels: str | None = None
     points: str | None = None
-    voxel_size: tuple[float, float, float] | None = None  # (z, y, x) in nm
+    voxel_size: tuple[float, float, float] | None = None  # (z, y, x) in nm; None: what the file's metadata say
     slices: tuple[int, int] | None = None  # [start, stop) of the image volume
     images_dataset: str | None = None
     labels_dataset: str | None = None
@@ -129,6 +130,7 @@ def load_slices(name: str, spec: VolumeSpec) -> list[dict[str, Any]]:
         intensity_range = _estimated_range(str(images.path), images.dataset)
     if spec.expected is not None and len(pairs) < spec.expected:
         logger.warning("%s: only %d of the %d slices are in %s", name, len(pairs), spec.expected, images.path)
+    voxel_size = spec.voxel_size or images.voxel_size
     short_names = _short_names(images.slice_names) if images.slice_names else None
     dataset_dicts = []
     for z, label_z in pairs:
@@ -145,6 +147,7 @@ def load_slices(name: str, spec: VolumeSpec) -> list[dict[str, Any]]:
                 "slice_name": images.slice_names[z] if images.slice_names else None,
                 "height": images.shape[1],
                 "width": images.shape[2],
+                "voxel_size": voxel_size,
                 "intensity_range": intensity_range,
                 "label_type": spec.label_type,
             }

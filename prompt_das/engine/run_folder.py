@@ -39,6 +39,7 @@ LEFT_BY_A_RUN = (
 # Settings that make a run what it is, and the exceptions among them that change no weights.
 COMPARED = ("MODEL", "INPUT", "DATASETS", "SOLVER", "DOMAIN_ADAPT", "SEED", "DATALOADER.TARGET_IMS_PER_BATCH")
 FREE = (
+    "INPUT.DIAMETER",
     "MODEL.DEVICE",
     "MODEL.COMPILE",
     "DATASETS.VAL",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prompt_das.volumes.memory_limit import require_memory
 from prompt_das.volumes.volume import Box, Volume, VolumeError
+from prompt_das.volumes.voxel_size import VoxelSize, of_attributes
 
 import numpy as np
 
@@ -33,6 +34,9 @@ class ArrayVolume(Volume):
             self.slice_names = [str(name) for name in names]
             if len(self.slice_names) != len(self):
                 raise VolumeError(f"{path}: {len(self.slice_names)} slice_names for {len(self)} slices")
+
+    def _stored_voxel_size(self) -> VoxelSize | None:
+        return of_attributes(self._handle().attrs)
 
     def _region(self, z: int, box: Box) -> list[tuple[int, int]]:
         """[start, stop) along each axis of the array for a box of slice z."""

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from prompt_das.volumes import tiff
+from prompt_das.volumes import tiff, voxel_size
 from prompt_das.volumes.array_volume import three_dimensions
 from prompt_das.volumes.volume import Box, Volume, VolumeError
 
@@ -30,6 +30,10 @@ class TiffVolume(Volume):
                 raise VolumeError(f"{path}: expected slices of height x width, found {series.axes} {series.shape}")
             self.min_is_white = tiff.is_min_is_white(series)
             self.shape, self.dtype = three_dimensions(shape, path), np.dtype(series.dtype)
+
+    def _stored_voxel_size(self) -> voxel_size.VoxelSize | None:
+        with TiffFile(self.path) as tif:
+            return voxel_size.of_tiff(tif)
 
     def _open(self) -> Any:
         tif = TiffFile(self.path)

@@ -13,20 +13,25 @@ checksum may be any.
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from prompt_das.volumes.memory_limit import require_memory
+from prompt_das.volumes.voxel_size import VoxelSize, plausible
 
 import cv2
 import numpy as np
 from tifffile import TiffFileError
+
+logger = logging.getLogger(__name__)
 
 Box = tuple[int, int, int, int]
 
@@ -106,6 +111,16 @@ class Volume(ABC):
             require_memory((y1 - y0) * (x1 - x0) * self.dtype.itemsize)
             return self._read(z, (y0, x0, y1, x1))
 
+    @cached_property
+    def voxel_size(self) -> VoxelSize | None:
+        """(z, y, x) in nm by the file's own metadata; None where they do not say, are damaged, or cannot be true."""
+        try:
+            with volume_errors(f"the voxel size of {self.path}"):
+                return plausible(self._stored_voxel_size())
+        except VolumeError as error:
+            logger.debug("%s", error)
+            return None
+
     def chunks_written(self) -> tuple[int, int]:
         """(all, those there) of the chunks of an array; what is not there reads as zeros. (0, 0) for other formats."""
         return 0, 0
@@ -115,6 +130,10 @@ class Volume(ABC):
         if self._opened is None or self._pid != os.getpid():
             self._opened, self._pid = self._open(), os.getpid()
         return self._opened
+
+    def _stored_voxel_size(self) -> Sequence[float] | None:
+        """(z, y, x) in nm as it is stored, nan where that is no length; any exception means that it is not known."""
+        return None
 
     @abstractmethod
     def _open(self) -> Any: ...

@@ -8,6 +8,7 @@ from typing import Any
 
 from prompt_das.volumes.array_volume import ArrayVolume, only_array
 from prompt_das.volumes.volume import Box, VolumeError
+from prompt_das.volumes.voxel_size import VoxelSize, of_multiscales
 from prompt_das.volumes.zarr_chunks import RegularFiles, require_safe_codecs, require_sound_chunks
 
 import numpy as np
@@ -15,6 +16,8 @@ import zarr
 
 
 class ZarrVolume(ArrayVolume):
+    _described: tuple[dict[str, Any], dict[str, Any]] | None = None  # OME-Zarr: of the image, and of its array
+
     def _open(self) -> Any:
         root = zarr.open(RegularFiles(self.path, read_only=True), mode="r")
         array = root if isinstance(root, zarr.Array) else self._find(root)
@@ -30,9 +33,17 @@ class ZarrVolume(ArrayVolume):
         parent = PurePosixPath(name).parent
         image = group if parent == PurePosixPath() else group[str(parent)]
         for scales in _multiscales(image):
-            if any(str(PurePosixPath(one["path"])) == PurePosixPath(name).name for one in scales["datasets"]):
-                self.axes = _axis_names(scales)
+            for one in scales["datasets"]:
+                if str(PurePosixPath(one["path"])) == PurePosixPath(name).name:
+                    self.axes = _axis_names(scales)
+                    self._described = scales, one
         return array
+
+    def _stored_voxel_size(self) -> VoxelSize | None:
+        self._handle()  # finds the description
+        if self._described is not None:
+            return of_multiscales(*self._described)
+        return super()._stored_voxel_size()
 
     def chunks_written(self) -> tuple[int, int]:
         array = self._handle()
