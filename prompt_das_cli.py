@@ -54,6 +54,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     add_plugin(parser)
     parser.add_argument("--weights", help=f"{WEIGHTS}; default: MODEL.WEIGHTS")
     parser.add_argument("--clicks", action="store_true", help="evaluate clicking instead, in one process")
+    add_diameter(parser)
     add_processes(parser)
     add_last_options(parser)
     parser.set_defaults(eval_only=True, resume=False)
@@ -82,6 +83,7 @@ def predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at slices that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT, or an unfinished one")
     add_array(parser)
+    add_diameter(parser)
     parser.add_argument("--config-file", help="default: the one in the weights or beside them")
     add_plugin(parser)
     parser.add_argument("--device", help="cuda, cuda:1 or cpu; default: the config's, or cpu where there is no GPU")
@@ -142,6 +144,8 @@ def visualize(parser: argparse.ArgumentParser) -> None:
 
     With a config, its source volumes (DATASETS.TRAIN) are shown with their masks and all centres, its target volumes
     with the sparse points of training. Without one, a labelled volume is shown as a source, another as a target.
+    Slices and crops have the pixels that the network gets: with INPUT.PIXEL_SIZE those of one physical scale, so that
+    objects of the source and of the target should look equally large in source_and_target.png.
     """
     add_config_file(parser)
     parser.add_argument("--dataset", nargs="+", default=[], help="registered names, in place of those of the config")
@@ -151,6 +155,7 @@ def visualize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slices", type=int, default=4, help="slices shown of each volume (default: %(default)s)")
     parser.add_argument("--crops", type=int, default=6, help="crops shown of each domain (default: %(default)s)")
     parser.add_argument("--max-size", type=int, default=1024, help="longest side of a slice's picture, in pixels")
+    add_diameter(parser)
     add_last_options(parser)
 
 
@@ -334,6 +339,11 @@ def add_array(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="the array inside an HDF5 or Zarr file, if it has several")
     parser.add_argument("--voxel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help="in nm")
     parser.add_argument("--intensity-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="grey values 0 and 255")
+
+
+def add_diameter(parser: argparse.ArgumentParser) -> None:
+    text = "typical diameter of an object in pixels of the image: for INPUT.PIXEL_SIZE where no voxel size is known"
+    parser.add_argument("--diameter", type=float, metavar="D", help=text)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
                 intensity_range=args.intensity_range,
                 voxel_size=args.voxel_size,
                 points=args.points,
+                diameter=args.diameter,
             )
             settings = VolumeSettings(
                 linked=args.instances == "volume",

@@ -10,12 +10,14 @@ from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.build import SampleStream, get_slices
 from prompt_das.data.dataset_mapper import SourceMapper, TargetMapper
 from prompt_das.data.datasets import register_config_volumes, register_volumes_from_yaml
+from prompt_das.data.physical_scale import NetworkScale, require_one_volume, with_diameter
 from prompt_das.data.slices import read_image, read_labels
 from prompt_das.data.sparse_points import get_sparse_points
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import instance_centers, pad_points, render_density
 from prompt_das.utils.visualization import ESTIMATE, PROMPT, TRUTH, draw_density, draw_overlay, save_image, tile
 from prompt_das.volumes.point_files import SlicePoints
+from prompt_das.volumes.resize import resize_labels
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -41,8 +43,14 @@ def get_cfg(args: argparse.Namespace) -> CfgNode:
         opts += ["DATASETS.TRAIN", str(tuple(source)), "DATASETS.TARGET", str(tuple(target))]
     cfg = get_prompt_das_cfg(args.config_file, opts)
     register_config_volumes(cfg)
-    if not cfg.DATASETS.TRAIN and not cfg.DATASETS.TARGET:
+    shown = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET)
+    if not shown:
         raise ValueError("nothing to show: give --config-file, --dataset or --volume")
+    if args.diameter is not None:
+        require_one_volume(shown)
+        cfg.defrost()
+        cfg.merge_from_list(with_diameter(cfg, args.diameter))
+        cfg.freeze()
     return cfg
 
 
@@ -61,8 +69,12 @@ def sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
     return get_sparse_points(cfg)
 
 
-def draw_slice(dataset_dict: dict[str, Any], points: np.ndarray | None, max_size: int) -> np.ndarray:
-    """A whole slice with its mask and points: the given ones, or the centers of all instances."""
+def draw_slice(dataset_dict: dict[str, Any], points: np.ndarray | None, scale: float, max_size: int) -> np.ndarray:
+    """A whole slice with its mask and points: the given ones, or the centers of all instances.
+
+    The image has the pixels that the network gets, ``scale`` for each pixel of the slice; it is reduced where its
+    longest side exceeds ``max_size``.
+    """
     labels = read_labels(dataset_dict) if dataset_dict["label_file_name"] is not None else None
     title = dataset_dict["image_id"]
     if labels is not None:
@@ -70,9 +82,13 @@ def draw_slice(dataset_dict: dict[str, Any], points: np.ndarray | None, max_size
         points = centers if points is None else points
         title += f": {len(centers)} instances"
     points = np.zeros((0, 2)) if points is None else points
-    scale = min(1.0, max_size / max(dataset_dict["height"], dataset_dict["width"]))
-    picture = draw_overlay(read_image(dataset_dict), labels, points, color=TRUTH, scale=scale)
-    return tile([picture], [f"{title}, {len(points)} points"])
+    title += f", {len(points)} points"
+    if scale != 1:
+        title += f", {scale:.3g} network pixels a pixel"
+        points = points * [scale, scale, 1][: points.shape[1]]
+    image, labels = read_image(dataset_dict, scale=scale), None if labels is None else resize_labels(labels, scale)
+    reduced = min(1.0, max_size / max(image.shape))
+    return tile([draw_overlay(image, labels, points, color=TRUTH, scale=reduced)], [title])
 
 
 def source_panels(sample: dict[str, Any], sigma: float) -> list[np.ndarray]:
@@ -109,8 +125,12 @@ def write_crops(path: Path, rows: list[list[np.ndarray]], titles: list[str], leg
 def run(args: argparse.Namespace) -> None:
     cfg = get_cfg(args)
     output = Path(args.output)
+    network_scale = NetworkScale.from_config(cfg)
+    scales = {
+        name: network_scale.of_slice(get_slices((name,))[0]) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET)
+    }
     points = sparse_points(cfg)
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TARGET):
+    for name, scale in scales.items():
         slices = get_slices((name,))
         chosen = np.unique(np.linspace(0, len(slices) - 1, args.slices).round().astype(int))
         for i in tqdm(chosen, desc=name, unit="slice"):
@@ -122,16 +142,22 @@ def run(args: argparse.Namespace) -> None:
             )
             save_image(
                 output / f"{dataset_dict['image_id']}.png".replace("/", "_"),
-                draw_slice(dataset_dict, given, args.max_size),
+                draw_slice(dataset_dict, given, scale, args.max_size),
             )
 
+    source_rows: list[list[np.ndarray]] = []
+    target_rows: list[list[np.ndarray]] = []
     seed, max_corrupt = max(cfg.SEED, 0), cfg.DATALOADER.MAX_CORRUPT_SLICES
     if cfg.DATASETS.TRAIN and args.crops:
         stream = SampleStream(get_slices(cfg.DATASETS.TRAIN), SourceMapper(cfg), (seed, 0), max_corrupt)
-        rows = [source_panels(stream[n], cfg.MODEL.CENTER_HEAD.SIGMA) for n in range(args.crops)]
+        source_rows = [source_panels(stream[n], cfg.MODEL.CENTER_HEAD.SIGMA) for n in range(args.crops)]
         legend = {"mask": TRUTH, "center": ESTIMATE, "prompt": PROMPT}
-        write_crops(output / "crops_source.png", rows, ["source crop", "density map"], legend)
+        write_crops(output / "crops_source.png", source_rows, ["source crop", "density map"], legend)
     if cfg.DATASETS.TARGET and args.crops:
         stream = SampleStream(get_slices(cfg.DATASETS.TARGET), TargetMapper(cfg, points), (seed, 1), max_corrupt)
-        rows = [target_panels(stream[n]) for n in range(args.crops)]
-        write_crops(output / "crops_target.png", rows, ["teacher's view", "student's view"], {"sparse point": PROMPT})
+        target_rows = [target_panels(stream[n]) for n in range(args.crops)]
+        titles = ["teacher's view", "student's view"]
+        write_crops(output / "crops_target.png", target_rows, titles, {"sparse point": PROMPT})
+    if source_rows and target_rows:
+        rows = [[source[0], target[0]] for source, target in zip(source_rows, target_rows, strict=True)]
+        write_crops(output / "source_and_target.png", rows, ["source", "target"], {"mask": TRUTH, "point": PROMPT})

@@ -23,6 +23,10 @@ SANE_SCALE = (1 / 64, 8.0)  # network pixels per image pixel
 MICROMETERS = 0.5  # a voxel that is smaller on all sides, in nm, is one whose size is given in micrometers
 SIZE_FACTOR = 2.0  # between expected and found diameters: beyond it, a warning
 ENOUGH_INSTANCES = 5  # to speak of a typical size
+_NOT_PHYSICAL = (
+    "needs a network that was trained at one physical scale, and this one was not (INPUT.PIXEL_SIZE is 0): set "
+    "INPUT.SCALE, network pixels per image pixel, instead"
+)
 
 
 @dataclass(frozen=True)
@@ -108,29 +112,40 @@ def scale_of_diameter(cfg: CfgNode, diameter: float) -> float:
         ValueError: no diameter, one that cannot be, or a network that was not trained at one physical scale.
     """
     if cfg.INPUT.PIXEL_SIZE <= 0:
-        raise ValueError(
-            "--diameter needs a network that was trained at one physical scale, and this one was not "
-            "(INPUT.PIXEL_SIZE is 0): set INPUT.SCALE, network pixels per image pixel, instead"
-        )
+        raise ValueError(f"a diameter {_NOT_PHYSICAL}")
     if not (math.isfinite(diameter) and diameter > 0):
-        raise ValueError(f"--diameter is {diameter:g}; give the diameter of a typical object, in pixels of the image")
+        raise ValueError(f"the diameter is {diameter:g}; give the diameter of a typical object, in pixels of the image")
     return sane_scale(cfg.INPUT.DIAMETER / diameter, f"a diameter of {diameter:g} pixels")
 
 
-def scale_of_pixel_size(cfg: CfgNode, pixel_size: float, name: str) -> float:
-    """The scale of images whose pixels have this side, in nm, whatever INPUT.SCALE is.
+def default_scale(cfg: CfgNode, pixel_size: float | None, diameter: float | None) -> float | None:
+    """The scale of images of which nothing else is known; None where the network needs to know their pixel size.
+
+    Args:
+        pixel_size: side of a pixel in nm, if it is known.
+        diameter: typical diameter of an object in pixels of the image, if that is what is known.
 
     Raises:
-        ValueError: a size that cannot be, or a network that was not trained at one physical scale.
+        ValueError: a size that can hardly be meant, both, or a network that was not trained at one physical scale.
     """
-    if cfg.INPUT.PIXEL_SIZE <= 0:
-        raise ValueError(
-            "pixel_size needs a network that was trained at one physical scale, and this one was not "
-            "(INPUT.PIXEL_SIZE is 0): set INPUT.SCALE, network pixels per image pixel, instead"
-        )
+    network = NetworkScale.from_config(cfg)
+    if pixel_size is not None and diameter is not None:
+        raise ValueError("give pixel_size or diameter, not both: each decides the scale alone")
+    if diameter is not None:
+        return scale_of_diameter(cfg, diameter)
+    if pixel_size is None:
+        return None if network.needs_voxel_size else network.scale
+    if network.pixel_size <= 0:
+        raise ValueError(f"pixel_size {_NOT_PHYSICAL}")
     if not (math.isfinite(pixel_size) and pixel_size > 0):
         raise ValueError(f"pixel_size is {pixel_size:g}; give the side of a pixel in nm")
-    return NetworkScale(pixel_size=cfg.INPUT.PIXEL_SIZE).of((pixel_size,) * 3, name)
+    return NetworkScale(pixel_size=network.pixel_size).of((pixel_size,) * 3, "pixel_size")
+
+
+def require_one_volume(names: Sequence[str]) -> None:
+    """Raise ValueError where a diameter would be that of several volumes."""
+    if len(names) > 1:
+        raise ValueError(f"--diameter is of one volume, not of {', '.join(names)}; name the one that is meant")
 
 
 def with_diameter(cfg: CfgNode, diameter: float) -> list[str]:

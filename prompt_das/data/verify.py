@@ -108,6 +108,8 @@ def check_dataset(
         ("images", f"{volume.path}"),
         ("slices", f"{len(dataset_dicts)} of {depth}, {height} x {width}, {volume.dtype}"),
     ]
+    if dataset_dicts[0]["voxel_size"]:
+        report.facts.append(("voxel size", "{:g} x {:g} x {:g} nm (z, y, x)".format(*dataset_dicts[0]["voxel_size"])))
     if dataset_dicts[0]["intensity_range"]:
         report.facts.append(
             ("intensities mapped to 0..255", "{:g} ... {:g}".format(*dataset_dicts[0]["intensity_range"]))

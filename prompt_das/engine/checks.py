@@ -7,6 +7,7 @@ from typing import Any
 
 from prompt_das.data.build import get_slices
 from prompt_das.data.datasets import SYNTHETIC
+from prompt_das.data.physical_scale import NetworkScale
 from prompt_das.data.slices import open_image_volume
 from prompt_das.evaluation.evaluator import PROTOCOLS
 from prompt_das.evaluation.metrics import SCORES
@@ -78,7 +79,9 @@ def check_datasets(cfg: CfgNode, key: str, *, required: bool = False) -> None:
     if required and not names:
         raise ValueError(f"DATASETS.{key} is empty; name labeled volumes, as in DATASETS.{key} \"('vnc_train',)\"")
     for name in names:
-        if any(d["label_file_name"] is None for d in slices_of(key, name)):
+        slices = slices_of(key, name)
+        check_scale(cfg, key, slices[0])
+        if any(d["label_file_name"] is None for d in slices):
             raise ValueError(
                 f"DATASETS.{key}: {name} has no labels; they are needed to train and to evaluate. Unlabeled volumes "
                 "belong in DATASETS.TARGET, or are predicted by `prompt-das predict`"
@@ -95,6 +98,7 @@ def check_target(cfg: CfgNode) -> None:
         )
     for name in cfg.DATASETS.TARGET:
         slices = slices_of("TARGET", name)
+        check_scale(cfg, "TARGET", slices[0])
         own = MetadataCatalog.get(name).get("points")
         if own and node.RATIO == 0:
             raise ValueError(
@@ -109,6 +113,14 @@ def check_target(cfg: CfgNode) -> None:
                 f"DATASETS.TARGET {name} has neither points nor labels to draw them from; set "
                 "DATASETS.SPARSE_POINTS.FILE, or RATIO 0 for the unsupervised mode"
             )
+
+
+def check_scale(cfg: CfgNode, key: str, first: dict[str, Any]) -> None:
+    """Raise ValueError unless the scale of the volume of the slice ``first`` is known."""
+    try:
+        NetworkScale.from_config(cfg).of_slice(first)
+    except ValueError as error:
+        raise ValueError(f"DATASETS.{key}: {error}") from error
 
 
 def check_points(file: str | Path, first: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.data.build import get_slices
+from prompt_das.data.physical_scale import NetworkScale
 from prompt_das.data.slices import read_image, read_labels
 from prompt_das.evaluation import reports
 from prompt_das.evaluation.clicks import (
@@ -38,12 +39,12 @@ def evaluate_clicks(cfg: CfgNode, model: PromptDAS, name: str) -> dict[str, Any]
         ``{"curves": {user: {number of clicks: scores in percent}}, "effects": {...}}``, see
         :mod:`prompt_das.evaluation.clicks`.
     """
-    predictor = Predictor.from_model(cfg, model)
+    predictor, scale = Predictor.from_model(cfg, model), NetworkScale.from_config(cfg)
     curves: dict[str, list[dict[int, dict[str, float]]]] = {user: [] for user in USERS}
     effects = []
     for dataset_dict in tqdm(get_slices((name,)), f"Clicking on {name}", unit="slice"):
         truth = read_labels(dataset_dict) > 0
-        predictor.set_image(read_image(dataset_dict), (0, 255))
+        predictor.set_image(read_image(dataset_dict), (0, 255), scale=scale.of_slice(dataset_dict))
 
         def predict(clicks: np.ndarray) -> np.ndarray:
             return predictor.predict(clicks[:, :2], clicks[:, 2]).probability

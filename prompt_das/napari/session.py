@@ -16,7 +16,8 @@ from typing import Any
 
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.inference.interactive.newest_call import NewestCall, Superseded
-from prompt_das.inference.interactive.predictor import Predictor, Segmentation
+from prompt_das.inference.interactive.predictor import Predictor
+from prompt_das.inference.interactive.segmentation import Segmentation
 from prompt_das.napari.ids import keep_ids
 from prompt_das.napari.layers import LayerVolume
 

@@ -5,7 +5,7 @@ Points are (x, y) in pixels of a slice, the center of the first pixel is (0.5, 0
 
 from __future__ import annotations
 
-from prompt_das.inference.interactive.predictor import Centers
+from prompt_das.inference.interactive.segmentation import Centers
 
 import numpy as np
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_das.inference.interactive.predictor import Centers
+from prompt_das.inference.interactive.segmentation import Centers
 from prompt_das.napari.suggestions import near, new_centers
 
 import numpy as np

@@ -16,20 +16,19 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from prompt_das.data.physical_scale import default_scale
 from prompt_das.inference.interactive.arguments import check_clicks, check_region
 from prompt_das.inference.interactive.cache import TensorCache
 from prompt_das.inference.interactive.newest_call import NewestCall, Superseded
 from prompt_das.inference.interactive.resize import Box
+from prompt_das.inference.interactive.segmentation import Centers, Segmentation
 from prompt_das.inference.interactive.slice_maps import SliceMaps
 from prompt_das.inference.interactive.windows import WindowPredictor
 from prompt_das.modeling.load import load_model
 from prompt_das.modeling.meta_arch import PromptDAS
-from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, semantic_to_instances
 from prompt_das.ops.points import find_peaks
 from prompt_das.volumes.intensity import check_slice, preprocess, slice_intensity_range
 
@@ -44,49 +43,6 @@ MAX_CENTERS = 4096  # of a slice, which may hold far more than the crops that DO
 
 Progress = Callable[[int, int], None]
 Range = tuple[float, float]
-
-
-class Centers(NamedTuple):
-    """Predicted centers of instances, by falling score."""
-
-    points: np.ndarray  # (N, 2) float32, (x, y) in pixels of the slice
-    scores: np.ndarray  # (N,) float32, about 1 for a sure one
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """The prediction of a slice so far. The arrays are read-only and no later call changes them.
-
-    Attributes:
-        probability: (H, W) float32 of the foreground; NaN where nothing was predicted yet, see ``region`` of
-            :meth:`Predictor.predict`.
-        points, labels: (N, 2) float32 and (N,) int8, those of the call.
-        changed: a box around the pixels that differ from the result before (of a new image: around those that were
-            predicted); None if there are none.
-        done, total: windows of this call that are in the result, and all of them. A window counts again with
-            ``centers``, and where clicks are limited to their objects, for the mask without them.
-        centers: predicted centers in the part that was predicted; None without ``centers``, or if windows are missing.
-        min_size: components of at most so many pixels are no instances.
-    """
-
-    probability: np.ndarray
-    points: np.ndarray
-    labels: np.ndarray
-    changed: Box | None
-    done: int
-    total: int
-    centers: Centers | None
-    min_size: int
-
-    @cached_property
-    def mask(self) -> np.ndarray:
-        """(H, W) bool: foreground."""
-        return self.probability > FOREGROUND_THRESHOLD
-
-    @cached_property
-    def instances(self) -> np.ndarray:
-        """(H, W) int32: the 8-connected components of the mask, 1 ... n in raster order, 0 elsewhere."""
-        return semantic_to_instances(self.mask, self.min_size)
 
 
 class Predictor:
@@ -109,12 +65,15 @@ class Predictor:
             object; more where windows overlap by more than a third).
         center_threshold: lowest score of a predicted center, by default DOMAIN_ADAPT.POINTS.THRESHOLD. A higher one
             only leaves out some of them: to try thresholds, filter by score.
+        scale: network pixels per image pixel, of images that come without their own; None where it is not known.
     """
 
     def __init__(
         self,
         weights: str | Path | tuple[CfgNode, PromptDAS],
         *,
+        pixel_size: float | None = None,
+        diameter: float | None = None,
         device: str | torch.device | None = None,
         config_file: str | Path | None = None,
         opts: Sequence[str] = (),
@@ -126,6 +85,8 @@ class Predictor:
             weights: a training checkpoint, a safetensors file or the name of a model, see
                 :func:`prompt_das.modeling.load.load_model`; or a config and its network, which are used as they are,
                 see :meth:`from_model`.
+            pixel_size: side of a pixel of the images that will be given, in nm; for weights with INPUT.PIXEL_SIZE.
+            diameter: instead, the typical diameter of an object in pixels of these images.
             device: "cpu", "cuda", "cuda:1"; by default the config's, which is a GPU where there is one.
             config_file: by default the one inside or beside the weights.
             opts: overrides of the config: ``["TEST.WINDOW.STRIDE", "128"]``.
@@ -134,11 +95,13 @@ class Predictor:
 
         Raises:
             FileNotFoundError: no weights, or no config for them.
-            ValueError: damaged weights, weights of another network, or a device that is not there.
+            ValueError: damaged weights, weights of another network, a device that is not there, or a size that can
+                hardly be meant.
         """
         loaded = weights if isinstance(weights, tuple) else _load(weights, device, config_file, opts, plugins)
         self.cfg, self._model = loaded
         self._model.eval()
+        self.scale = default_scale(self.cfg, pixel_size, diameter)
         self.cache = TensorCache(cache_bytes)
         self.center_threshold = float(self.cfg.DOMAIN_ADAPT.POINTS.THRESHOLD)
         self._kernel = int(self.cfg.DOMAIN_ADAPT.POINTS.KERNEL)
@@ -163,7 +126,9 @@ class Predictor:
         """Whether points of label 0 count; a network of the paper's prompt encoder leaves them out of account."""
         return bool(self._model.prompt_encoder.uses_labels)
 
-    def set_image(self, image: ArrayLike, intensity_range: Range | None = None) -> None:
+    def set_image(
+        self, image: ArrayLike, intensity_range: Range | None = None, *, scale: float | None = None
+    ) -> None:
         """Choose the slice that points are on from now on. Nothing is encoded yet.
 
         An equal slice of before is still in the cache, as far as that reaches. Where several threads call,
@@ -174,15 +139,16 @@ class Predictor:
             intensity_range: (lo, hi), the gray values that become black and white. By default 8-bit values are taken
                 as they are, and of other types the 0.1 and 99.9 percentile of this slice. The slices of a volume
                 should share the range that its network was, or will be, trained with.
+            scale: network pixels per image pixel, by default :attr:`scale`.
 
         Raises:
-            ValueError: not a slice, an empty one, colours, NaN, or a range that is not one.
+            ValueError: not a slice, an empty one, colours, NaN, a range that is not one, or no scale.
             Superseded: another thread has set a newer image meanwhile.
         """
-        image = check_slice(np.asarray(image))
+        new = self._check_image(image, intensity_range, scale)
         ticket = self._calls.start()
         with self._lock:
-            self._use(image, intensity_range, ticket)
+            self._use(new, ticket)
 
     def cancel(self) -> None:
         """End the call that is running: it raises :class:`Superseded`. Does not wait for it."""
@@ -195,6 +161,7 @@ class Predictor:
         *,
         image: ArrayLike | None = None,
         intensity_range: Range | None = None,
+        scale: float | None = None,
         region: Box | None = None,
         centers: bool = False,
         progress: Progress | None = None,
@@ -208,7 +175,7 @@ class Predictor:
             points: (N, 2), N may be 0.
             labels: (N,), 1 for a point on something to segment, 0 for one on something to leave out; by default all 1.
                 A network of the paper's prompt encoder leaves negative points out of account.
-            image, intensity_range: if given, first :meth:`set_image`.
+            image, intensity_range, scale: if given, first :meth:`set_image`.
             region: a box that is predicted, such as what a viewer shows; it may reach beyond the slice. What was
                 predicted outside is kept, and follows the points. None: the whole slice.
             centers: predict centers as well; at the paper's size half as much work as to encode.
@@ -224,6 +191,7 @@ class Predictor:
             labels,
             image=image,
             intensity_range=intensity_range,
+            scale=scale,
             region=region,
             centers=centers,
             progress=progress,
@@ -238,6 +206,7 @@ class Predictor:
         *,
         image: ArrayLike | None = None,
         intensity_range: Range | None = None,
+        scale: float | None = None,
         region: Box | None = None,
         centers: bool = False,
         progress: Progress | None = None,
@@ -253,9 +222,9 @@ class Predictor:
         are taken. A stream may be left at any time.
         """
         current = self._slice
-        new = None if image is None else check_slice(np.asarray(image))
+        new = None if image is None else self._check_image(image, intensity_range, scale)
         if new is not None:
-            height, width = new.shape
+            height, width = new.array.shape
         elif current is not None:
             height, width = current.size
         else:
@@ -263,21 +232,20 @@ class Predictor:
         clicks = check_clicks(points, labels, height, width)
         checked_region = (0, 0, height, width) if region is None else check_region(region)
         call = _Call(self._calls.start(), clicks, checked_region, centers)
-        return self._results(call, current, new, intensity_range, progress, interval)
+        return self._results(call, current, new, progress, interval)
 
     def _results(
         self,
         call: _Call,
         current: SliceMaps | None,
-        new: np.ndarray | None,
-        intensity_range: Range | None,
+        new: _Image | None,
         progress: Progress | None,
         interval: float,
     ) -> Iterator[Segmentation]:
         with self._lock:
             self._calls.check(call.ticket)
             if new is not None:
-                current = self._use(new, intensity_range, call.ticket)
+                current = self._use(new, call.ticket)
             if current is None or current is not self._slice:
                 raise Superseded("another image was set")
             steps = self._windows.plan(current, call.clicks, call.region, call.centers)
@@ -295,16 +263,26 @@ class Predictor:
                 progress(i + 1, len(steps))
         yield self._result(current, call, len(steps), len(steps))
 
-    def _use(self, image: np.ndarray, intensity_range: Range | None, ticket: int) -> SliceMaps:
+    def _check_image(self, image: ArrayLike, intensity_range: Range | None, scale: float | None) -> _Image:
+        scale = self.scale if scale is None else scale
+        if scale is None:
+            raise ValueError(
+                f"the network takes pixels of {self.cfg.INPUT.PIXEL_SIZE:g} nm (INPUT.PIXEL_SIZE): say how large those "
+                "of your images are, Predictor(..., pixel_size=8) in nm, or how large an object is in their pixels, "
+                "Predictor(..., diameter=36)"
+            )
+        return _Image(check_slice(np.asarray(image)), intensity_range, scale)
+
+    def _use(self, image: _Image, ticket: int) -> SliceMaps:
         """Make a slice the current one. The caller holds the lock."""
         if ticket < self._image_ticket:
             raise Superseded("a newer image was set")
-        key = _digest(image, intensity_range)
+        key = image.digest()
         if self._slice is None or self._slice.key != key:
-            seen = preprocess(image, self.cfg.INPUT.SCALE, intensity_range or slice_intensity_range(image))
+            seen = preprocess(image.array, image.scale, image.intensity_range or slice_intensity_range(image.array))
             self._slice = SliceMaps(
                 key,
-                (image.shape[0], image.shape[1]),
+                (image.array.shape[0], image.array.shape[1]),
                 seen,
                 self._model.window,
                 self.device,
@@ -335,11 +313,17 @@ class _Call(NamedTuple):
     centers: bool
 
 
-def _digest(image: np.ndarray, intensity_range: Range | None) -> bytes:
-    """The same for equal images, and only for them."""
-    digest = hashlib.blake2b(repr((image.shape, image.dtype.str, intensity_range)).encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.digest()
+class _Image(NamedTuple):
+    array: np.ndarray  # (H, W)
+    intensity_range: Range | None
+    scale: float
+
+    def digest(self) -> bytes:
+        """The same for equal images that are seen alike, and only for them."""
+        about = (self.array.shape, self.array.dtype.str, self.intensity_range, self.scale)
+        digest = hashlib.blake2b(repr(about).encode())
+        digest.update(np.ascontiguousarray(self.array).data)
+        return digest.digest()
 
 
 def _load(

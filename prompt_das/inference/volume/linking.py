@@ -67,6 +67,11 @@ class Components:
         return self.index_sum / self.size[:, None]
 
     @property
+    def cross_section(self) -> np.ndarray:
+        """(n,) mean area in the slices that it reaches through, in pixels."""
+        return self.size / (self.high - self.low)[:, 0]
+
+    @property
     def probability(self) -> np.ndarray:
         """(n,) mean foreground probability."""
         return self.probability_sum / self.size

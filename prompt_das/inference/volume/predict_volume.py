@@ -20,6 +20,7 @@ from typing import Any
 
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.config.plugins import import_plugins
+from prompt_das.data.physical_scale import warn_of_size
 from prompt_das.inference.volume.durable import make_receipt, sync_tree
 from prompt_das.inference.volume.executors import Executor, run_here
 from prompt_das.inference.volume.export import STORE, export
@@ -92,7 +93,8 @@ def predict_volume(
         FileExistsError: there is a result already, or an unfinished one of other settings or inputs.
         FileNotFoundError: no weights, config, volume or points.
         VolumeError: a slice cannot be read.
-        ValueError: an argument, the weights or the points make no sense; the message says which.
+        ValueError: an argument, the weights or the points make no sense, or the network needs a voxel size that is not
+            known; the message says which.
         OSError: the disk is full, for example; what was done is kept.
     """
     settings = settings or VolumeSettings()
@@ -101,6 +103,7 @@ def predict_volume(
     cfg, _ = load_network(network)  # also where others predict: to fail early
     source = source if isinstance(source, VolumeSource) else VolumeSource(source)
     opened = source.open()
+    scale = source.scale(cfg, opened.voxel_size)
     files.check([*network_files, opened.image_path, *opened.files])
     min_size = cfg.TEST.MIN_INSTANCE_SIZE if settings.min_size is None else settings.min_size
     provenance = {
@@ -112,7 +115,7 @@ def predict_volume(
         "intensity_range": opened.slices[0]["intensity_range"],
         "weights": {"name": Path(network.weights).name, "sha256": digests[0]},
         "network": _sha256(_network_settings(cfg).encode()),
-        "window": {"size": cfg.INPUT.CROP_SIZE, "scale": cfg.INPUT.SCALE, **dict(cfg.TEST.WINDOW)},
+        "window": {"size": cfg.INPUT.CROP_SIZE, "scale": scale, **dict(cfg.TEST.WINDOW)},
         "prompts": sum(map(len, opened.prompts.values())),
         "instances": "volume" if settings.linked else "slice",
         "threshold": settings.threshold,
@@ -136,12 +139,13 @@ def predict_volume(
             sync_tree(store)
             work.log(created=True)
         predict = partial(predict_slices, network, str(store), settings.density)
-        skipped = _predict(work, opened, settings, predict, executor, progress)
+        skipped = _predict(work, opened, scale, settings, predict, executor, progress)
 
         group = zarr.open_group(str(store), mode="r+")
         instances, points = label_instances(
             group, opened.voxel_size, settings.linked, settings.threshold, min_size, progress
         )
+        warn_of_size(cfg, instances.cross_section, scale, str(opened.image_path))
         group.attrs["prompt_das"] = {
             **provenance,
             "count": len(instances),
@@ -176,6 +180,7 @@ def _find_network(
 def _predict(
     work: Workspace,
     opened: OpenedSource,
+    scale: float,
     settings: VolumeSettings,
     function: Callable[..., Iterator[tuple[int, str | None]]],
     executor: Executor,
@@ -186,7 +191,7 @@ def _predict(
     done = _intact_slices(work, store, settings.maps)
     prompts = opened.prompts
     tasks = [
-        SliceTask(z, dataset_dict, prompts.get(dataset_dict["slice"], NO_POINTS))
+        SliceTask(z, dataset_dict, prompts.get(dataset_dict["slice"], NO_POINTS), scale)
         for z, dataset_dict in enumerate(opened.slices)
         if z not in done
     ]

@@ -42,11 +42,19 @@ class Network:
 
 @dataclass(frozen=True)
 class SliceTask:
-    """One slice to predict: its index in the output, its dict (prompt_das.data.slices), its clicks (N, 3)."""
+    """One slice to predict.
+
+    Attributes:
+        z: its index in the output.
+        entry: its dict (prompt_das.data.slices).
+        points: its clicks (N, 3).
+        scale: network pixels per image pixel.
+    """
 
     z: int
     entry: Mapping[str, Any]
     points: np.ndarray
+    scale: float
 
 
 def predict_slices(
@@ -61,14 +69,14 @@ def predict_slices(
     The next slice is read and the last one is written while the network works. A slice that cannot be read gives (z,
     what is wrong with it).
     """
-    cfg, model = load_network(network)
+    _, model = load_network(network)
     group: Any = zarr.open_group(store, mode="r+")
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead = reader.submit(_try_to_read, tasks[0], cfg.INPUT.SCALE) if tasks else None
+        ahead = reader.submit(_try_to_read, tasks[0]) if tasks else None
         writing: tuple[int, Future[None]] | None = None
         for task, following in itertools.zip_longest(tasks, tasks[1:]):
             image: Any = ahead.result() if ahead is not None else None
-            ahead = reader.submit(_try_to_read, following, cfg.INPUT.SCALE) if following is not None else None
+            ahead = reader.submit(_try_to_read, following) if following is not None else None
             maps = None
             if not isinstance(image, VolumeError):
                 maps = _predict_slice(model, image, task, density, progress)
@@ -108,9 +116,9 @@ def _predict_slice(
     return {name: (255 * one.clamp(0, 1)).round().to(torch.uint8).cpu().numpy() for name, one in maps.items()}
 
 
-def _try_to_read(task: SliceTask, scale: float) -> Any:
+def _try_to_read(task: SliceTask) -> Any:
     try:
-        return read_image(dict(task.entry), scale=scale)
+        return read_image(dict(task.entry), scale=task.scale)
     except VolumeError as error:
         return error
 

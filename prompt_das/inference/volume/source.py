@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.data.datasets import find_volume
+from prompt_das.data.physical_scale import NetworkScale, scale_of_diameter
 from prompt_das.data.slices import open_image_volume
 from prompt_das.volumes.point_files import SliceClicks, read_clicks
 from prompt_das.volumes.volume import VolumeError
 from prompt_das.volumes.writers import VoxelSize
 
 import numpy as np
+from detectron2.config import CfgNode
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class VolumeSource:
 
     Attributes:
         volume, dataset, intensity_range, voxel_size: see :func:`prompt_das.data.datasets.find_volume`.
+        diameter: typical diameter of an object in pixels of the volume; decides the scale, whatever the voxel size.
         points: file of prompts, see :mod:`prompt_das.volumes.point_files`; by default those of the description.
     """
 
@@ -33,6 +36,17 @@ class VolumeSource:
     intensity_range: Sequence[float] | None = None
     voxel_size: Sequence[float] | None = None
     points: str | Path | None = None
+    diameter: float | None = None
+
+    def scale(self, cfg: CfgNode, voxel_size: VoxelSize | None) -> float:
+        """Network pixels per image pixel.
+
+        Raises:
+            ValueError: the network needs to know the voxel size, or the given sizes can hardly be meant.
+        """
+        if self.diameter is not None:
+            return scale_of_diameter(cfg, self.diameter)
+        return NetworkScale.from_config(cfg).of(voxel_size, str(self.volume))
 
     def open(self) -> OpenedSource:
         """Find the slices and read the prompts.

@@ -13,7 +13,8 @@ from typing import Any
 
 from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.inference.interactive.newest_call import Superseded
-from prompt_das.inference.interactive.predictor import Predictor, Segmentation
+from prompt_das.inference.interactive.predictor import Predictor
+from prompt_das.inference.interactive.segmentation import Segmentation
 from prompt_das.inference.interactive.resize import Box
 from prompt_das.modeling import PromptDAS
 from prompt_das.ops.connected_components import connected_components, semantic_to_instances
