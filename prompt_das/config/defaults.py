@@ -70,7 +70,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DATASETS.VOLUMES = ()  # YAML descriptions of a user's own volumes, registered before anything is looked up
 
     _c.INPUT.CROP_SIZE = 384  # of training crops and of inference windows, in pixels of the network's input
-    # Side of a pixel of the network in nm: every volume is resampled to it from its own voxel size. 0: INPUT.SCALE holds.
+    # Side of a pixel of the network in nm: every volume is resampled to it from its own voxel size. 0: SCALE holds.
     _c.INPUT.PIXEL_SIZE = 0.0
     # Network pixels per image pixel; 0.5 trains and predicts at half resolution. Other than 1.0 it is the override: it
     # holds for every volume, and PIXEL_SIZE is left out of account. (For 1.0 in spite of it, set PIXEL_SIZE 0.)

@@ -77,7 +77,6 @@ class NetworkScale:
             )
         return sane_scale(math.sqrt(y * x) / self.pixel_size, f"{name}: pixels of {y:g} x {x:g} nm")
 
-
     def of_slice(self, dataset_dict: DatasetDict) -> float:
         """The scale of a slice (see :mod:`prompt_das.data.slices`). Raises as :meth:`of`."""
         return self.of(dataset_dict.get("voxel_size"), dataset_dict.get("dataset_name", "volume"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.napari.file_actions import FileActions
+from prompt_das.napari.image_scale import asks_for_size, scale_of
 from prompt_das.napari.image_session import ImageSession, ImageSessions, finest, stack_of
 from prompt_das.napari.layers import NO_CLICKS, LayerVolume
 from prompt_das.napari.notifications import Notifications
@@ -31,6 +32,7 @@ class Controller:
         files: opens and saves points, saves labels, segments the whole volume, makes a project.
         tasks: the long work that is under way.
         progress: (done, total) of the newest request; None if it is complete.
+        problem: why the image cannot be segmented as it is, for the user; "" if it can.
         on_change: called when something of this has changed.
         update_soon: called when :meth:`update` may have something to do.
     """
@@ -39,6 +41,7 @@ class Controller:
         self.session = session
         self.suggest = False
         self.progress: tuple[int, int] | None = None
+        self.problem = ""
         self.on_change: Callable[[], object] = lambda: None
         self.update_soon: Callable[[], object] = self.update
         self._notifications = notifications
@@ -81,6 +84,18 @@ class Controller:
         self.suggest = suggest
         self.update()
 
+    @property
+    def asks_for_size(self) -> bool:
+        """Whether the network needs to know how large things are in the image."""
+        return asks_for_size(self.session.predictor)
+
+    def set_diameter(self, diameter: float) -> None:
+        """State the diameter of a typical object of the image in use, in its pixels; 0: its voxel size says it."""
+        image_session = self.image_sessions.current
+        if image_session is not None and image_session.diameter != diameter:
+            image_session.diameter = diameter
+            self.update()
+
     # ---- from the viewer to the network
 
     def update(self) -> None:
@@ -103,7 +118,11 @@ class Controller:
                 f"'{image_session.instances.name}' has another shape now: delete it, and choose the image again"
             )
             z = None
-        if z is None or (request := self._request(image_session, z, clicks.get(z, NO_CLICKS))) is None:
+        scale = self._scale(self.session.predictor, image_session)
+        request = None
+        if z is not None and scale is not None:
+            request = self._request(image_session, z, clicks.get(z, NO_CLICKS), scale)
+        if request is None:
             self.session.cancel()
             self.progress = None
         else:
@@ -111,12 +130,22 @@ class Controller:
             self.progress = (0, 0)
         self.on_change()
 
-    def _request(self, image_session: ImageSession, z: int, clicks: np.ndarray) -> Request | None:
+    def _scale(self, predictor: Predictor, image_session: ImageSession) -> float | None:
+        """Network pixels per pixel of the image; None, and a problem, where it is not known."""
+        self.problem = ""
+        try:
+            return scale_of(predictor, image_session)
+        except ValueError as error:
+            self.problem = str(error)
+            return None
+
+    def _request(self, image_session: ImageSession, z: int, clicks: np.ndarray, scale: float) -> Request | None:
         """Build the request for a slice; None if its result is shown already."""
         before = image_session.responded.get(z)
-        if before is not None and before[0] == clicks.tobytes() and before[1] >= self.suggest:
+        if before is not None and before[0] == (clicks.tobytes(), scale) and before[1] >= self.suggest:
             return None
-        return Request(image_session.volume, z, clicks, stack_of(image_session.instances)[z], self.suggest)
+        shown = stack_of(image_session.instances)[z]
+        return Request(image_session.volume, z, clicks, shown, self.suggest, scale)
 
     def _warn_of_negative_clicks(self, predictor: Predictor, clicks: Iterable[np.ndarray]) -> None:
         """Once for each network that does not know them."""
@@ -176,9 +205,9 @@ class Controller:
         image_session.instances.refresh()
         if response.complete:
             self.progress = None
-            image_session.responded[z] = (request.clicks.tobytes(), request.centers)
+            image_session.responded[z] = ((request.clicks.tobytes(), request.scale), request.centers)
             if response.segmentation.centers is not None:
                 assert self.session.predictor is not None
-                cfg = self.session.predictor.cfg
-                radius = cfg.DOMAIN_ADAPT.POINTS.KERNEL / cfg.INPUT.SCALE
+                assert request.scale is not None
+                radius = self.session.predictor.cfg.DOMAIN_ADAPT.POINTS.KERNEL / request.scale
                 self.suggestions.show(image_session, response, radius)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prompt_das.engine.project import Project
 from prompt_das.napari.files import Report, lazy_labels, make_project, save_labels, segment_volume
+from prompt_das.napari.image_scale import diameter_of
 from prompt_das.napari.image_session import ImageSession, ImageSessions, place_of, stack_of
 from prompt_das.napari.layers import move_positions, to_positions, voxel_size_of
 from prompt_das.napari.notifications import Notifications
@@ -90,10 +91,10 @@ class FileActions:
             return
         clicks, _ = image_session.clicks()
         image, volume, voxel_size = image_session.image, image_session.volume, voxel_size_of(image_session.image)
-        file = image.source.path
+        file, diameter = image.source.path, diameter_of(self._session.predictor, image_session)
 
         def work(report: Report) -> Path:
-            return segment_volume(weights, volume, file, Path(output), clicks, voxel_size, report)
+            return segment_volume(weights, volume, file, Path(output), clicks, voxel_size, report, diameter)
 
         def show(result: Path) -> None:
             labels = lazy_labels(result)

@@ -87,6 +87,7 @@ def segment_volume(
     clicks: Mapping[int, np.ndarray],
     voxel_size: VoxelSize | None,
     report: Report,
+    diameter: float | None = None,
 ) -> Path:
     """Predict all slices of a layer, with 3-D instances, see :func:`prompt_das.inference.volume.predict_volume`.
 
@@ -96,6 +97,7 @@ def segment_volume(
         file: where the layer comes from, if anywhere. A layer that is not what the file holds is copied to a Zarr
             beside ``output`` for as long as this takes.
         clicks: prompts (N, 3) of slices: x, y, label.
+        diameter: of a typical object in pixels, if that decides the scale.
 
     Raises:
         FileExistsError: there is an ``output`` already.
@@ -113,6 +115,7 @@ def segment_volume(
                 intensity_range=volume.intensity_range,
                 voxel_size=voxel_size,
                 points=prompts,
+                diameter=diameter,
             ),
             output,
             overwrite=not output.exists(),  # an unfinished one of other clicks is of no use any more

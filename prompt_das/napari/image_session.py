@@ -40,6 +40,7 @@ class ImageSession:
         suggested: centers of a slice that were put into the layer; those that are gone from it were judged.
         judged: centers of a slice that shall not be suggested again.
         outside: how many prompts lie outside the image; the user has been notified.
+        diameter: of a typical object in pixels of the slice, as the user states it; 0 where they do not.
     """
 
     image: Image
@@ -53,6 +54,7 @@ class ImageSession:
     suggested: dict[int, np.ndarray] = field(default_factory=dict)
     judged: dict[int, np.ndarray] = field(default_factory=dict)
     outside: int = 0
+    diameter: float = 0.0
 
     def layers(self) -> list[Layer]:
         return [self.image, self.prompts, self.negative_prompts, self.instances]

@@ -110,12 +110,17 @@ def to_positions(points: np.ndarray, z: int) -> np.ndarray:
     return np.column_stack([np.full(len(points), float(z)), points[:, ::-1]])
 
 
-def voxel_size_of(layer: Any) -> tuple[float, float, float] | None:
-    """(z, y, x) in nm; None if the layer's units are no lengths, or it has no z."""
-    if len(layer.units) != 3 or not all(unit.is_compatible_with("nm") for unit in layer.units):
+def voxel_size_of(layer: Any, *, flat: bool = False) -> tuple[float, float, float] | None:
+    """(z, y, x) in nm; None if the layer's units are no lengths, or it has no z.
+
+    With ``flat`` a layer without z is as thick as its pixels are high.
+    """
+    if len(layer.units) not in ((2, 3) if flat else (3,)):
         return None
-    z, y, x = (float((size * unit).to("nm").magnitude) for size, unit in zip(layer.scale, layer.units, strict=True))
-    return z, y, x
+    if not all(unit.is_compatible_with("nm") for unit in layer.units):
+        return None
+    sides = [float((size * unit).to("nm").magnitude) for size, unit in zip(layer.scale, layer.units, strict=True)]
+    return (sides[0], sides[-2], sides[-1])
 
 
 def empty_labels(shape: Sequence[int]) -> np.ndarray:

@@ -28,13 +28,19 @@ THREADS = 4  # a click may be segmented while the windows of the request before 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """Segment slice z given clicks (N, 3): x, y, label. ``shown`` are the instances (H, W) that are shown there now."""
+    """Segment slice z given clicks (N, 3): x, y, label.
+
+    Attributes:
+        shown: the instances (H, W) that are shown there now.
+        scale: network pixels per image pixel; None for the predictor's own.
+    """
 
     volume: LayerVolume
     z: int
     clicks: np.ndarray
     shown: np.ndarray
     centers: bool = False
+    scale: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +196,7 @@ class Session:
                 request.clicks[:, 2],
                 image=image,
                 intensity_range=intensity_range,
+                scale=request.scale,
                 centers=request.centers,
                 progress=lambda done, total: self._send(Progress(ticket, done, total)),
             )

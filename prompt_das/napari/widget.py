@@ -14,10 +14,11 @@ from prompt_das.napari.session import Session
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
 from napari.viewer import Viewer
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, QSignalBlocker, QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
+    QDoubleSpinBox,
     QFileDialog,
     QGroupBox,
     QHBoxLayout,
@@ -37,6 +38,10 @@ CLICKS = "Click: this is one. Alt+click: this is none."
 CLICKS_MORE = (
     "A click on something that was missed adds it, Alt+click on something that was found takes it out. The points are "
     "in the layers 'prompts' and 'negative prompts': select one to drag its points, or to delete them."
+)
+DIAMETER = (
+    "How large is a typical object, in pixels of the image? The image is brought to the size that the network knows. "
+    "Without it the scale and units of the layer say how large its pixels are."
 )
 COALESCE_MS = 30  # events that come together, as when a slider is dragged, make one request
 
@@ -132,6 +137,12 @@ class PromptDASWidget(QWidget):
         self.models.activated.connect(self._open_model)
         self.images = QComboBox()
         self.images.activated.connect(self._choose)
+        self.diameter = QDoubleSpinBox(decimals=0, maximum=4096)
+        self.diameter.setKeyboardTracking(False)  # not 3 on the way to 36
+        self.diameter.setSpecialValueText("by the voxel size")  # at 0
+        self.diameter.setToolTip(DIAMETER)
+        self.diameter.valueChanged.connect(self.controller.set_diameter)
+        self.diameter_row = _row(QLabel("Diameter (px)"), self.diameter)
         self.suggest = QCheckBox("Suggest centres")
         self.suggest.toggled.connect(self.controller.set_suggest)
         self.accept, self.reject = QPushButton("Accept (y)"), QPushButton("Reject (n)")
@@ -144,7 +155,7 @@ class PromptDASWidget(QWidget):
 
         layout = QVBoxLayout(self)
         _group(layout, "Network", _row(self.models, _button("Open weights …", self.open_weights)), self.weights)
-        _group(layout, "Image", self.images)
+        _group(layout, "Image", self.images, self.diameter_row)
         _group(layout, "Suggestions", self.suggest, _row(self.accept, self.reject))
         self.cancel = _button("Cancel", self.controller.tasks.cancel)
         _group(layout, "Whole volume", _row(_button("Segment all slices …", self.segment_volume), self.cancel))
@@ -198,6 +209,10 @@ class PromptDASWidget(QWidget):
         current = controller.image_sessions.current
         chosen = None if current is None else current.image
         self.images.setCurrentIndex(shown.index(chosen) if chosen in shown else 0)
+        self.diameter_row.setVisible(controller.asks_for_size)
+        self.diameter.setEnabled(current is not None)
+        with QSignalBlocker(self.diameter):
+            self.diameter.setValue(0 if current is None else current.diameter)
         self.accept.setEnabled(controller.suggest)
         self.reject.setEnabled(controller.suggest)
         self.cancel.setEnabled(controller.tasks.progress is not None)
@@ -218,6 +233,8 @@ class PromptDASWidget(QWidget):
             return "Choose an image"
         if controller.image_sessions.slice_in_view is None:
             return f"There is nothing of '{current.image.name}' here"
+        if controller.problem:
+            return controller.problem
         if controller.progress is not None:
             return "Segmenting …"
         return CLICKS

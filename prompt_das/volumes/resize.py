@@ -21,5 +21,6 @@ def resize_labels(labels: np.ndarray, scale: float) -> np.ndarray:
 def _resize(array: np.ndarray, scale: float, interpolation: int) -> np.ndarray:
     if scale == 1:
         return array
-    height, width = (max(1, math.ceil(side * scale)) for side in array.shape)
+    # Rounded first: 30 pixels at 0.1, or at 8.000000000000002 nm of 16, are not one more for the sake of the last bit.
+    height, width = (max(1, math.ceil(round(side * scale, 6))) for side in array.shape)
     return cv2.resize(array, (width, height), interpolation=interpolation)

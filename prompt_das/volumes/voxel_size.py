@@ -27,6 +27,7 @@ _NANOMETERS = {
     **dict.fromkeys(("inch", "in"), 25.4e6),
     **dict.fromkeys(("m", "meter", "metre"), 1e9),
 }
+_RESOLUTION_UNITS: dict[int, str] = {RESUNIT.CENTIMETER: "cm", RESUNIT.INCH: "inch"}
 _LEAST, _MOST = 0.5, 1e5  # nm: a voxel has one side that is longer than the first, and none longer than the second
 
 
@@ -61,7 +62,7 @@ def of_tiff(tif: TiffFile) -> VoxelSize | None:
     shaped = (tif.shaped_metadata or ({},))[0]
     if "PhysicalSizeX" in shaped:
         return _of_physical_sizes(shaped, shaped.get("PhysicalSizeUnit"))
-    unit = {RESUNIT.CENTIMETER: "cm", RESUNIT.INCH: "inch"}.get(tif.pages.first.resolutionunit)
+    unit = _RESOLUTION_UNITS.get(tif.pages.first.resolutionunit)
     y, x = (_resolution(tif, axis, unit) for axis in "YX")
     return _of_one_page(tif, y), y, x
 

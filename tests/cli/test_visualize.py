@@ -59,3 +59,39 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
         main(["visualize", "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match="lucci_train"):
         main(["visualize", "--dataset", "lucci_train", "--output", str(tmp_path)])
+
+
+def test_source_and_target_are_shown_side_by_side_at_one_physical_scale(
+    tmp_path: Path, forget_new_names: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slice of 8 nm a pixel and the same of 4 nm have equally many pixels of the network, and titles above them."""
+    for name, side, nm in (("coarse", 64, 8), ("fine", 128, 4)):
+        labels = np.zeros((side, side), np.uint8)
+        labels[side // 4 : side // 2, side // 4 : side // 2] = 1
+        for kind in ("images", "labels"):
+            cv2.imwrite(str(tmp_path / f"{name}_{kind}.png"), labels * (100 if kind == "images" else 1))
+        (tmp_path / f"{name}.yaml").write_text(
+            f"name: {name}_shown\nimages: {name}_images.png\nlabels: {name}_labels.png\nvoxel_size: [30, {nm}, {nm}]\n"
+        )
+    output, volumes = tmp_path / "pictures", tuple(str(tmp_path / f"{name}.yaml") for name in ("coarse", "fine"))
+    options = [*CROP, "INPUT.PIXEL_SIZE", "16", "DATASETS.VOLUMES", str(volumes), "DATASETS.TRAIN", "('coarse_shown',)"]
+    main(["visualize", "--output", str(output), "--crops", "2", *options, "DATASETS.TARGET", "('fine_shown',)"])
+    pictures = [cv2.imread(str(path)) for path in sorted(output.glob("*_shown_*.png"))]
+    assert len(pictures) == 2
+    assert pictures[0].shape == pictures[1].shape
+    assert {TRUTH, PROMPT} <= colors(output / "source_and_target.png")
+
+
+def test_a_diameter_takes_the_place_of_the_voxel_size(
+    volumes: tuple[Path, Path], tmp_path: Path, forget_new_names: None
+) -> None:
+    output = tmp_path / "pictures"
+    words = ["visualize", "--volume", str(volumes[0]), "--output", str(output), "--crops", "0"]
+    options = [*CROP, "INPUT.PIXEL_SIZE", "16"]
+    with pytest.raises(SystemExit, match="its voxel size is not known"):
+        main([*words, *options])
+    main([*words, "--diameter", "29", *options])
+    half = cv2.imread(str(output / f"{tmp_path.name}_s0.png"))
+    main([*words, "--diameter", "14.5", *options])
+    whole = cv2.imread(str(output / f"{tmp_path.name}_s0.png"))
+    assert np.subtract(whole.shape, half.shape).tolist() == [24, 24, 0]  # 48 x 48 and 24 x 24 pixels

@@ -31,11 +31,9 @@ VOXEL_8, VOXEL_4 = (30.0, 8.0, 8.0), (40.0, 4.0, 4.0)
 @pytest.fixture
 def cfg() -> CfgNode:
     """16 nm a pixel of the network, crops of 64 pixels without augmentation of their size or place."""
-    return get_prompt_das_cfg(
-        None,
-        ["INPUT.PIXEL_SIZE", "16", "INPUT.CROP_SIZE", "64", "INPUT.AUGMENTATION.NOISE_PROBABILITY", "0"]
-        + ["INPUT.AUGMENTATION.CONTRAST_PROBABILITY", "0", "INPUT.AUGMENTATION.RIGHT_ANGLES", "False"],
-    )
+    no_augmentation = ["NOISE_PROBABILITY", "0", "CONTRAST_PROBABILITY", "0", "RIGHT_ANGLES", "False"]
+    opts = [f"INPUT.AUGMENTATION.{word}" if "_" in word else word for word in no_augmentation]
+    return get_prompt_das_cfg(None, ["INPUT.PIXEL_SIZE", "16", "INPUT.CROP_SIZE", "64", *opts])
 
 
 def disk(side: int, diameter: int) -> np.ndarray:
@@ -106,7 +104,7 @@ def test_a_diameter_that_cannot_be_is_refused(cfg: CfgNode) -> None:
     for diameter in (0.0, -3.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="the diameter is"):
             scale_of_diameter(cfg, diameter)
-    with pytest.raises(ValueError, match="a diameter of 1 pixels would make 14.5 pixels"):
+    with pytest.raises(ValueError, match=r"a diameter of 1 pixels would make 14.5 pixels"):
         scale_of_diameter(cfg, 1)
     with pytest.raises(ValueError, match=r"not \(INPUT.PIXEL_SIZE is 0\): set INPUT.SCALE"):
         scale_of_diameter(get_prompt_das_cfg(), 36)

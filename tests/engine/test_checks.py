@@ -52,6 +52,8 @@ def first_words(
         ("DATASETS.TARGET", "()", "needs DATASETS.TARGET"),
         ("DATASETS.TARGET", "('tagret',)", "DATASETS.TARGET: unknown data set 'tagret'"),
         ("DATASETS.VAL", "('vla',)", "DATASETS.VAL: unknown data set 'vla'"),
+        ("INPUT.PIXEL_SIZE", "0.008", "INPUT.PIXEL_SIZE is 0.008; it is in nanometers, and this looks like µm"),
+        ("INPUT.PIXEL_SIZE", "4000", "DATASETS.TRAIN: synthetic_source_train: pixels of 8 x 8 nm would make 0.002"),
         ("DATASETS.TEST", "('tset',)", "DATASETS.TEST: unknown data set 'tset'"),
         ("DATASETS.SPARSE_POINTS.RATIO", "2", "DATASETS.SPARSE_POINTS.RATIO is 2.0; use 0 to 1"),
         ("DATASETS.SPARSE_POINTS.FILE", "nowhere.json", "DATASETS.SPARSE_POINTS: .*nowhere.json"),

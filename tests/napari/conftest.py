@@ -75,6 +75,14 @@ def weights_of_clicks(tiny: list[str], tmp_path_factory: pytest.TempPathFactory)
     return _write_weights(tmp_path_factory.mktemp("weights") / "clicks.safetensors", options)
 
 
+@pytest.fixture(scope="session")
+def weights_of_physical_scale(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a network that takes pixels of 16 nm."""
+    return _write_weights(
+        tmp_path_factory.mktemp("weights") / "physical.safetensors", [*tiny, "INPUT.PIXEL_SIZE", "16"]
+    )
+
+
 def _write_weights(path: Path, options: list[str]) -> Path:
     cfg = get_prompt_das_cfg(None, [*options, "TEST.MIN_INSTANCE_SIZE", "3", "DOMAIN_ADAPT.POINTS.THRESHOLD", "0.0"])
     torch.manual_seed(0)

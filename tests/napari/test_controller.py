@@ -328,3 +328,64 @@ def test_a_model_is_opened_by_its_name(
     assert harness.notified["info"] == ["em-tiny.safetensors is open"]
     harness.segment(image)
     assert harness.instances.data[0].any()
+
+
+# ---- one physical scale
+
+
+@pytest.fixture
+def physical(harness: PluginHarness, weights_of_physical_scale: Path) -> PluginHarness:
+    """With weights open that take pixels of 16 nm, and objects of 14.5 of them."""
+    harness.controller.open_weights(weights_of_physical_scale)
+    harness.work()
+    return harness
+
+
+def test_an_image_is_seen_at_the_scale_of_its_layer(
+    physical: PluginHarness, weights_of_physical_scale: Path, image: np.ndarray
+) -> None:
+    physical.segment(image, scale=(30, 8, 8), units=("nm",) * 3)
+    answer = Predictor(weights_of_physical_scale, pixel_size=8).predict([], image=image[0])
+    assert physical.controller.asks_for_size
+    assert physical.controller.problem == ""
+    assert same_instances(physical.instances.data[0], answer.instances)
+    layer = physical.controller.image_sessions.current.image
+    layer.scale = (30, 4, 4)
+    physical.controller.update()
+    physical.work()
+    answer = Predictor(weights_of_physical_scale, pixel_size=4).predict([], image=image[0])
+    assert same_instances(physical.instances.data[0], answer.instances)
+
+
+def test_a_layer_without_units_waits_for_a_diameter(
+    physical: PluginHarness, weights_of_physical_scale: Path, image: np.ndarray
+) -> None:
+    physical.segment(image, name="em")
+    assert physical.controller.problem.startswith("How large are the pixels of 'em'?")
+    assert not physical.instances.data[0].any()
+    physical.controller.set_diameter(29)
+    physical.work()
+    assert physical.controller.problem == ""
+    answer = Predictor(weights_of_physical_scale, diameter=29).predict([], image=image[0])
+    assert same_instances(physical.instances.data[0], answer.instances)
+    physical.controller.set_diameter(1)
+    assert "a diameter of 1 pixels would make 14.5" in physical.controller.problem
+
+
+def test_a_flat_image_needs_no_thickness(
+    physical: PluginHarness, weights_of_physical_scale: Path, image: np.ndarray
+) -> None:
+    physical.segment(image[0], scale=(0.008, 0.008), units=("um",) * 2)
+    answer = Predictor(weights_of_physical_scale, pixel_size=8).predict([], image=image[0])
+    assert same_instances(physical.instances.data, answer.instances)
+
+
+def test_the_whole_volume_has_the_scale_of_the_view(physical: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:
+    physical.segment(image)
+    physical.controller.set_diameter(29)
+    physical.work()
+    physical.controller.files.segment_volume(tmp_path / "out.zarr")
+    physical.work()
+    assert physical.notified["error"] == []
+    attributes = zarr.open_group(str(tmp_path / "out.zarr"), mode="r").attrs["prompt_das"]
+    assert attributes["window"]["scale"] == 0.5

@@ -126,9 +126,7 @@ class Predictor:
         """Whether points of label 0 count; a network of the paper's prompt encoder leaves them out of account."""
         return bool(self._model.prompt_encoder.uses_labels)
 
-    def set_image(
-        self, image: ArrayLike, intensity_range: Range | None = None, *, scale: float | None = None
-    ) -> None:
+    def set_image(self, image: ArrayLike, intensity_range: Range | None = None, *, scale: float | None = None) -> None:
         """Choose the slice that points are on from now on. Nothing is encoded yet.
 
         An equal slice of before is still in the cache, as far as that reaches. Where several threads call,

@@ -14,8 +14,8 @@ from typing import Any
 from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.inference.interactive.newest_call import Superseded
 from prompt_das.inference.interactive.predictor import Predictor
-from prompt_das.inference.interactive.segmentation import Segmentation
 from prompt_das.inference.interactive.resize import Box
+from prompt_das.inference.interactive.segmentation import Segmentation
 from prompt_das.modeling import PromptDAS
 from prompt_das.ops.connected_components import connected_components, semantic_to_instances
 from prompt_das.ops.points import find_peaks
@@ -888,3 +888,50 @@ def test_a_limited_click_decodes_its_windows_alone(limited: Predictor, monkeypat
     limited.predict(CLICKS[0][:1])
     windows = sum(len(c) for c in limited._slice.clicks_per_window(np.array([[12.5, 20.5, 1]], np.float32)))
     assert calls.take() == (0, windows)
+
+
+# ---- one physical scale
+
+
+PHYSICAL = ("INPUT.PIXEL_SIZE", "16")
+
+
+def test_a_pixel_size_or_a_diameter_is_the_scale_that_follows_from_it(tiny: list[str]) -> None:
+    """8 nm a pixel, or objects of 29 pixels, are half of what the network takes: 16 nm, or 14.5 pixels."""
+    fixed = tiny_predictor(tiny, "INPUT.SCALE", "0.5")
+    expected = fixed.predict(POINTS, image=IMAGE).probability
+    network = (tiny_predictor(tiny, *PHYSICAL).cfg, fixed._model)
+    for size in ({"pixel_size": 8}, {"diameter": 29}):
+        predictor = Predictor(network, **size)
+        assert predictor.scale == 0.5
+        np.testing.assert_array_equal(predictor.predict(POINTS, image=IMAGE).probability, expected)
+
+
+def test_weights_carry_the_pixel_size(tiny: list[str], tmp_path: Path) -> None:
+    origin, path = tiny_predictor(tiny, *PHYSICAL), tmp_path / "tiny.safetensors"
+    export_weights(path, origin._model.state_dict(), origin.cfg.dump())
+    assert Predictor(path, pixel_size=4).scale == 0.25
+
+
+def test_images_of_unknown_pixel_size_are_refused(tiny: list[str]) -> None:
+    predictor = tiny_predictor(tiny, *PHYSICAL)
+    for ask in (predictor.set_image, lambda image: predictor.predict(NONE, image=image)):
+        with pytest.raises(ValueError, match=r"pixels of 16 nm.*pixel_size=8.*diameter=36"):
+            ask(IMAGE)
+
+
+def test_an_image_may_come_with_its_own_scale(tiny: list[str]) -> None:
+    """And the same image at another scale is another question."""
+    predictor = tiny_predictor(tiny, *PHYSICAL)
+    for scale in ("0.5", "0.25"):
+        expected = tiny_predictor(tiny, "INPUT.SCALE", scale).predict(POINTS, image=IMAGE).probability
+        answer = predictor.predict(POINTS, image=IMAGE, scale=float(scale))
+        np.testing.assert_array_equal(answer.probability, expected)
+
+
+def test_sizes_that_can_hardly_be_meant_are_refused(tiny: list[str]) -> None:
+    network = (tiny_predictor(tiny, *PHYSICAL).cfg, tiny_predictor(tiny)._model)
+    with pytest.raises(ValueError, match=r"in nanometers; .* looks like µm: that is 8"):
+        Predictor(network, pixel_size=0.008)
+    with pytest.raises(ValueError, match=r"a diameter of 1 pixels would make 14.5"):
+        Predictor(network, diameter=1)

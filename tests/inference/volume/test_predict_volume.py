@@ -625,3 +625,48 @@ def test_dask_workers_give_the_same_also_when_one_dies(
         predict(images, tmp_path / "dask.zarr", executor=kill_one)
         assert killed
     assert content(tmp_path / "dask.zarr") == content(tmp_path / "here.zarr")
+
+
+# ---- one physical scale
+
+
+PHYSICAL = ["INPUT.PIXEL_SIZE", "16"]
+
+
+def test_a_voxel_size_or_a_diameter_is_the_scale_that_follows_from_it(
+    predict: Predict, images: Path, slices: np.ndarray, tmp_path: Path
+) -> None:
+    """8 nm a pixel, or objects of 29 pixels, are half of what the network takes: 16 nm, or 14.5 pixels."""
+    predict(images, tmp_path / "fixed.zarr", opts=["INPUT.SCALE", "0.5"])
+    expected = arrays(tmp_path / "fixed.zarr")["probability"]
+    imagej = tmp_path / "imagej.tif"
+    metadata = {"unit": "nm", "spacing": 30, "axes": "ZYX"}
+    tifffile.imwrite(imagej, slices, imagej=True, resolution=(1 / 8, 1 / 8), metadata=metadata)
+    predict(images, tmp_path / "typed.zarr", opts=PHYSICAL, voxel_size=(30, 8, 8))
+    predict(images, tmp_path / "diameter.zarr", opts=PHYSICAL, diameter=29)
+    predict(imagej, tmp_path / "metadata.zarr", opts=PHYSICAL)
+    for name in ("typed", "diameter", "metadata"):
+        np.testing.assert_array_equal(arrays(tmp_path / f"{name}.zarr")["probability"], expected)
+        attributes = zarr.open_group(str(tmp_path / f"{name}.zarr"), mode="r").attrs["prompt_das"]
+        assert attributes["window"]["scale"] == 0.5
+    assert open_volume(tmp_path / "metadata.zarr").voxel_size == pytest.approx((30, 8, 8))
+
+
+def test_an_unknown_voxel_size_is_asked_for_before_anything_is_written(
+    predict: Predict, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"scan.tif: its voxel size is not known.*--voxel-size Z Y X.*--diameter D"):
+        predict(images, tmp_path / "out.zarr", opts=PHYSICAL)
+    with pytest.raises(ValueError, match=r"in nanometers; 0.03 0.008 0.008 looks like µm"):
+        predict(images, tmp_path / "out.zarr", opts=PHYSICAL, voxel_size=(0.03, 0.008, 0.008))
+    assert {path.name for path in tmp_path.iterdir()} == {"scan.tif"}
+
+
+def test_objects_of_another_size_are_a_warning_that_names_both(
+    predict: Predict, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opts = [*PHYSICAL, "INPUT.DIAMETER", "400"]
+    predict(images, tmp_path / "out.zarr", opts=opts, voxel_size=(30, 16, 16), linked=False)
+    (warning,) = [record.getMessage() for record in caplog.records if "typical diameter" in record.getMessage()]
+    assert "scan.tif" in warning
+    assert "about 400.0 of its pixels" in warning
