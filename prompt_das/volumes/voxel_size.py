@@ -62,8 +62,8 @@ def of_tiff(tif: TiffFile) -> VoxelSize | None:
     shaped = (tif.shaped_metadata or ({},))[0]
     if "PhysicalSizeX" in shaped:
         return _of_physical_sizes(shaped, shaped.get("PhysicalSizeUnit"))
-    unit = _RESOLUTION_UNITS.get(tif.pages.first.resolutionunit)
-    y, x = (_resolution(tif, axis, unit) for axis in "YX")
+    tagged = _RESOLUTION_UNITS.get(tif.pages.first.resolutionunit)
+    y, x = (_resolution(tif, axis, tagged) for axis in "YX")
     return _of_one_page(tif, y), y, x
 
 

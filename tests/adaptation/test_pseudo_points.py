@@ -155,6 +155,18 @@ def test_the_thresholds_of_the_config_are_used(cfg: CfgNode, monkeypatch: pytest
     assert asked[0] == (0.5, {"threshold": 0.6, "kernel": 7, "top_k": 4096})
 
 
+def test_points_are_found_at_the_physical_scale(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The synthetic volumes have 8 nm a pixel."""
+    cfg.INPUT.SCALE, cfg.INPUT.PIXEL_SIZE = 1.0, 16.0
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        "prompt_das.adaptation.pseudo_points.predict_points",
+        lambda teacher, image, scale, peaks: asked.append((scale, image.shape)) or np.zeros((0, 2), np.float32),
+    )
+    train(PseudoSparsePoints(cfg, Teacher()), 4)
+    assert asked[0] == (0.5, (48, 48))
+
+
 def test_a_source_model_that_finds_nothing_is_warned_of(
     cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -53,7 +53,6 @@ def first_words(
         ("DATASETS.TARGET", "('tagret',)", "DATASETS.TARGET: unknown data set 'tagret'"),
         ("DATASETS.VAL", "('vla',)", "DATASETS.VAL: unknown data set 'vla'"),
         ("INPUT.PIXEL_SIZE", "0.008", "INPUT.PIXEL_SIZE is 0.008; it is in nanometers, and this looks like µm"),
-        ("INPUT.PIXEL_SIZE", "4000", "DATASETS.TRAIN: synthetic_source_train: pixels of 8 x 8 nm would make 0.002"),
         ("DATASETS.TEST", "('tset',)", "DATASETS.TEST: unknown data set 'tset'"),
         ("DATASETS.SPARSE_POINTS.RATIO", "2", "DATASETS.SPARSE_POINTS.RATIO is 2.0; use 0 to 1"),
         ("DATASETS.SPARSE_POINTS.FILE", "nowhere.json", "DATASETS.SPARSE_POINTS: .*nowhere.json"),
@@ -81,6 +80,18 @@ def test_a_best_metric_that_no_evaluation_yields(first_words: Callable[..., str]
     line = first_words("DATASETS.VAL", "('synthetic_target_val',)", "TEST.BEST_METRIC", "Dice")
     assert "TEST.BEST_METRIC is 'Dice'" in line
     assert "paper/0%/Dice" in line
+
+
+def test_a_physical_scale_needs_the_voxel_size_of_every_volume(
+    first_words: Callable[..., str], synthetic_data: Path
+) -> None:
+    register_em_volume("unknown", synthetic_data / "synthetic" / "target" / "im")
+    physical = "INPUT.SCALE", "1.0", "INPUT.PIXEL_SIZE"
+    line = first_words(*physical, "16", "DATASETS.TARGET", "('unknown',)", "DATASETS.SPARSE_POINTS.RATIO", "0.0")
+    assert "DATASETS.TARGET: unknown: its voxel size is not known" in line
+    assert "`voxel_size` in its description" in line
+    line = first_words(*physical, "4000")
+    assert "DATASETS.TRAIN: synthetic_source_train: pixels of 8 x 8 nm would make 0.002 pixels" in line
 
 
 def test_points_that_the_unsupervised_mode_would_ignore(first_words: Callable[..., str], synthetic_data: Path) -> None:

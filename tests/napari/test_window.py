@@ -206,6 +206,22 @@ def test_the_widget_says_what_to_do_next(widget: Any, viewer: Any) -> None:
     assert "make demo" in widget.weights.text()
 
 
+def test_the_diameter_is_asked_for_where_it_counts(
+    ready: Any, viewer: Any, weights_of_physical_scale: Path, image: np.ndarray
+) -> None:
+    """The layer of these tests has a scale, but no units."""
+    assert ready.diameter_row.isHidden()
+    ready.controller.open_weights(weights_of_physical_scale)
+    idle(ready)
+    assert not ready.diameter_row.isHidden()
+    assert ready.status.text().startswith("How large are the pixels of 'em'?")
+    ready.diameter.setValue(29)
+    idle(ready)
+    expected = Predictor(weights_of_physical_scale, diameter=29).predict([], image=image[0])
+    assert same_instances(instances(viewer)[0], expected.instances)
+    assert ready.status.text().startswith("Click")
+
+
 def test_sample_data(widget: Any, viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "SHAPE", (3, 96, 96))  # less to wait for
     (layer,) = viewer.open_sample("prompt_das", "synthetic")

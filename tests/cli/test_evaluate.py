@@ -1,0 +1,45 @@
+"""The command that evaluates: what it makes of its own arguments."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.data.physical_scale import NetworkScale
+from prompt_das_cli import main
+
+import pytest
+from detectron2.config import CfgNode
+
+CONFIG = "quick/synthetic_wda"
+PHYSICAL = ["INPUT.SCALE", "1.0", "INPUT.PIXEL_SIZE", "16"]
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CfgNode]:
+    """The config that ``prompt-das evaluate`` with these words would evaluate."""
+    seen: list[argparse.Namespace] = []
+    monkeypatch.setattr("prompt_das.cli.train.run", seen.append)
+
+    def run(*words: str) -> CfgNode:
+        main(["evaluate", "--config-file", CONFIG, *words])
+        return get_prompt_das_cfg(CONFIG, seen[-1].opts)
+
+    return run
+
+
+def test_weights_go_into_the_config(evaluated: Callable[..., CfgNode]) -> None:
+    assert evaluated("--weights", "model.safetensors").MODEL.WEIGHTS == "model.safetensors"
+
+
+def test_a_diameter_decides_the_scale(evaluated: Callable[..., CfgNode]) -> None:
+    assert NetworkScale.from_config(evaluated("--diameter", "29", *PHYSICAL)).of(None, "lab") == 0.5
+    assert NetworkScale.from_config(evaluated("--diameter", "14.5", *PHYSICAL)).of((30, 8, 8), "lab") == 1
+
+
+def test_a_diameter_is_of_one_volume_and_of_a_physical_scale(evaluated: Callable[..., CfgNode]) -> None:
+    with pytest.raises(SystemExit, match="--diameter is of one volume, not of a, b"):
+        evaluated("--diameter", "29", *PHYSICAL, "DATASETS.TEST", "('a', 'b')")
+    with pytest.raises(SystemExit, match="was not"):
+        evaluated("--diameter", "29")
