@@ -90,7 +90,7 @@ class FileActions:
             self._notifications.warning("Open weights first")
             return
         clicks, _ = image_session.clicks()
-        image, volume, voxel_size = image_session.image, image_session.volume, voxel_size_of(image_session.image)
+        image, volume, voxel_size = image_session.image, image_session.volume, image_session.voxel_size
         file, diameter = image.source.path, diameter_of(self._session.predictor, image_session)
 
         def work(report: Report) -> Path:

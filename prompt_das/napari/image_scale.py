@@ -5,7 +5,6 @@ from __future__ import annotations
 from prompt_das.data.physical_scale import NetworkScale, scale_of_diameter
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.napari.image_session import ImageSession
-from prompt_das.napari.layers import voxel_size_of
 
 
 def asks_for_size(predictor: Predictor | None) -> bool:
@@ -25,10 +24,9 @@ def scale_of(predictor: Predictor, image_session: ImageSession) -> float:
         return scale_of_diameter(predictor.cfg, diameter)
     if predictor.scale is not None:
         return predictor.scale
-    voxel_size = voxel_size_of(image_session.image, flat=True)
-    if voxel_size is None:
+    if image_session.voxel_size is None:
         raise ValueError(
             f"How large are the pixels of '{image_session.image.name}'? Set the diameter of a typical object, or the "
             "scale and units of the layer"
         )
-    return NetworkScale.from_config(predictor.cfg).of(voxel_size, f"'{image_session.image.name}'")
+    return NetworkScale.from_config(predictor.cfg).of(image_session.voxel_size, f"'{image_session.image.name}'")

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from prompt_das.napari.alt_click import AltClick
-from prompt_das.napari.layers import LayerVolume, empty_labels, move_positions, sort_clicks, with_slice
+from prompt_das.napari.layers import (
+    LayerVolume,
+    empty_labels,
+    move_positions,
+    sort_clicks,
+    voxel_size_of,
+    with_slice,
+)
 from prompt_das.ops.points import NEGATIVE, POSITIVE
+from prompt_das.volumes.open_volume import open_volume
+from prompt_das.volumes.voxel_size import VoxelSize
 
 import numpy as np
 from napari.components import ViewerModel
@@ -58,6 +68,23 @@ class ImageSession:
 
     def layers(self) -> list[Layer]:
         return [self.image, self.prompts, self.negative_prompts, self.instances]
+
+    @property
+    def voxel_size(self) -> VoxelSize | None:
+        """(z, y, x) in nm: by the layer's scale and units, else by the metadata of its file; None if not known.
+
+        A flat layer is as thick as its pixels are high.
+        """
+        return voxel_size_of(self.image, flat=True) or self._voxel_size_of_file
+
+    @cached_property
+    def _voxel_size_of_file(self) -> VoxelSize | None:
+        path = self.image.source.path
+        try:
+            volume = None if path is None else open_volume(path)
+        except (OSError, ValueError):  # napari reads more than this package does
+            return None
+        return volume.voxel_size if volume is not None and volume.shape == self.volume.shape else None
 
     @property
     def num_prompts(self) -> int:

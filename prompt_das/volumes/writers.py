@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from prompt_das.volumes.voxel_size import VoxelSize
+
 import h5py
 import numpy as np
 import tifffile
@@ -28,7 +30,6 @@ INSTANCES = "labels/instances/0"
 _CHUNK = 1024  # pixels; each slice has chunks of its own, so that slices can be written at the same time
 _NGFF = "0.4"
 
-VoxelSize = tuple[float, float, float]
 Progress = Callable[[int], object]
 
 

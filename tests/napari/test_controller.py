@@ -15,7 +15,9 @@ import pytest
 pytest.importorskip("napari", reason="needs napari: pip install prompt-das[napari]")
 
 import dask.array
+import tifffile
 import zarr
+from npe2 import PluginManager
 from plugin_harness import WAIT, PluginHarness, same_instances
 
 
@@ -384,6 +386,27 @@ def test_the_whole_volume_has_the_scale_of_the_view(physical: PluginHarness, ima
     physical.segment(image)
     physical.controller.set_diameter(29)
     physical.work()
+    physical.controller.files.segment_volume(tmp_path / "out.zarr")
+    physical.work()
+    assert physical.notified["error"] == []
+    attributes = zarr.open_group(str(tmp_path / "out.zarr"), mode="r").attrs["prompt_das"]
+    assert attributes["window"]["scale"] == 0.5
+
+
+def test_the_metadata_of_the_file_do_for_a_layer_without_units(
+    physical: PluginHarness, weights_of_physical_scale: Path, image: np.ndarray, tmp_path: Path
+) -> None:
+    """And for its whole volume, also where the layer is copied to a file of its own."""
+    path, metadata = tmp_path / "em.tif", {"unit": "um", "spacing": 0.03, "axes": "ZYX"}
+    tifffile.imwrite(path, image, imagej=True, resolution=(125, 125), metadata=metadata)
+    PluginManager.instance().discover()  # for napari's own readers
+    layer = physical.viewer.open(path, plugin="napari")[0]
+    tifffile.imwrite(path, 255 - image, imagej=True, resolution=(125, 125), metadata=metadata)
+    physical.viewer.dims.set_current_step(0, 0)
+    physical.controller.choose(layer)
+    physical.work()
+    answer = Predictor(weights_of_physical_scale, pixel_size=8).predict([], image=image[0])
+    assert same_instances(physical.instances.data[0], answer.instances)
     physical.controller.files.segment_volume(tmp_path / "out.zarr")
     physical.work()
     assert physical.notified["error"] == []
