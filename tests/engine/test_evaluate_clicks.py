@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 from prompt_das.engine import evaluate_clicks
+from prompt_das.inference.interactive import Predictor
 from prompt_das.modeling.load import build_model
 
+import pytest
 from detectron2.config import CfgNode
 
 
@@ -22,3 +24,21 @@ def test_the_curve_and_the_plot_are_written(tiny_cfg: CfgNode, synthetic_data: P
     assert list(curves["careful"]) == list(evaluate_clicks.NUMBERS)
     assert curves["careful"][0] == curves["sloppy"][0]  # no click yet
     assert written["curves"]["careful"]["20"]["Dice"] == curves["careful"][20]["Dice"]
+
+
+def test_each_slice_is_clicked_at_its_physical_scale(
+    tiny_cfg: CfgNode, synthetic_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The synthetic volumes have 8 nm a pixel."""
+    tiny_cfg.INPUT.PIXEL_SIZE = 16.0
+    scales: list[float | None] = []
+    set_image = Predictor.set_image
+    monkeypatch.setattr(
+        Predictor,
+        "set_image",
+        lambda self, image, gray, *, scale: scales.append(scale) or set_image(self, image, gray, scale=scale),
+    )
+    monkeypatch.setattr(evaluate_clicks, "NUMBERS", (0, 1))
+    results = evaluate_clicks.evaluate_clicks(tiny_cfg, build_model(tiny_cfg), "synthetic_target_val[0:1]")
+    assert scales == [0.5]
+    assert list(results["curves"]["careful"]) == [0, 1]
