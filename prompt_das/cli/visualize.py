@@ -132,6 +132,8 @@ def run(args: argparse.Namespace) -> None:
     points = sparse_points(cfg)
     for name, scale in scales.items():
         slices = get_slices((name,))
+        if slices[0].get("synthetic"):
+            continue  # there are no slices: each crop is drawn anew
         chosen = np.unique(np.linspace(0, len(slices) - 1, args.slices).round().astype(int))
         for i in tqdm(chosen, desc=name, unit="slice"):
             dataset_dict = slices[i]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.data import dataset_mapper
 from prompt_das.data.build import get_slices
 from prompt_das.data.dataset_mapper import SliceMapper, SourceMapper, TargetMapper
-from prompt_das.data.datasets import find_volume, register_em_volume
+from prompt_das.data.datasets import SYNTHETIC, SYNTHETIC_PIXEL_SIZE, find_volume, register_em_volume
 from prompt_das.data.physical_scale import (
     NetworkScale,
     default_scale,
@@ -168,6 +169,20 @@ def test_the_same_disk_has_the_same_size_in_crops_of_source_and_target(
         sample = target(dataset_dict, rng)
         assert white(sample["weak_image"]) == pytest.approx(area, rel=0.1)
         assert sample["sparse_points"].tolist() == [[32, 32]]
+
+
+def test_synthetic_micrographs_are_drawn_at_the_physical_scale(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    drawn: list[float] = []
+    make = dataset_mapper.make_micrograph
+    monkeypatch.setattr(
+        dataset_mapper, "make_micrograph", lambda rng, size, nm: drawn.append(nm) or make(rng, size, nm)
+    )
+    (synthetic,) = get_slices((SYNTHETIC,))
+    assert SourceMapper(cfg)(synthetic, rng)["image"].shape == (1, 64, 64)
+    SourceMapper(get_prompt_das_cfg(None, ["INPUT.CROP_SIZE", "64"]))(synthetic, rng)
+    assert drawn == [16, SYNTHETIC_PIXEL_SIZE]
 
 
 def test_slices_are_evaluated_at_their_own_scale(cfg: CfgNode, volumes: tuple[str, str]) -> None:
