@@ -111,3 +111,13 @@ def test_weights_by_their_name(arguments: list[str], tmp_path: Path, models_home
     assert attributes["weights"]["name"] == "em-tiny.safetensors"
     arguments[arguments.index("em-tiny")] = "em-tinny"
     assert "known models are" in error_of(arguments)
+
+
+def test_a_voxel_size_or_a_diameter_decides_the_scale(arguments: list[str], tmp_path: Path) -> None:
+    physical = ["INPUT.PIXEL_SIZE", "16"]
+    assert "scan.tif: its voxel size is not known" in error_of([*arguments, *physical])
+    assert "looks like µm" in error_of([*arguments, "--voxel-size", "0.03", "0.008", "0.008", *physical])
+    for given in (["--diameter", "29"], ["--voxel-size", "30", "8", "8"]):
+        main([*arguments, "--overwrite", *given, *physical])
+        attributes = zarr.open_group(str(tmp_path / "out.zarr"), mode="r").attrs["prompt_das"]
+        assert attributes["window"]["scale"] == 0.5
