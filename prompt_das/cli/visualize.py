@@ -162,4 +162,9 @@ def run(args: argparse.Namespace) -> None:
         write_crops(output / "crops_target.png", target_rows, titles, {"sparse point": PROMPT})
     if source_rows and target_rows:
         rows = [[source[0], target[0]] for source, target in zip(source_rows, target_rows, strict=True)]
-        write_crops(output / "source_and_target.png", rows, ["source", "target"], {"mask": TRUTH, "point": PROMPT})
+        write_crops(
+            output / "source_and_target.png",
+            rows,
+            ["source", "target"],
+            {"mask": TRUTH, "center": ESTIMATE, "point": PROMPT},
+        )
