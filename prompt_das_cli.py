@@ -61,7 +61,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def predict(parser: argparse.ArgumentParser) -> None:
-    """Segment a volume of any size: probability, centre density and instances, of every slice or linked to 3-D.
+    """Segment a volume of any size: probability, center density and instances, of every slice or linked to 3-D.
 
         prompt-das predict --weights output/rat2human_wda/model_final.pth --input scans/ --output result.zarr
         prompt-das predict --weights my_model.safetensors --input my_lab.yaml --output result.tif \\
@@ -79,7 +79,7 @@ def predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instances", choices=["volume", "slice"], default="volume", help="3-D, or of each slice")
     parser.add_argument("--threshold", type=float, default=0.5, help="of the probability of foreground")
     parser.add_argument("--min-size", type=int, help="remove instances of at most so many voxels; default: 15")
-    parser.add_argument("--no-density", action="store_true", help="without the centre-point head, which takes its time")
+    parser.add_argument("--no-density", action="store_true", help="without the center-point head, which takes its time")
     parser.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at slices that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT, or an unfinished one")
     add_array(parser)
@@ -99,7 +99,7 @@ def predict(parser: argparse.ArgumentParser) -> None:
 
 
 def new_project(parser: argparse.ArgumentParser) -> None:
-    """From an unlabelled volume and a few clicks to a training: write a folder that `prompt-das train` can begin with.
+    """From an unlabeled volume and a few clicks to a training: write a folder that `prompt-das train` can begin with.
 
         prompt-das new-project liver/ --volume scans.tif --points points.json
 
@@ -111,7 +111,7 @@ def new_project(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", help="clicks on some of its slices")
     parser.add_argument("--name", help="of the volume; default: that of the folder")
     parser.add_argument("--base", default="rat2human_wda", help="config to build on (default: %(default)s)")
-    parser.add_argument("--source", help="labelled volume: a registered name, or its YAML; default: that of --base")
+    parser.add_argument("--source", help="labeled volume: a registered name, or its YAML; default: that of --base")
     parser.add_argument("--weights", help="a trained source model to begin with, or its name; default: train one first")
     add_array(parser)
 
@@ -142,8 +142,8 @@ def visualize(parser: argparse.ArgumentParser) -> None:
         prompt-das visualize --dataset lucchi_train --points points.json --output pictures
         prompt-das visualize --volume my_volume.yaml --output pictures
 
-    With a config, its source volumes (DATASETS.TRAIN) are shown with their masks and all centres, its target volumes
-    with the sparse points of training. Without one, a labelled volume is shown as a source, another as a target.
+    With a config, its source volumes (DATASETS.TRAIN) are shown with their masks and all centers, its target volumes
+    with the sparse points of training. Without one, a labeled volume is shown as a source, another as a target.
     Slices and crops have the pixels that the network gets: with INPUT.PIXEL_SIZE those of one physical scale, so that
     objects of the source and of the target should look equally large in source_and_target.png.
     """
@@ -160,7 +160,7 @@ def visualize(parser: argparse.ArgumentParser) -> None:
 
 
 def sample_points(parser: argparse.ArgumentParser) -> None:
-    """Make a file of sparse centre points: drawn from the labels of a volume, or converted from another tool's file.
+    """Make a file of sparse center points: drawn from the labels of a volume, or converted from another tool's file.
 
         prompt-das sample-points --dataset lucchi_train --ratio 0.15 --seed 0 --output points.json
         prompt-das sample-points --volume my_volume.yaml --output points.json
@@ -338,7 +338,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 def add_array(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="the array inside an HDF5 or Zarr file, if it has several")
     parser.add_argument("--voxel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help="in nm")
-    parser.add_argument("--intensity-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="grey values 0 and 255")
+    parser.add_argument("--intensity-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="gray values 0 and 255")
 
 
 def add_diameter(parser: argparse.ArgumentParser) -> None:

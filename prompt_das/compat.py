@@ -5,7 +5,7 @@ October 2021 (version 0.6) without the compiled operators `detectron2._C`. Two t
 
 * `detectron2.data.transforms` names `PIL.Image.LINEAR`, which left Pillow with version 10;
 * `detectron2.layers` and `detectron2.evaluation` import `_C` at the top of a file. Upstream has since learnt to do
-  without it: that came together with `detectron2.utils.develop`, whose absence is how an old build is recognised.
+  without it: that came together with `detectron2.utils.develop`, whose absence is how an old build is recognized.
 
 Both are lent for the time of the first import and taken back, so that nothing outside sees them and Detectron2's own
 "not built" paths work. With a current upstream build nothing is changed.

@@ -408,27 +408,27 @@ points: points.csv
 voxel_size: [30, 8, 8]
 """
     )
-    (tmp_path / "labelled.yaml").write_text(
+    (tmp_path / "labeled.yaml").write_text(
         f"""
-name: labelled
+name: labeled
 images: {synthetic_root}/synthetic/source/im
 labels: {write_labels(synthetic_root, tmp_path)}
 voxel_size: [30, 8, 8]
 splits: {{train: [0, 4], val: [4, 6]}}
 """
     )
-    volumes = (str(tmp_path / "liver.yaml"), str(tmp_path / "labelled.yaml"))
+    volumes = (str(tmp_path / "liver.yaml"), str(tmp_path / "labeled.yaml"))
     results = train(
         "wda",
         tmp_path / "run",
         DATASETS__VOLUMES=volumes,
-        DATASETS__TRAIN="('labelled_train',)",
+        DATASETS__TRAIN="('labeled_train',)",
         DATASETS__TARGET="('liver',)",
         DATASETS__VAL="()",
-        DATASETS__TEST="('labelled_val',)",
+        DATASETS__TEST="('labeled_val',)",
     )
     assert "paper/0%" in results
-    assert summary(tmp_path / "run", "labelled_val")["slices"] == 2
+    assert summary(tmp_path / "run", "labeled_val")["slices"] == 2
     assert "liver: 2 sparse points on 6 slices, from" in (tmp_path / "run" / "log.txt").read_text()
 
 

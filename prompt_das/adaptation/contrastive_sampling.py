@@ -1,4 +1,4 @@
-"""Pixels of a pseudo-labelled image at which contrastive tokens are computed (Prompt-DAS, Sec. 2.4).
+"""Pixels of a pseudo-labeled image at which contrastive tokens are computed (Prompt-DAS, Sec. 2.4).
 
 Shapes: B images, H×W pixels, Q queries, M negatives; both padded with a validity mask.
 """
@@ -33,7 +33,7 @@ def sample_contrastive_points(
         num_negatives: M pixels with probability below ``background``, or all there are.
 
     Returns:
-        ``queries`` (B, Q, 2) and ``negatives`` (B, M, 2), pixel centres, with ``queries_valid`` (B, Q) and
+        ``queries`` (B, Q, 2) and ``negatives`` (B, M, 2), pixel centers, with ``queries_valid`` (B, Q) and
         ``negatives_valid`` (B, M) bool.
     """
     height, width = probability.shape[1:]

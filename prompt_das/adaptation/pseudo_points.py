@@ -32,7 +32,7 @@ MAX_COVERED = 0.3
 
 @torch.no_grad()
 def predict_points(model: PromptDAS, image: np.ndarray, scale: float, peaks: dict[str, Any]) -> np.ndarray:
-    """The centre points (N, 2) that ``model`` finds on a preprocessed slice (H', W') by itself; in slice pixels.
+    """The center points (N, 2) that ``model`` finds on a preprocessed slice (H', W') by itself; in slice pixels.
 
     ``scale``: network pixels per slice pixel; ``peaks``: keyword arguments of :func:`prompt_das.ops.points.find_peaks`.
     """
@@ -100,7 +100,7 @@ class PseudoSparsePoints(HookBase):
             logger.info("%s: the source model made %d points on %d slices", name, number, len(slices))
             if not number:
                 logger.warning(
-                    "The source model found no centre point on %s: adaptation starts without any. Longer burn-in, or a "
+                    "The source model found no center point on %s: adaptation starts without any. Longer burn-in, or a "
                     "lower DOMAIN_ADAPT.POINTS.UDA_THRESHOLD, may help.",
                     name,
                 )

@@ -65,7 +65,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.MODEL.LOSS.CONTRASTIVE_CENTERED = False
 
     # ---------------------------------------------------------------------------------------------------- data
-    _c.DATASETS.TARGET = ()  # unlabelled target volumes; DATASETS.TRAIN are the labelled source volumes
+    _c.DATASETS.TARGET = ()  # unlabeled target volumes; DATASETS.TRAIN are the labeled source volumes
     _c.DATASETS.VAL = ()  # evaluated during training, chooses model_best.pth; DATASETS.TEST only at the end
     _c.DATASETS.VOLUMES = ()  # YAML descriptions of a user's own volumes, registered before anything is looked up
 
@@ -105,7 +105,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.INPUT.CLICKS.ANYWHERE = 0.3  # share of clicks that lie anywhere inside instead of at the center
 
     # Sparse center points of the target. FILE: points made by hand or by `prompt-das sample-points`; with no FILE,
-    # RATIO of the instances of each labelled target slice are drawn, seeded, and written to OUTPUT_DIR. RATIO 0 is the
+    # RATIO of the instances of each labeled target slice are drawn, seeded, and written to OUTPUT_DIR. RATIO 0 is the
     # unsupervised mode: the source model makes the points at the end of burn-in.
     _c.DATASETS.SPARSE_POINTS = CN()
     _c.DATASETS.SPARSE_POINTS.FILE = ""

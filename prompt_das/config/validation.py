@@ -120,7 +120,7 @@ def check(cfg: CfgNode) -> None:
             f"DOMAIN_ADAPT.BURN_IN_ITERS is {burn_in}; it is part of SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}"
         )
     if cfg.DOMAIN_ADAPT.ENABLED and not cfg.DATASETS.TARGET:
-        raise ValueError("DOMAIN_ADAPT.ENABLED needs DATASETS.TARGET, the unlabelled volumes to adapt to")
+        raise ValueError("DOMAIN_ADAPT.ENABLED needs DATASETS.TARGET, the unlabeled volumes to adapt to")
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:

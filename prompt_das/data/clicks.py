@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prompt_das.ops.connected_components import connected_components
-from prompt_das.ops.points import NEGATIVE, POSITIVE, as_clicks, instance_centers
+from prompt_das.ops.points import NEGATIVE, POSITIVE, as_clicks, instance_centers, random_pixels
 
 import cv2
 import numpy as np
@@ -155,13 +155,6 @@ class ClickSimulator:
         for i in np.flatnonzero(rng.random(len(chosen)) < self.anywhere):  # a few instances of a crop
             points[i] = random_pixels(instances == ids[chosen[i]], 1, rng)[0]
         return points
-
-
-def random_pixels(where: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Centers (n, 2) of up to ``number`` random pixels of ``where`` (H, W) bool."""
-    index = np.flatnonzero(where)
-    index = rng.choice(index, min(number, len(index)), replace=False)
-    return np.stack([index % where.shape[1], index // where.shape[1]], axis=1).astype(np.float32) + np.float32(0.5)
 
 
 def propose_regions(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:

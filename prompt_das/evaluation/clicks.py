@@ -17,7 +17,7 @@ from prompt_das.ops.connected_components import (
     connected_components,
     semantic_to_instances,
 )
-from prompt_das.ops.points import NEGATIVE, POSITIVE, instance_centers
+from prompt_das.ops.points import NEGATIVE, POSITIVE, instance_centers, random_pixels
 
 import cv2
 import numpy as np
@@ -66,11 +66,13 @@ def corrective_click(truth: np.ndarray, mask: np.ndarray, user: User, rng: np.ra
         return NO_CLICKS
     row, column = divmod(int(depth.argmax()), depth.shape[1])
     if rng.random() < user.mistake and not truth.all():
-        label, (row, column) = POSITIVE, _random_pixel(~truth, rng)
+        label, point = POSITIVE, random_pixels(~truth, 1, rng)[0]
     elif rng.random() < user.anywhere:
         components = connected_components(errors[label])
-        row, column = _random_pixel(components == components[row, column], rng)
-    click = np.array([column + 0.5, row + 0.5, label], np.float32)
+        point = random_pixels(components == components[row, column], 1, rng)[0]
+    else:
+        point = np.array([column + 0.5, row + 0.5])
+    click = np.array([*point, label], np.float32)
     if rng.random() >= user.double:
         return click[None]
     beside = click + np.array([*rng.integers(-1, 2, 2), 0])
@@ -175,11 +177,6 @@ def _depth(region: np.ndarray) -> np.ndarray:
     """(H, W) distance to the nearest pixel outside of a region, whose border is the border of the image, too."""
     padded = np.pad(region, 1).astype(np.uint8)
     return cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-
-
-def _random_pixel(where: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
-    index = rng.choice(np.flatnonzero(where))
-    return int(index // where.shape[1]), int(index % where.shape[1])
 
 
 def _coverage(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The two heads on the decoder's features: foreground mask and centre-point density (Prompt-DAS, Sec. 2.1)."""
+"""The two heads on the decoder's features: foreground mask and center-point density (Prompt-DAS, Sec. 2.1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 CENTER_HEAD_REGISTRY = Registry("CENTER_HEAD")
 CENTER_HEAD_REGISTRY.__doc__ = """
-Centre-point heads. Each is built as ``head(cfg, in_channels)``; (B, C, H/2, W/2) features -> (B, H, W) density.
+Center-point heads. Each is built as ``head(cfg, in_channels)``; (B, C, H/2, W/2) features -> (B, H, W) density.
 """
 
 
@@ -50,7 +50,7 @@ class PointPromptSegHead(nn.Module):
 
 @CENTER_HEAD_REGISTRY.register()
 class CenterPointHead(nn.Module):
-    """Convolutions at stride 2 and 1; a linear density of centre points at full size."""
+    """Convolutions at stride 2 and 1; a linear density of center points at full size."""
 
     @configurable
     def __init__(self, *, in_channels: int, channels: int, num_groups: int = 8) -> None:

@@ -30,7 +30,7 @@ def build_prompt_encoder(cfg: CfgNode, dim: int) -> PointPromptEncoder:
 
 @PROMPT_ENCODER_REGISTRY.register()
 class PointPromptEncoder(nn.Module):
-    """The paper's: random Fourier features of normalised coordinates; no learned part, no token without a prompt.
+    """The paper's: random Fourier features of normalized coordinates; no learned part, no token without a prompt.
 
     The frequencies are a buffer: student, teacher and checkpoint must share them.
 

@@ -107,7 +107,7 @@ class ImageSession:
         """An empty layer of suggested centers."""
         return Points(
             np.zeros((0, self.image.ndim)),
-            name=f"{self.image.name} suggested centres",
+            name=f"{self.image.name} suggested centers",
             features={"score": np.zeros(0)},
             size=POINT_SIZE,
             **CENTERS,
@@ -206,7 +206,7 @@ def new_image_session(image: Image) -> ImageSession:
     """Build the layers of an image, which are in no viewer yet. Raises ValueError if the image is no gray stack."""
     if image.rgb:
         raise ValueError(
-            f"layer '{image.name}' is in colour. Electron microscopy is grey: right click on it, 'Split RGB'"
+            f"layer '{image.name}' is in color. Electron microscopy is gray: right click on it, 'Split RGB'"
         )
     volume = LayerVolume(finest(image), image.name)
     place = place_of(image)

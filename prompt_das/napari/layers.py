@@ -44,8 +44,8 @@ class LayerVolume(Volume):
             )
         if array.ndim == 3 and array.shape[-1] in (3, 4):
             raise ValueError(
-                f"layer '{name}' has shape {tuple(array.shape)}, which looks like colours. Electron microscopy is "
-                "grey; take one channel, data[..., 0] for example"
+                f"layer '{name}' has shape {tuple(array.shape)}, which looks like colors. Electron microscopy is "
+                "gray; take one channel, data[..., 0] for example"
             )
         self.array = array
         self.shape = array.shape if array.ndim == 3 else (1, *array.shape)

@@ -143,7 +143,7 @@ class PromptDASWidget(QWidget):
         self.diameter.setToolTip(DIAMETER)
         self.diameter.valueChanged.connect(self.controller.set_diameter)
         self.diameter_row = _row(QLabel("Diameter (px)"), self.diameter)
-        self.suggest = QCheckBox("Suggest centres")
+        self.suggest = QCheckBox("Suggest centers")
         self.suggest.toggled.connect(self.controller.set_suggest)
         self.accept, self.reject = QPushButton("Accept (y)"), QPushButton("Reject (n)")
         self.accept.clicked.connect(self.controller.suggestions.accept)

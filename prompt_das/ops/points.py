@@ -26,8 +26,15 @@ POINT_BUCKET = 16
 _CHUNK_ELEMENTS = 1 << 24  # largest temporary of render_density: 64 MiB in float32
 
 
+def random_pixels(where: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Centers (n, 2) of up to ``number`` random pixels of ``where`` (H, W) bool."""
+    index = np.flatnonzero(where)
+    index = rng.choice(index, min(number, len(index)), replace=False)
+    return np.stack([index % where.shape[1], index // where.shape[1]], axis=1).astype(np.float32) + np.float32(0.5)
+
+
 def instance_centers(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre of every instance of a slice: its rounded centroid, or its own pixel nearest to that.
+    """Center of every instance of a slice: its rounded centroid, or its own pixel nearest to that.
 
     One function serves prompts, density targets and test prompts, so they agree to the pixel. A center always lies on
     its instance, also on crescents and rings.

@@ -5,7 +5,7 @@ points (x, y) in pixels, where the center of the first pixel is (0.5, 0.5). A sl
 annotated and has no points. Where labels matter, clicks (N, 3) as (x, y, label) take their place: 1 for a positive one,
 which says "this is one", 0 for a negative one, which says "this is none". A point without a label is positive.
 
-Read, recognised by their content:
+Read, recognized by their content:
 
 * our JSON, as ``write_points`` makes it: ``[x, y]``, or ``[x, y, label]``;
 * CSV with the columns ``axis-0, axis-1, axis-2`` (what napari saves: slice, row, column) or ``z, y, x``, and perhaps

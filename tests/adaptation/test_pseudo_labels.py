@@ -25,7 +25,7 @@ NONE = CENTERS[:0]
 
 
 class Teacher:
-    """Sees a centre point at each of ``centers`` and the foreground ``probability``; writes down what it is shown."""
+    """Sees a center point at each of ``centers`` and the foreground ``probability``; writes down what it is shown."""
 
     device = torch.device("cpu")
 
@@ -90,7 +90,7 @@ CONTRASTIVE = {
 def sample(
     sparse: np.ndarray = SPARSE, move: Transform | None = None, seed: int = 0, negative: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """What TargetMapper gives; every pixel of the image has its own grey value."""
+    """What TargetMapper gives; every pixel of the image has its own gray value."""
     negative = NONE if negative is None else negative
     weak = np.arange(SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE)
     move = TransformList([move or NoOpTransform()])
@@ -132,44 +132,44 @@ def as_set(points: np.ndarray) -> set[tuple[float, float]]:
 
 def test_points_are_the_sparse_ones_and_the_teacher_s_without_those_that_repeat_them() -> None:
     """The teacher's first point lies 1 pixel from the sparse one, closer than 3: it says the same again."""
-    (labelled,) = run(labeler(Teacher()), sample())
-    assert as_set(labelled["points"]) == as_set(np.concatenate([SPARSE, CENTERS[1:]]))
-    assert labelled["points"].dtype == np.float32
+    (labeled,) = run(labeler(Teacher()), sample())
+    assert as_set(labeled["points"]) == as_set(np.concatenate([SPARSE, CENTERS[1:]]))
+    assert labeled["points"].dtype == np.float32
 
 
 def test_without_sparse_points_all_of_the_teacher_s_remain() -> None:
-    (labelled,) = run(labeler(Teacher()), sample(NONE))
-    assert as_set(labelled["points"]) == as_set(CENTERS)
+    (labeled,) = run(labeler(Teacher()), sample(NONE))
+    assert as_set(labeled["points"]) == as_set(CENTERS)
 
 
 def test_only_the_distance_decides() -> None:
-    (labelled,) = run(labeler(Teacher(), suppression_radius=0.9), sample())
-    assert as_set(labelled["points"]) == as_set(np.concatenate([SPARSE, CENTERS]))
+    (labeled,) = run(labeler(Teacher(), suppression_radius=0.9), sample())
+    assert as_set(labeled["points"]) == as_set(np.concatenate([SPARSE, CENTERS]))
 
 
 def test_a_teacher_that_sees_nothing_leaves_the_sparse_points() -> None:
-    (labelled,) = run(labeler(Teacher(NONE)), sample())
-    assert as_set(labelled["points"]) == as_set(SPARSE)
-    (labelled,) = run(labeler(Teacher(NONE)), sample(NONE))
-    assert labelled["points"].shape == (0, 2)
-    assert labelled["prompts"].shape == (0, 3)
+    (labeled,) = run(labeler(Teacher(NONE)), sample())
+    assert as_set(labeled["points"]) == as_set(SPARSE)
+    (labeled,) = run(labeler(Teacher(NONE)), sample(NONE))
+    assert labeled["points"].shape == (0, 2)
+    assert labeled["prompts"].shape == (0, 3)
 
 
 def test_weak_peaks_are_no_points() -> None:
-    (labelled,) = run(labeler(Teacher(), peaks={"threshold": 1.01, "kernel": 5, "top_k": 10}), sample())
-    assert as_set(labelled["points"]) == as_set(SPARSE)
+    (labeled,) = run(labeler(Teacher(), peaks={"threshold": 1.01, "kernel": 5, "top_k": 10}), sample())
+    assert as_set(labeled["points"]) == as_set(SPARSE)
 
 
 def test_a_density_without_a_point_near_may_be_left_out() -> None:
     """Above 0.25, say, nobody knows whether the teacher has missed an instance. By default no density is above 1."""
     faint = {"peaks": {"threshold": 2.0, "kernel": 5, "top_k": 10}}  # nothing becomes a point
-    (labelled,) = run(labeler(Teacher(CENTERS[1:2]), density_ignore=0.25, **faint), sample())
+    (labeled,) = run(labeler(Teacher(CENTERS[1:2]), density_ignore=0.25, **faint), sample())
     row, column = 5, 20
     # exp(-d^2 / 18) > 0.25 means d^2 < 25: four pixels away, not five
-    assert labelled["density_ignore"][row, column - 6 : column + 7].tolist() == [False] * 2 + [True] * 9 + [False] * 2
-    assert labelled["density_ignore"][row - 5 : row + 6, column].tolist() == [False] + [True] * 9 + [False]
-    (labelled,) = run(labeler(Teacher()), sample())
-    assert not labelled["density_ignore"].any()
+    assert labeled["density_ignore"][row, column - 6 : column + 7].tolist() == [False] * 2 + [True] * 9 + [False] * 2
+    assert labeled["density_ignore"][row - 5 : row + 6, column].tolist() == [False] + [True] * 9 + [False]
+    (labeled,) = run(labeler(Teacher()), sample())
+    assert not labeled["density_ignore"].any()
 
 
 # ---- what the teacher is asked
@@ -188,18 +188,18 @@ def test_first_the_sparse_points_are_shown_then_all() -> None:
 
 def test_without_prompts_the_teacher_sees_none_and_the_student_gets_none() -> None:
     teacher = Teacher()
-    (labelled,) = run(labeler(teacher, use_prompts=False), sample())
+    (labeled,) = run(labeler(teacher, use_prompts=False), sample())
     assert teacher.prompts == [[[]], [[]]]
-    assert len(labelled["prompts"]) == 0
-    assert as_set(labelled["points"]) == as_set(np.concatenate([SPARSE, CENTERS[1:]]))  # still labels
+    assert len(labeled["prompts"]) == 0
+    assert as_set(labeled["points"]) == as_set(np.concatenate([SPARSE, CENTERS[1:]]))  # still labels
 
 
 def test_without_point_pseudo_labels_the_density_is_not_decoded() -> None:
     teacher = Teacher()
-    (labelled,) = run(labeler(teacher, "masks"), sample())
+    (labeled,) = run(labeler(teacher, "masks"), sample())
     assert teacher.decoded == [("mask",)]
     assert teacher.prompts == [[SPARSE.tolist()]]
-    assert as_set(labelled["points"]) == as_set(SPARSE)
+    assert as_set(labeled["points"]) == as_set(SPARSE)
 
 
 # ---- pseudo masks
@@ -210,18 +210,18 @@ def test_thresholds_of_confidence_by_hand() -> None:
     weight of the image is the share of pixels of at least 0.97."""
     probability = np.full(SIZE, 0.55, np.float32)
     probability[:, 0], probability[:, 1], probability[:, 3], probability[:, 4:12] = 0.98, 0.75, 0.25, 0.01
-    (labelled,) = run(labeler(Teacher(probability=probability)), sample())
-    assert labelled["mask"][0, :5].tolist() == [1, 1, 1, 0, 0]
-    assert labelled["pixel_valid"][0, :5].tolist() == [True, True, False, True, True]
-    assert labelled["image_weight"] == pytest.approx((1 + 8) / 32)
-    assert (labelled["mask"] == labelled["mask"][:1]).all()
-    assert labelled["mask"].shape == labelled["pixel_valid"].shape == SIZE
+    (labeled,) = run(labeler(Teacher(probability=probability)), sample())
+    assert labeled["mask"][0, :5].tolist() == [1, 1, 1, 0, 0]
+    assert labeled["pixel_valid"][0, :5].tolist() == [True, True, False, True, True]
+    assert labeled["image_weight"] == pytest.approx((1 + 8) / 32)
+    assert (labeled["mask"] == labeled["mask"][:1]).all()
+    assert labeled["mask"].shape == labeled["pixel_valid"].shape == SIZE
 
 
 def test_a_teacher_that_is_unsure_everywhere_weighs_nothing() -> None:
-    (labelled,) = run(labeler(Teacher(probability=0.6)), sample())
-    assert labelled["image_weight"] == 0
-    assert not labelled["pixel_valid"].any()
+    (labeled,) = run(labeler(Teacher(probability=0.6)), sample())
+    assert labeled["image_weight"] == 0
+    assert not labeled["pixel_valid"].any()
 
 
 # ---- prompts for the student
@@ -273,7 +273,7 @@ def test_what_else_is_in_the_batch_does_not_matter() -> None:
 def test_image_masks_and_points_move_together(k: int, flip: bool) -> None:
     """Under each of the eight symmetries: what lay under a point of the weak view lies under its moved point.
 
-    Grey values are numbers of weak pixels, so the student's image says where each of its pixels came from.
+    Gray values are numbers of weak pixels, so the student's image says where each of its pixels came from.
     """
     probability = np.random.default_rng(1).random(SIZE, np.float32)
     labeling = labeler(Teacher(probability=probability), density_ignore=0.25)
@@ -296,7 +296,7 @@ def test_image_masks_and_points_move_together(k: int, flip: bool) -> None:
         assert len(before), name
         was = (np.floor(before[:, 1]) * SIZE[1] + np.floor(before[:, 0])).astype(int)
         np.testing.assert_array_equal(np.sort(pixels_under(after, image)), np.sort(was), err_msg=name)
-        np.testing.assert_array_equal(after[:, :2] % 1, 0.5, err_msg=name)  # pixel centres stay pixel centres
+        np.testing.assert_array_equal(after[:, :2] % 1, 0.5, err_msg=name)  # pixel centers stay pixel centers
 
 
 def pixels_under(points: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -307,8 +307,8 @@ def pixels_under(points: np.ndarray, image: np.ndarray) -> np.ndarray:
 def test_positives_are_the_sparse_points_queries_foreground_and_negatives_background() -> None:
     probability = np.full(SIZE, 0.5, np.float32)
     probability[2:8, 2:8], probability[12:, 20:] = 0.95, 0.05
-    (labelled,) = run(labeler(Teacher(probability=probability)), sample())
-    contrastive = labelled["contrastive"]
+    (labeled,) = run(labeler(Teacher(probability=probability)), sample())
+    contrastive = labeled["contrastive"]
     assert as_set(contrastive["positives"]) == as_set(SPARSE)
     assert len(contrastive["queries"]) == 3
     assert (pixels_under(contrastive["queries"], probability) > 0.9).all()
@@ -330,8 +330,8 @@ def test_settings_come_from_the_config(tiny_cfg: CfgNode) -> None:
     assert labeling.peaks == {"threshold": node.POINTS.THRESHOLD, "kernel": 5, "top_k": 17}
     assert (labeling.pixel_confidence, labeling.image_confidence) == (0.8, node.MASKS.IMAGE_CONFIDENCE)
     assert labeling.contrastive["max_queries"] == 99
-    (labelled,) = run(labeling, sample())
-    assert labelled["contrastive"] == {}
+    (labeled,) = run(labeling, sample())
+    assert labeled["contrastive"] == {}
 
 
 def test_the_loader_labels_targets_and_passes_sources_on() -> None:
@@ -389,9 +389,9 @@ def test_only_components_with_a_peak_a_point_or_at_the_border_stay() -> None:
     for box in (*kept, *gone):
         probability[box] = 0.99
     teacher = Teacher(CENTERS[1:2], probability)
-    (labelled,) = run(labeler(teacher, require_peak=True), sample())
-    assert labelled["mask"].bool().equal(regions_of(*kept).bool())
-    assert labelled["pixel_valid"].all()
+    (labeled,) = run(labeler(teacher, require_peak=True), sample())
+    assert labeled["mask"].bool().equal(regions_of(*kept).bool())
+    assert labeled["pixel_valid"].all()
     (plain,) = run(labeler(teacher), sample())
     assert plain["mask"].bool().equal(regions_of(*kept, *gone).bool())
 
@@ -412,8 +412,8 @@ def test_negative_clicks_prompt_the_teacher_and_suppress_peaks() -> None:
     """The teacher's second center has a negative click beside it."""
     teacher = Teacher()
     near = CENTERS[1:2] + np.float32(1)
-    (labelled,) = run(labeler(teacher), sample(negative=near))
-    assert as_set(labelled["points"]) == as_set(np.concatenate([SPARSE, CENTERS[2:]]))
+    (labeled,) = run(labeler(teacher), sample(negative=near))
+    assert as_set(labeled["points"]) == as_set(np.concatenate([SPARSE, CENTERS[2:]]))
     assert [*near[0].tolist(), float(NEGATIVE)] in teacher.clicks[1][0]
     assert [label for *_, label in teacher.clicks[1][0]].count(NEGATIVE) == 1
 
@@ -431,12 +431,12 @@ def test_pixels_near_clicks_are_certain(move: Transform) -> None:
     near, around, wrong = distance(SPARSE) <= 3, distance(SPARSE) <= 6, distance(negative) <= 3
     for probability in (0.01, 0.99):
         teacher = Teacher(NONE, probability)
-        (labelled,) = run(labeler(teacher, supervision_radius=3.0), sample(move=move, negative=negative))
-        assert np.array_equal(labelled["mask"].numpy() > 0, near if probability < 0.5 else ~wrong)
+        (labeled,) = run(labeler(teacher, supervision_radius=3.0), sample(move=move, negative=negative))
+        assert np.array_equal(labeled["mask"].numpy() > 0, near if probability < 0.5 else ~wrong)
         ignored = around & ~near if probability < 0.5 else np.zeros_like(near)
-        assert np.array_equal(labelled["pixel_valid"].numpy(), ~ignored)
+        assert np.array_equal(labeled["pixel_valid"].numpy(), ~ignored)
 
 
 def test_without_a_radius_the_teacher_s_mask_stays() -> None:
-    (labelled,) = run(labeler(Teacher(NONE, 0.01)), sample())
-    assert not labelled["mask"].any()
+    (labeled,) = run(labeler(Teacher(NONE, 0.01)), sample())
+    assert not labeled["mask"].any()

@@ -26,7 +26,7 @@ TARGET = "synthetic_target_train"
 
 
 class Teacher:
-    """Takes an image for the density itself: grey 255 is a density of 1."""
+    """Takes an image for the density itself: gray 255 is a density of 1."""
 
     device = torch.device("cpu")
     window = {"window": 32, "stride": 16, "rotations": 1, "blend": "uniform", "batch_size": 4}  # noqa: RUF012
@@ -176,7 +176,7 @@ def test_a_source_model_that_finds_nothing_is_warned_of(
     hook = PseudoSparsePoints(cfg, Teacher())
     with caplog.at_level(logging.WARNING):
         train(hook, 4)
-    assert f"no centre point on {TARGET}" in caplog.text
+    assert f"no center point on {TARGET}" in caplog.text
     assert "UDA_THRESHOLD" in caplog.text
     assert all(points.shape == (0, 2) for points in hook.read()[TARGET].values())
 

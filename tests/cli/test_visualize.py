@@ -23,7 +23,7 @@ def volumes(tmp_path: Path) -> tuple[Path, Path]:
         (tmp_path / folder).mkdir()
         for z in range(2):
             cv2.imwrite(str(tmp_path / folder / f"s{z}.png"), labels + (folder == "images") * 100)
-    labeled, bare = tmp_path / "labelled.yaml", tmp_path / "bare.yaml"
+    labeled, bare = tmp_path / "labeled.yaml", tmp_path / "bare.yaml"
     labeled.write_text(f"name: {tmp_path.name}\nimages: images\nlabels: labels\n")
     bare.write_text(f"name: {tmp_path.name}_bare\nimages: images\n")
     return labeled, bare

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prompt_das.config.load import get_prompt_das_cfg
-from prompt_das.data.clicks import ClickSimulator, propose_regions, random_pixels
+from prompt_das.data.clicks import ClickSimulator, propose_regions
 from prompt_das.ops.connected_components import connected_components
-from prompt_das.ops.points import NEGATIVE, POSITIVE
+from prompt_das.ops.points import NEGATIVE, POSITIVE, random_pixels
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ def mask() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def image(mask: np.ndarray) -> np.ndarray:
-    """Grey tissue with blobs of all sizes, darker where the mask is."""
+    """Gray tissue with blobs of all sizes, darker where the mask is."""
     noise = np.random.default_rng(0).normal(size=mask.shape)
     blobs = cv2.GaussianBlur(noise, (0, 0), 3)
     return (128 + 300 * blobs - 60 * mask).clip(0, 255).astype(np.float32)
@@ -85,7 +85,7 @@ def test_a_clicked_region_joins_the_target_and_no_other_pixel_does(image: np.nda
         added = target.astype(bool) & ~mask.astype(bool)
         regions = connected_components(added)
         outside = clicks[np.array(at(mask, clicks), bool) == 0] if len(clicks) else clicks
-        # Each region is clicked once; neighbouring regions can be one component.
+        # Each region is clicked once; neighboring regions can be one component.
         assert set(at(regions, outside)) == set(range(1, regions.max() + 1))
         assert len(outside) <= 5
         assert at(target, centers) == [1] * len(centers)

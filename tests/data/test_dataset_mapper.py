@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 GEOMETRY_ONLY = StrongAugmentation(noise_prob=0, intensity_prob=0)  # the eight flips and turns
-CYTOPLASM, MITOCHONDRION = 50, 150  # grey values that tell where a pixel of a crop came from
+CYTOPLASM, MITOCHONDRION = 50, 150  # gray values that tell where a pixel of a crop came from
 
 
 def write_volume(folder: Path, labels: np.ndarray, images: np.ndarray | None = None) -> list[dict[str, Any]]:
@@ -61,12 +61,12 @@ def target_mapper(points: np.ndarray, size: int = 32, scale: float = 1.0, foregr
     )
 
 
-def centres_of(labels: np.ndarray) -> np.ndarray:
+def centers_of(labels: np.ndarray) -> np.ndarray:
     return instance_centers(labels)[1]
 
 
-def centres(item: dict[str, Any]) -> np.ndarray:
-    return centres_of(tifffile.imread(item["label_file_name"]).reshape(96, 128))
+def centers(item: dict[str, Any]) -> np.ndarray:
+    return centers_of(tifffile.imread(item["label_file_name"]).reshape(96, 128))
 
 
 def at(image: np.ndarray | torch.Tensor, points: np.ndarray) -> list[float]:
@@ -183,7 +183,7 @@ def test_all_eight_views_occur(item: dict[str, Any]) -> None:
 
 
 def test_the_crop_is_the_part_of_the_slice_that_its_box_says(tmp_path: Path) -> None:
-    """Every pixel of the slice has its own grey value."""
+    """Every pixel of the slice has its own gray value."""
     images = np.arange(40 * 50, dtype=np.uint16).reshape(1, 40, 50)
     tifffile.imwrite(tmp_path / "images.tif", images)
     tifffile.imwrite(tmp_path / "labels.tif", np.zeros((1, 40, 50), np.uint8))
@@ -195,8 +195,8 @@ def test_the_crop_is_the_part_of_the_slice_that_its_box_says(tmp_path: Path) -> 
     np.testing.assert_allclose(np.sort(sample["image"].numpy().ravel()), np.sort(expected.ravel()), rtol=1e-5)
 
 
-def test_an_instance_that_the_border_cuts_has_its_centre_in_the_crop(tmp_path: Path) -> None:
-    """Points are centres of what the crop shows, not of the whole instance, which may lie outside."""
+def test_an_instance_that_the_border_cuts_has_its_center_in_the_crop(tmp_path: Path) -> None:
+    """Points are centers of what the crop shows, not of the whole instance, which may lie outside."""
     labels = np.zeros((1, 64, 64), np.uint16)
     labels[0, :, 20:60] = 1  # wider than any crop of 16
     (d,) = write_volume(tmp_path, labels)
@@ -211,7 +211,7 @@ def test_the_mask_follows_the_image_at_half_resolution(item: dict[str, Any]) -> 
         sample = source_mapper(32, 0.5)(item, np.random.default_rng(n))
         image, mask = sample["image"][0].numpy(), sample["mask"].numpy()
         assert image.shape == mask.shape == (32, 32)
-        assert np.mean(mask == (image > 100)) > 0.9  # but for the rims, where grey values are mixed
+        assert np.mean(mask == (image > 100)) > 0.9  # but for the rims, where gray values are mixed
         assert min(at(image, sample["points"])) >= 75  # at least one of the four pixels is a mitochondrion's
 
 
@@ -231,7 +231,7 @@ def test_so_many_crops_are_made_to_contain_an_instance(tmp_path: Path, foregroun
 
 
 def test_the_student_s_view_is_the_teacher_s_moved_by_the_geometric_transforms(item: dict[str, Any]) -> None:
-    points = centres(item)
+    points = centers(item)
     for n in range(20):
         sample = target_mapper(points)(item, np.random.default_rng(n))
         weak, strong = sample["weak_image"][0].numpy(), sample["image"][0].numpy()
@@ -246,7 +246,7 @@ def test_the_student_s_view_is_the_teacher_s_moved_by_the_geometric_transforms(i
 
 
 def test_photometric_changes_are_for_the_student_only(item: dict[str, Any]) -> None:
-    mapper = target_mapper(centres(item))
+    mapper = target_mapper(centers(item))
     mapper.augmentation = StrongAugmentation(right_angles=False, noise_prob=1.0, intensity_prob=1.0)
     sample = mapper(item, np.random.default_rng(0))
     assert set(sample["weak_image"].unique().tolist()) == {CYTOPLASM, MITOCHONDRION}
@@ -254,7 +254,7 @@ def test_photometric_changes_are_for_the_student_only(item: dict[str, Any]) -> N
 
 
 def test_sparse_points_are_those_inside_the_crop(item: dict[str, Any]) -> None:
-    points = centres(item)
+    points = centers(item)
     for n in range(20):
         sample = target_mapper(points)(item, np.random.default_rng(n))
         y0, x0, y1, x1 = sample["box"]
@@ -266,14 +266,14 @@ def test_no_label_of_the_target_is_ever_read(item: dict[str, Any], monkeypatch: 
     def forbidden(*args: object) -> None:
         raise AssertionError("the target's labels are not for training")
 
-    points = centres(item)
+    points = centers(item)
     monkeypatch.setattr(dataset_mapper, "read_labels", forbidden)
     target_mapper(points)(item, np.random.default_rng(0))
 
 
 def test_points_belong_to_their_own_data_set_and_slice(tmp_path: Path) -> None:
     first, second = write_volume(tmp_path, np.repeat(squares(), 2, axis=0))
-    mapper = target_mapper(centres_of(squares()[0]), foreground=1.0)
+    mapper = target_mapper(centers_of(squares()[0]), foreground=1.0)
     assert len(mapper(first, np.random.default_rng(0))["sparse_points"]) > 0
     for other in (second, {**first, "dataset_name": "unknown"}):
         assert len(mapper(other, np.random.default_rng(0))["sparse_points"]) == 0
@@ -289,7 +289,7 @@ def test_so_many_crops_are_taken_around_a_sparse_point(tmp_path: Path, foregroun
 
 
 def test_crops_are_taken_around_every_point(item: dict[str, Any]) -> None:
-    points = centres(item)
+    points = centers(item)
     mapper = target_mapper(points, 8, foreground=1.0)
     boxes = [mapper(item, np.random.default_rng(n))["box"] for n in range(150)]
     seen = {(x, y) for x, y in points.tolist() for y0, x0, y1, x1 in boxes if x0 <= x < x1 and y0 <= y < y1}
@@ -328,7 +328,7 @@ def test_a_sample_depends_on_nothing_but_its_generator(item: dict[str, Any], mak
 
 def test_a_whole_slice_with_a_prompt_set_for_each_share(item: dict[str, Any]) -> None:
     sample = SliceMapper(scale=1.0, prompt_ratios=(0.0, 0.15, 0.5, 1.0), prompt_seed=0)(item)
-    points = centres(item)
+    points = centers(item)
     assert len(points) == 20
     assert {share: len(p) for share, p in sample["prompts"].items()} == {"0%": 0, "15%": 3, "50%": 10, "100%": 20}
     assert sample["prompts"]["100%"].tolist() == points.tolist()

@@ -97,10 +97,10 @@ def test_registering_reads_nothing(tmp_path: Path) -> None:
 
 
 def test_a_volume_without_labels(volume: tuple[Path, Path]) -> None:
-    register_em_volume("unlabelled", volume[0])
-    entry = DatasetCatalog.get("unlabelled")[0]
+    register_em_volume("unlabeled", volume[0])
+    entry = DatasetCatalog.get("unlabeled")[0]
     assert entry["label_file_name"] is None
-    with pytest.raises(ValueError, match="'unlabelled' has no labels"):
+    with pytest.raises(ValueError, match="'unlabeled' has no labels"):
         read_labels(entry)
 
 

@@ -107,6 +107,6 @@ def test_points_that_the_unsupervised_mode_would_ignore(first_words: Callable[..
 
 
 def test_an_evaluation_on_a_volume_without_labels(first_words: Callable[..., str], synthetic_data: Path) -> None:
-    register_em_volume("unlabelled", synthetic_data / "synthetic" / "target" / "im")
-    line = first_words("--eval-only", "DATASETS.TEST", "('unlabelled',)")
-    assert "DATASETS.TEST: unlabelled has no labels" in line
+    register_em_volume("unlabeled", synthetic_data / "synthetic" / "target" / "im")
+    line = first_words("--eval-only", "DATASETS.TEST", "('unlabeled',)")
+    assert "DATASETS.TEST: unlabeled has no labels" in line

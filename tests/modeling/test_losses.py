@@ -48,7 +48,7 @@ def test_the_weight_of_an_image_scales_its_term_and_nothing_else() -> None:
     logits, target = torch.zeros(2, 3, 3), torch.ones(2, 3, 3)
     valid = torch.ones(2, 3, 3, dtype=torch.bool)
     weight = torch.tensor([0.5, 0.0])
-    # (0.5 log 2 + 0 log 2) / 2 images: weights are not normalised, an unsure batch teaches little
+    # (0.5 log 2 + 0 log 2) / 2 images: weights are not normalized, an unsure batch teaches little
     assert segmentation_loss(logits, target, valid, weight).item() == pytest.approx(0.25 * LOG2)
 
 

@@ -28,7 +28,7 @@ def model(tiny_cfg: CfgNode) -> PromptDAS:
     return build_model(tiny_cfg)
 
 
-def grey(seed: int, height: int = SIZE, width: int = SIZE) -> Tensor:
+def gray(seed: int, height: int = SIZE, width: int = SIZE) -> Tensor:
     return 255 * torch.rand(1, height, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -36,7 +36,7 @@ def source(seed: int = 0, prompts: np.ndarray = POINTS) -> dict[str, Any]:
     """What SourceMapper gives."""
     mask = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
     mask[10:22, 4:20] = 1
-    return {"domain": "source", "image": grey(seed), "mask": mask, "points": POINTS, "prompts": prompts}
+    return {"domain": "source", "image": gray(seed), "mask": mask, "points": POINTS, "prompts": prompts}
 
 
 def target(
@@ -220,7 +220,7 @@ def test_bfloat16_is_a_switch_and_losses_stay_float32(tiny_cfg: CfgNode) -> None
 def crops(model: PromptDAS) -> Tensor:
     """Embeddings of three crops."""
     with torch.no_grad():
-        return model.eval().encode(torch.stack([grey(i) for i in range(3)]))
+        return model.eval().encode(torch.stack([gray(i) for i in range(3)]))
 
 
 def decode(model: PromptDAS, embedding: Tensor, points: list[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -269,11 +269,11 @@ def test_heads_that_nobody_reads_are_not_computed(
     prediction = model.decode(crops, points, valid, (SIZE, SIZE), with_mask=False)
     assert (computed, prediction.logits.numel()) == (["center_head"], 0)
     computed.clear()
-    model([{"image": grey(0)}])
+    model([{"image": gray(0)}])
     assert computed == ["segmentation_head"]  # half of the forward pass is saved in evaluation
 
 
-def test_grey_values_are_normalised_by_imagenet_s(model: PromptDAS, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gray_values_are_normalized_by_imagenet_s(model: PromptDAS, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     run = model.backbone.forward
     monkeypatch.setattr(model.backbone, "forward", lambda x: seen.append(x) or run(x))
@@ -291,7 +291,7 @@ def test_slices_of_any_size(model: PromptDAS, size: tuple[int, int]) -> None:
     """Also smaller than the window of 32 pixels, and smaller than its half."""
     height, width = size
     points = np.array([[width - 0.5, height - 0.5]], np.float32)
-    (output,) = model.eval()([{"image": grey(0, *size), "prompts": {"0%": NONE, "100%": points}}])
+    (output,) = model.eval()([{"image": gray(0, *size), "prompts": {"0%": NONE, "100%": points}}])
     assert list(output["sem_seg"]) == ["0%", "100%"]
     for probability in output["sem_seg"].values():
         assert probability.shape == size
@@ -301,7 +301,7 @@ def test_slices_of_any_size(model: PromptDAS, size: tuple[int, int]) -> None:
 
 def test_several_prompt_sets_in_one_pass_are_each_set_alone(model: PromptDAS, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {"0%": NONE, "50%": POINTS[:1], "100%": POINTS + 20}
-    image = grey(0, 60, 70)
+    image = gray(0, 60, 70)
     encoded = []
     run = model.encode
     monkeypatch.setattr(model, "encode", lambda images: encoded.append(len(images)) or run(images))
@@ -316,7 +316,7 @@ def test_several_prompt_sets_in_one_pass_are_each_set_alone(model: PromptDAS, mo
 
 
 def test_without_prompts_there_is_one_set(model: PromptDAS) -> None:
-    image = grey(0, 40, 40)
+    image = gray(0, 40, 40)
     (output,) = model.eval()([{"image": image}])
     (expected,) = model([{"image": image, "prompts": {"none": NONE}}])
     assert list(output["sem_seg"]) == ["0%"]
@@ -324,7 +324,7 @@ def test_without_prompts_there_is_one_set(model: PromptDAS) -> None:
 
 
 def test_slices_of_a_batch_may_differ_in_size(model: PromptDAS) -> None:
-    inputs = [{"image": grey(0, 40, 50)}, {"image": grey(1, 33, 32)}]
+    inputs = [{"image": gray(0, 40, 50)}, {"image": gray(1, 33, 32)}]
     outputs = model.eval()(inputs)
     assert [tuple(o["sem_seg"]["0%"].shape) for o in outputs] == [(40, 50), (33, 32)]
     for one, output in zip(inputs, outputs, strict=True):
@@ -336,7 +336,7 @@ def test_a_network_that_works_at_half_resolution(model: PromptDAS, monkeypatch: 
     seen = []
     run = model.decode
     monkeypatch.setattr(model, "decode", lambda e, p, v, *args, **kw: seen.append(p[v]) or run(e, p, v, *args, **kw))
-    small = grey(0, 32, 32)
+    small = gray(0, 32, 32)
     points = np.array([[10.5, 41.5]], np.float32)
     (output,) = model.eval()([{"image": small, "height": 64, "width": 64, "prompts": {"all": points}}])
     assert output["sem_seg"]["all"].shape == (64, 64)
@@ -345,14 +345,14 @@ def test_a_network_that_works_at_half_resolution(model: PromptDAS, monkeypatch: 
 
 def test_prediction_does_not_train(model: PromptDAS) -> None:
     """No gradient is recorded, and nothing random happens: twice is once."""
-    inputs = [{"image": grey(0, 40, 40), "prompts": {"all": POINTS}}]
+    inputs = [{"image": gray(0, 40, 40), "prompts": {"all": POINTS}}]
     first, second = (model.eval()(inputs)[0]["sem_seg"]["all"] for _ in range(2))
     assert not first.requires_grad
     assert torch.equal(first, second)
 
 
-def test_the_density_of_a_slice_is_that_of_the_centre_point_head(model: PromptDAS) -> None:
-    image = grey(0)
+def test_the_density_of_a_slice_is_that_of_the_center_point_head(model: PromptDAS) -> None:
+    image = gray(0)
     prompts = {"none": NONE, "all": POINTS}
     out = model.eval().predict_slice(image, prompts, (SIZE, SIZE), with_density=True)
     assert list(out["density"]) == list(out["sem_seg"]) == ["none", "all"]
@@ -367,7 +367,7 @@ def test_a_slice_is_the_mean_of_its_windows_one_by_one(tiny_cfg: CfgNode, rotati
     """The network sees one window at a time here, upright and turned, without the sliding window's help."""
     tiny_cfg.TEST.WINDOW.STRIDE, tiny_cfg.TEST.WINDOW.ROTATIONS = 12, rotations
     model = build_model(tiny_cfg).eval()
-    image = grey(3, 44, 56)
+    image = gray(3, 44, 56)
     points = torch.tensor([[3.5, 40.5], [30.5, 20.5], [50.0, 2.0]])
     total, seen = torch.zeros(44, 56), torch.zeros(44, 56)
     for y in (0, 12):
@@ -402,7 +402,7 @@ def test_compiled_parts_give_the_same_and_keep_their_names(tiny_cfg: CfgNode, mo
     compiled.load_state_dict(model.state_dict())
     batch = [source(), target()]
     torch.testing.assert_close(compiled(batch), model(batch))
-    whole = [{"image": grey(1, 40, 50), "prompts": {"all": POINTS}}]
+    whole = [{"image": gray(1, 40, 50), "prompts": {"all": POINTS}}]
     torch.testing.assert_close(compiled.eval()(whole), model.eval()(whole))
 
 
@@ -421,7 +421,7 @@ def test_a_click_encoder_sees_both_labels(tiny_cfg: CfgNode) -> None:
     tiny_cfg.MODEL.PROMPT_ENCODER.NAME = "ClickPromptEncoder"
     model = build_model(tiny_cfg).eval()
     with torch.no_grad():
-        embedding = model.encode(torch.stack([grey(0)]))
+        embedding = model.encode(torch.stack([gray(0)]))
     sets = [np.zeros((0, 3)), np.array([[10.5, 12.5, 1]]), np.array([[10.5, 12.5, 0]])]
     none, positive, negative = (decode(model, embedding, [p.astype(np.float32)])[0] for p in sets)
     assert not torch.allclose(none, positive)
@@ -432,7 +432,7 @@ def test_contrastive_embeddings_of_what_the_image_shows(tiny_cfg: CfgNode) -> No
     """They depend on the image and the place alone: the same for any prompts, and other at another place."""
     tiny_cfg.MODEL.DECODER.CONTRASTIVE_FROM = "features"
     model = build_model(tiny_cfg)
-    images = torch.stack([grey(0), grey(1)])
+    images = torch.stack([gray(0), gray(1)])
     points = torch.tensor([[[4.5, 4.5], [20.5, 12.5]]])
     none, valid = torch.zeros(2, 0, 3), torch.zeros(2, 0, dtype=torch.bool)
     with torch.no_grad():
@@ -485,7 +485,7 @@ def test_prompts_of_an_evaluation_may_change_all_of_a_slice(tiny_cfg: CfgNode) -
     """Where the predictor's clicks are limited to their objects, too."""
     tiny_cfg.MODEL.PROMPT_ENCODER.NAME, tiny_cfg.TEST.CLICK_REACH = "ClickPromptEncoder", "object"
     model = build_model(tiny_cfg).eval()
-    x = {"image": grey(0), "prompts": {"none": np.zeros((0, 2), np.float32), "one": np.array([[4.5, 4.5]], np.float32)}}
+    x = {"image": gray(0), "prompts": {"none": np.zeros((0, 2), np.float32), "one": np.array([[4.5, 4.5]], np.float32)}}
     (evaluated,) = model([x])
     limited = model.predict_slice(x["image"], x["prompts"], (SIZE, SIZE))
     assert torch.equal(evaluated["sem_seg"]["none"], limited["sem_seg"]["none"])

@@ -36,7 +36,7 @@ def test_features_by_hand() -> None:
     assert quarter.flatten().tolist() == pytest.approx([1, 0], abs=1e-6)
 
 
-def test_a_point_at_a_patch_centre_has_the_encoding_of_that_patch(encoder: PointPromptEncoder) -> None:
+def test_a_point_at_a_patch_center_has_the_encoding_of_that_patch(encoder: PointPromptEncoder) -> None:
     """Prompts and image share one encoding, (x, y) there is (column, row) here; the grid need not be square."""
     grid = encoder.grid((3, 5))  # patches of 8 x 8 pixels in an image of 24 x 40
     assert grid.shape == (DIM, 3, 5)
@@ -71,7 +71,7 @@ def test_the_scale_is_the_standard_deviation_of_the_frequencies() -> None:
 
 
 def test_half_precision_keeps_the_phase_in_float32(encoder: PointPromptEncoder) -> None:
-    """A neighbouring pixel changes the phase by less than bfloat16 can hold."""
+    """A neighboring pixel changes the phase by less than bfloat16 can hold."""
     points = torch.tensor([[[380.5, 3.5], [381.5, 3.5]]])
     expected = encoder(points, (384, 384))
     with torch.autocast("cpu", dtype=torch.bfloat16):

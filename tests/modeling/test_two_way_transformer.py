@@ -90,7 +90,7 @@ def test_without_masks_all_tokens_attend_to_each_other_and_to_the_image(block: T
 def test_the_first_block_replaces_the_tokens() -> None:
     """As in Segment Anything: its self-attention replaces the tokens, so equal attention outputs give equal tokens.
 
-    A token that sees only its neighbour becomes what the neighbour makes of itself, up to the positional part.
+    A token that sees only its neighbor becomes what the neighbor makes of itself, up to the positional part.
     """
     tokens, image, image_pe = random_inputs(tokens=2)
     sees_the_second = torch.tensor([[[False, True]]]).expand(2, -1, -1)

@@ -12,7 +12,7 @@ from plugin_harness import PluginHarness
 
 @pytest.mark.parametrize(
     ("shape", "kwargs", "says"),
-    [((40, 40, 3), {"rgb": True}, "in colour"), ((40, 40, 3), {"rgb": False}, "colours"), ((2, 2, 9, 9), {}, "4 dim")],
+    [((40, 40, 3), {"rgb": True}, "in color"), ((40, 40, 3), {"rgb": False}, "colors"), ((2, 2, 9, 9), {}, "4 dim")],
 )
 def test_colors_are_refused(ready: PluginHarness, shape: tuple, kwargs: dict, says: str) -> None:
     ready.segment(np.zeros(shape, np.uint8), **kwargs)

@@ -109,7 +109,7 @@ def test_the_intensity_range_is_that_of_the_volume() -> None:
     assert LayerVolume(array.astype(np.uint8), "eight bits").intensity_range is None
 
 
-@pytest.mark.parametrize(("shape", "says"), [((40, 40, 3), "colours"), ((2, 3, 40, 40), "4 dimensions"), ((9,), "1 d")])
+@pytest.mark.parametrize(("shape", "says"), [((40, 40, 3), "colors"), ((2, 3, 40, 40), "4 dimensions"), ((9,), "1 d")])
 def test_what_is_no_stack_of_gray_slices_is_refused(shape: tuple[int, ...], says: str) -> None:
     with pytest.raises(ValueError, match=f"'odd'.*{says}"):
         LayerVolume(np.zeros(shape, np.uint8), "odd")

@@ -160,7 +160,7 @@ def test_many_clicks_at_once(ready: Any, viewer: Any, by_hand: Predictor, image:
 def test_suggestions_are_accepted_and_rejected_by_their_buttons(ready: Any, viewer: Any) -> None:
     ready.suggest.click()
     idle(ready)
-    layer = viewer.layers["em suggested centres"]
+    layer = viewer.layers["em suggested centers"]
     first = layer.data[0].copy()
     ready.accept.click()
     idle(ready)
@@ -185,7 +185,7 @@ def test_images_come_and_go(ready: Any, viewer: Any) -> None:
     ready.images.setCurrentIndex(ready.images.findText("photo"))
     notification_manager.records.clear()
     ready.images.activated.emit(ready.images.currentIndex())
-    assert "in colour" in notification_manager.records[-1].message
+    assert "in color" in notification_manager.records[-1].message
     assert ready.images.currentIndex() == 0
     viewer.layers.clear()
     assert ready.images.count() == 1

@@ -1,4 +1,4 @@
-"""Points: centres, sparse sampling, density maps, peaks."""
+"""Points: centers, sparse sampling, density maps, peaks."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from torch import Tensor
 label_maps = arrays(np.int32, st.tuples(st.integers(1, 10), st.integers(1, 10)), elements=st.integers(0, 4))
 
 
-# ---- centres of instances
+# ---- centers of instances
 
 
-def test_the_centre_of_the_first_pixel_is_half_half() -> None:
+def test_the_center_of_the_first_pixel_is_half_half() -> None:
     ids, points = instance_centers(np.array([[7]]))
     assert ids.tolist() == [7]
     assert points.tolist() == [[0.5, 0.5]]
     assert points.dtype == np.float32
 
 
-def test_centres_are_x_y_and_in_the_order_of_the_ids() -> None:
+def test_centers_are_x_y_and_in_the_order_of_the_ids() -> None:
     labels = np.zeros((5, 9), np.int64)
     labels[1:4, 5:8] = 2
     labels[0, 0:3] = 9
@@ -48,7 +48,7 @@ def test_centres_are_x_y_and_in_the_order_of_the_ids() -> None:
     assert points.tolist() == [[6.5, 2.5], [1.5, 0.5]]
 
 
-def test_the_centre_of_a_crescent_is_its_own_nearest_pixel() -> None:
+def test_the_center_of_a_crescent_is_its_own_nearest_pixel() -> None:
     labels = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
     _, points = instance_centers(labels)  # the centroid is column 1.09, row 2, rounded to background
     assert points.tolist() == [[0.5, 2.5]]
@@ -64,7 +64,7 @@ def test_every_label_dtype_and_large_sparse_ids(dtype: type) -> None:
 
 
 @given(label_maps)
-def test_centres_match_the_definition(labels: np.ndarray) -> None:
+def test_centers_match_the_definition(labels: np.ndarray) -> None:
     ids, points = instance_centers(labels)
     assert ids.tolist() == [i for i in np.unique(labels) if i > 0]
     for instance, (x, y) in zip(ids, points, strict=True):
@@ -77,14 +77,14 @@ def test_centres_match_the_definition(labels: np.ndarray) -> None:
         assert labels[int(y), int(x)] == instance
 
 
-def test_background_only_has_no_centres() -> None:
+def test_background_only_has_no_centers() -> None:
     ids, points = instance_centers(np.zeros((4, 4), np.uint16))
     assert ids.shape == (0,)
     assert points.shape == (0, 2)
 
 
 @pytest.mark.parametrize("labels", [np.zeros((2, 2, 2), int), np.zeros((2, 2), np.float32)])
-def test_centres_want_one_integer_slice(labels: np.ndarray) -> None:
+def test_centers_want_one_integer_slice(labels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="integer array of shape"):
         instance_centers(labels)
 
@@ -239,7 +239,7 @@ def test_peaks_match_the_definition(density: np.ndarray, threshold: float, kerne
 
 
 def test_a_winding_plateau_counts_once_and_is_found_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worst case of label propagation: a serpentine of 1700 pixels that window neighbours cannot shortcut."""
+    """The worst case of label propagation: a serpentine of 1700 pixels that window neighbors cannot shortcut."""
     density = torch.zeros(1, 97, 101)
     density[0, ::6] = 1
     for i, row in enumerate(range(0, 96, 6)):
@@ -271,7 +271,7 @@ def test_nan_and_low_densities_have_no_peaks() -> None:
 
 
 def test_half_precision_plateaus_count_once() -> None:
-    """bfloat16 cannot tell the top of a Gaussian from its neighbours."""
+    """bfloat16 cannot tell the top of a Gaussian from its neighbors."""
     density = render_density(*one_image((20.5, 20.5), (50.5, 30.5)), size=(50, 70)).bfloat16()
     points, valid, _ = find_peaks(density)
     assert valid.sum() == 2
@@ -285,7 +285,7 @@ def test_an_even_kernel_is_refused() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=8, unique=True))
 def test_peaks_invert_the_rendering_of_separate_points(cells: list[tuple[int, int]]) -> None:
-    """From instances to centres to density and back."""
+    """From instances to centers to density and back."""
     expected = sorted([[11 * x + 4.5, 11 * y + 4.5] for x, y in cells], key=lambda p: (p[1], p[0]))
     labels = np.zeros((44, 44), np.int32)
     for x, y in cells:

@@ -161,7 +161,7 @@ def hostile_description(canary: Path) -> dict[str, bytes]:
         "infinite slices": head + "splits: {train: [0, .inf]}\n",
         "slices that are not there": head + "splits: {train: [0, 99]}\n",
         "slices backwards": head + "splits: {train: [2, 0]}\n",
-        "grey values backwards": head + "intensity_range: [5, 5]\n",
+        "gray values backwards": head + "intensity_range: [5, 5]\n",
         "an unknown key": head + "lables: labels\n",
         "an unknown label type": head + "label_type: [instance]\n",
         "points that are an image": head + "points: images/im0.png\n",

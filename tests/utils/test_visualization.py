@@ -142,7 +142,7 @@ def test_errors_name_the_value(call, message: str) -> None:  # type: ignore[no-u
         call()
 
 
-def test_negative_clicks_are_crosses_of_their_own_colour() -> None:
+def test_negative_clicks_are_crosses_of_their_own_color() -> None:
     clicks = np.array([[20.5, 20.5, 1], [60.5, 60.5, 0]])
     picture = draw_overlay(np.full((80, 80), 128.0), points=clicks)
     assert tuple(picture[20, 20]) == PROMPT

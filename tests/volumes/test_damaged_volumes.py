@@ -146,7 +146,7 @@ def test_fuzz(tmp_path: Path, name: str, damages: dict[str, Callable]) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".h5"])
 def test_content_of_another_kind_under_a_suffix(tmp_path: Path, suffix: str) -> None:
-    """It is recognised, or it is an error."""
+    """It is recognized, or it is an error."""
     others = {"nothing": b"", "zeros": bytes(5000), "text": b"x, y\n1, 2\n" * 100, "pickle": pickle.dumps(NOISE)}
     for kind in (*FORMATS, *others):
         whole = FORMATS[kind](tmp_path / kind / "volume") if kind in FORMATS else None

@@ -133,14 +133,14 @@ class Predictor:
         pass ``image`` to :meth:`predict` instead: an image and its points cannot be separated then.
 
         Args:
-            image: (H, W) integers or floats, or (H, W, 3 or 4) whose three colours are equal.
+            image: (H, W) integers or floats, or (H, W, 3 or 4) whose three colors are equal.
             intensity_range: (lo, hi), the gray values that become black and white. By default 8-bit values are taken
                 as they are, and of other types the 0.1 and 99.9 percentile of this slice. The slices of a volume
                 should share the range that its network was, or will be, trained with.
             scale: network pixels per image pixel, by default :attr:`scale`.
 
         Raises:
-            ValueError: not a slice, an empty one, colours, NaN, a range that is not one, or no scale.
+            ValueError: not a slice, an empty one, colors, NaN, a range that is not one, or no scale.
             Superseded: another thread has set a newer image meanwhile.
         """
         new = self._check_image(image, intensity_range, scale)

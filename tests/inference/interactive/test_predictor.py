@@ -36,11 +36,11 @@ POINTS = np.array([[8.5, 9.5], [40.5, 20.5], [50.2, 66.1]], np.float32)
 Make = Callable[..., Predictor]
 
 
-def grey(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+def gray(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
 
 
-IMAGE = grey(0)
+IMAGE = gray(0)
 
 
 def tiny_predictor(tiny: list[str], *opts: str, cache_bytes: int = 1 << 30) -> Predictor:
@@ -135,7 +135,7 @@ def by_the_network(predictor: Predictor, image: np.ndarray, points: np.ndarray) 
 @pytest.mark.parametrize("size", [(70, 60), (150, 97), (20, 90), (5, 7), (1, 1)])
 def test_it_is_that_of_the_sliding_window(make: Make, scale: str, size: tuple[int, int]) -> None:
     """Also of slices smaller than a window, and when the network works at another resolution than the slice."""
-    predictor, image = make("INPUT.SCALE", scale), grey(1, *size)
+    predictor, image = make("INPUT.SCALE", scale), gray(1, *size)
     points = np.random.default_rng(2).uniform(0, 1, (6, 2)) * (size[1], size[0])
     for some in (points, points[:0]):
         answer = predictor.predict(some, image=image)
@@ -176,7 +176,7 @@ def test_mask_and_instances_are_those_of_the_probability(predictor: Predictor) -
     assert answer.instances is answer.instances  # computed once
 
 
-def test_centres_are_the_peaks_of_the_density(make: Make) -> None:
+def test_centers_are_the_peaks_of_the_density(make: Make) -> None:
     predictor = make("INPUT.SCALE", "0.5")
     predictor.set_image(IMAGE)
     model = predictor._model
@@ -191,7 +191,7 @@ def test_centres_are_the_peaks_of_the_density(make: Make) -> None:
     np.testing.assert_allclose(centers.scores, scores[valid].numpy(), atol=1e-5)
 
 
-def test_centres_come_only_when_asked_for(predictor: Predictor, calls: Calls) -> None:
+def test_centers_come_only_when_asked_for(predictor: Predictor, calls: Calls) -> None:
     assert predictor.predict(POINTS).centers is None
     assert calls.heads == 0  # half of the forward pass
     predictor.predict(POINTS, centers=True)
@@ -201,8 +201,8 @@ def test_centres_come_only_when_asked_for(predictor: Predictor, calls: Calls) ->
     assert calls.heads == 9
 
 
-def test_beside_the_unknown_no_centre_is_claimed(predictor: Predictor) -> None:
-    """There a pixel may be the highest only because its neighbours are not known."""
+def test_beside_the_unknown_no_center_is_claimed(predictor: Predictor) -> None:
+    """There a pixel may be the highest only because its neighbors are not known."""
     predictor.center_threshold = -np.inf
     part = predictor.predict(NONE, region=(0, 0, 10, 10), centers=True).centers
     whole = predictor.predict(NONE, centers=True).centers
@@ -211,7 +211,7 @@ def test_beside_the_unknown_no_centre_is_claimed(predictor: Predictor) -> None:
     assert all(tuple(point) in everywhere for point in part.points.tolist())
 
 
-def test_no_centre_where_nothing_is_known(predictor: Predictor) -> None:
+def test_no_center_where_nothing_is_known(predictor: Predictor) -> None:
     answer = predictor.predict(NONE, region=(500, 500, 600, 600), centers=True)
     assert answer.centers.points.shape == (0, 2)
     assert np.isnan(answer.probability).all()
@@ -254,7 +254,7 @@ def test_what_was_decoded_before_is_not_decoded_again(predictor: Predictor, call
 
 def test_a_slice_is_there_again_when_one_steps_back(predictor: Predictor, calls: Calls) -> None:
     here = predictor.predict(POINTS, centers=True)
-    predictor.predict(NONE, image=grey(1))
+    predictor.predict(NONE, image=gray(1))
     calls.take()
     back = predictor.predict(POINTS, image=IMAGE.copy(), centers=True)
     assert calls.take() == (0, 0)
@@ -272,7 +272,7 @@ def test_setting_the_same_image_again_changes_nothing(predictor: Predictor) -> N
 
 
 def other_images() -> Iterator[tuple[str, np.ndarray, tuple[float, float] | None]]:
-    yield "one grey value", np.where(np.arange(HEIGHT * WIDTH).reshape(IMAGE.shape) == 4199, IMAGE ^ 1, IMAGE), None
+    yield "one gray value", np.where(np.arange(HEIGHT * WIDTH).reshape(IMAGE.shape) == 4199, IMAGE ^ 1, IMAGE), None
     yield "the same bytes in another shape", IMAGE.reshape(WIDTH, HEIGHT), None
     yield "the same bytes of another type", IMAGE.view(np.int8), (0, 100)
     yield "another range", IMAGE, (0, 100)
@@ -292,7 +292,7 @@ def test_images_are_not_confused(
     assert np.array_equal(answer.probability, expected.probability)
 
 
-def test_sixteen_bits_and_grey_in_colour_show_the_same(predictor: Predictor) -> None:
+def test_sixteen_bits_and_gray_in_color_show_the_same(predictor: Predictor) -> None:
     expected = predictor.predict(POINTS).probability
     sixteen = IMAGE.astype(np.uint16) * 257
     for image, intensity_range in ((sixteen, (0, 65535)), (np.repeat(IMAGE[..., None], 3, -1), None)):
@@ -314,7 +314,7 @@ def test_memory_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch, cache_by
     calls, answers = Calls(predictor, monkeypatch), []
     for seed in (0, 1, 0):
         for points in (NONE, POINTS):
-            answers.append(predictor.predict(points, image=grey(seed)).probability)
+            answers.append(predictor.predict(points, image=gray(seed)).probability)
             assert predictor.cache.nbytes <= cache_bytes
     assert all(map(np.array_equal, answers[:2], answers[4:]))
     assert (calls.encoded == 18) == (cache_bytes == 200_000)  # only then no window is encoded twice
@@ -326,7 +326,7 @@ def test_the_oldest_slice_is_forgotten_first(make: Make, monkeypatch: pytest.Mon
     predictor = make(cache_bytes=111_000)  # two slices of 54 KiB
     calls = Calls(predictor, monkeypatch)
     for seed, encoded in ((0, 9), (1, 9), (0, 0), (2, 9), (0, 0), (1, 9)):
-        predictor.predict(NONE, image=grey(seed))
+        predictor.predict(NONE, image=gray(seed))
         assert calls.take()[0] == encoded
 
 
@@ -336,7 +336,7 @@ def test_the_oldest_slice_is_forgotten_first(make: Make, monkeypatch: pytest.Mon
 @cache
 def from_scratch(predictor: Predictor, seed: int, points: tuple[tuple[float, float], ...]) -> np.ndarray:
     fresh = Predictor.from_model(predictor.cfg, predictor._model, cache_bytes=1 << 20)
-    return fresh.predict(np.array(points, np.float32), image=grey(seed)).probability
+    return fresh.predict(np.array(points, np.float32), image=gray(seed)).probability
 
 
 coordinates = st.tuples(st.integers(0, 2 * WIDTH - 1), st.integers(0, 2 * HEIGHT - 1)).map(
@@ -382,7 +382,7 @@ def test_only_the_points_count_and_not_the_way_to_them(tiny: list[str], scale: s
                 about[0].shuffle(points)
             elif what == "slice" and about[0] != seed:
                 seed, before = about[0], None
-            answer = predictor.predict(points, image=grey(seed), region=region)
+            answer = predictor.predict(points, image=gray(seed), region=region)
             expected = from_scratch(origin, seed, tuple(sorted(points)))
             known = ~np.isnan(answer.probability)
             assert np.array_equal(answer.probability[known], expected[known])
@@ -494,7 +494,7 @@ def test_a_click_is_answered_before_anything_is_encoded(predictor: Predictor, ca
     assert np.array_equal(last.probability, make_again(predictor).predict([[5.5, 5.5]]).probability)
 
 
-def test_the_mask_does_not_wait_for_the_centres(predictor: Predictor, calls: Calls) -> None:
+def test_the_mask_does_not_wait_for_the_centers(predictor: Predictor, calls: Calls) -> None:
     mask, centers = predictor.stream(POINTS, centers=True, interval=60)
     assert (mask.done, mask.total, mask.centers) == (9, 18, None)
     assert (centers.done, centers.changed) == (18, None)
@@ -601,10 +601,10 @@ def meanwhile(predictor: Predictor, monkeypatch: pytest.MonkeyPatch, happens: Ca
 
 
 def test_of_two_images_the_newer_stays(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    meanwhile(predictor, monkeypatch, lambda: predictor.set_image(grey(2)))
+    meanwhile(predictor, monkeypatch, lambda: predictor.set_image(gray(2)))
     with pytest.raises(Superseded, match="a newer image"):
-        predictor.set_image(grey(1))
-    expected = make_again(predictor).predict(NONE, image=grey(2))
+        predictor.set_image(gray(1))
+    expected = make_again(predictor).predict(NONE, image=gray(2))
     assert np.array_equal(predictor.predict(NONE).probability, expected.probability)
 
 
@@ -612,7 +612,7 @@ def test_no_answer_is_of_the_image_before(predictor: Predictor, monkeypatch: pyt
     """The question came while a new image was being set, and was checked against the old one."""
     asked = []
     meanwhile(predictor, monkeypatch, lambda: asked.append(predictor.stream(POINTS)))
-    predictor.set_image(grey(1))
+    predictor.set_image(gray(1))
     with pytest.raises(Superseded, match="another image was set"):
         next(asked[0])
 
@@ -623,7 +623,7 @@ def test_a_call_can_be_stopped(predictor: Predictor, calls: Calls, pool: ThreadP
     if newer == "cancel":
         predictor.cancel()  # does not wait
     else:
-        predictor.set_image(grey(1))
+        predictor.set_image(gray(1))
     calls.go_on.set()
     with pytest.raises(Superseded):
         older.result(30)
@@ -653,7 +653,7 @@ def test_a_bad_question_stops_nobody(predictor: Predictor) -> None:
 
 def test_a_stream_is_of_the_image_that_it_was_started_on(predictor: Predictor) -> None:
     waiting = predictor.stream(POINTS)
-    predictor.set_image(grey(1))
+    predictor.set_image(gray(1))
     with pytest.raises(Superseded):
         next(waiting)
 
@@ -662,7 +662,7 @@ def test_many_threads_at_once(predictor: Predictor, pool: ThreadPoolExecutor) ->
     """Each call gives exactly the answer to its own question, image and points, or says that it was overtaken."""
     questions = [(seed, POINTS[: i % 4]) for i, seed in enumerate([0, 1, 2, 0, 2, 1] * 10)]
     expected = {
-        (seed, n): make_again(predictor).predict(POINTS[:n], image=grey(seed)).probability
+        (seed, n): make_again(predictor).predict(POINTS[:n], image=gray(seed)).probability
         for seed in range(3)
         for n in range(4)
     }
@@ -670,7 +670,7 @@ def test_many_threads_at_once(predictor: Predictor, pool: ThreadPoolExecutor) ->
     def ask(question: tuple[int, np.ndarray]) -> Segmentation | None:
         seed, points = question
         try:
-            return predictor.predict(points, image=grey(seed))
+            return predictor.predict(points, image=gray(seed))
         except Superseded:
             return None
 

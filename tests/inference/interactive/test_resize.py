@@ -40,7 +40,7 @@ def test_a_slice_of_mitoem_from_a_quarter_of_its_resolution() -> None:
     values = torch.rand(64, 1024)
     expected = F.interpolate(values[None, None], size=(250, 4095), mode="bilinear", align_corners=False)[0, 0]
     result = BilinearResize((64, 1024), (250, 4095))(values, (0, 0, 250, 4095))
-    # Neighbours differ by up to 1, and a float32 position in 512 ... 1024 is known to 6e-5.
+    # Neighbors differ by up to 1, and a float32 position in 512 ... 1024 is known to 6e-5.
     torch.testing.assert_close(result, expected, rtol=0, atol=6e-5)
 
 
@@ -73,5 +73,5 @@ def test_nothing_outside_the_needed_box_is_looked_at(
 
 @pytest.mark.parametrize(("box", "affected"), [((0, 0, 1, 1), (0, 0, 6, 6)), ((2, 3, 3, 4), (6, 10, 14, 18))])
 def test_affected_boxes_by_hand(box: Box, affected: Box) -> None:
-    """Four times larger: input pixel 2 lies at 8 ... 12, and is mixed into its neighbours' nearer halves."""
+    """Four times larger: input pixel 2 lies at 8 ... 12, and is mixed into its neighbors' nearer halves."""
     assert BilinearResize((8, 8), (32, 32)).affected(box) == affected
