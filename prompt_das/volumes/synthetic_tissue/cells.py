@@ -16,6 +16,7 @@ from prompt_das.volumes.synthetic_tissue.style import Style
 
 import cv2
 import numpy as np
+from scipy.special import erfinv
 
 CELL_SIZE = {"neuropil": (250, 900), "soma": (1500, 5000), "packed": (2000, 6000), "bundle": (130, 400)}  # nm
 
@@ -51,7 +52,7 @@ def _partition(
     crowding = smooth_noise(rng, (height, width), max(1.5 * size, 30))  # where cells are smaller
     wanted = max(int(height * width / size**2 * 1.5), 2)
     y, x = rng.integers(0, height, wanted), rng.integers(0, width, wanted)
-    keep = rng.random(wanted) < 1 / (1 + np.exp(-1.5 * crowding[y, x]))
+    keep = rng.random(wanted) < 1 / (1 + np.exp(-rng.uniform(1, 3) * crowding[y, x]))
     bundle_angle = rng.uniform(0, 180)
     longish = rng.uniform(0, 0.5)
     for cy, cx in zip(y[keep], x[keep], strict=True):
@@ -93,9 +94,14 @@ def draw_membranes(canvas: Canvas, style: Style) -> None:
     width = style.membrane_width * canvas.nm * np.exp(0.25 * smooth_noise(rng, canvas.shape, 300 * canvas.nm))
     strength = np.clip(0.9 + 0.2 * smooth_noise(rng, canvas.shape, 200 * canvas.nm), 0.3, 1)
     gap = style.extracellular_gap * canvas.nm
+    oblique = smooth_noise(rng, canvas.shape, 350 * canvas.nm) > np.sqrt(2) * erfinv(1 - 2 * style.oblique)
+    band = rng.uniform(30, 90) * canvas.nm
+    smear = cv2.GaussianBlur(oblique.astype(np.float32), (0, 0), max(40 * canvas.nm, 0.5))
+    blend(canvas.picture, style.membrane, rng.uniform(0.3, 0.7) * smear * np.exp(-((distance / band) ** 2)))
     blend(canvas.picture, style.membrane, strength * np.exp(-(((distance - gap) / np.maximum(width, 0.6)) ** 2)))
     if gap > 1:
-        blend(canvas.picture, min(style.cytoplasm + 0.1, 1.0), cover(gap - 1 - distance) * 0.8)
+        filling = style.membrane + 0.1 if style.dark_gap else min(style.cytoplasm + 0.1, 1.0)
+        blend(canvas.picture, filling, cover(gap - 1 - distance) * 0.8)
 
 
 def draw_myelin(canvas: Canvas, style: Style) -> None:

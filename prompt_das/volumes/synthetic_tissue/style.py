@@ -34,7 +34,9 @@ class Style:
     fibers: float  # contrast of microtubules and filaments
     membrane: float
     membrane_width: float
+    oblique: float  # share of the membranes that are cut obliquely: gray bands instead of lines
     extracellular_gap: float
+    dark_gap: bool  # thin dark processes, as of glia, in the place of extracellular space
     # Mitochondria
     mitochondria: float  # a square micrometer
     radius: tuple[float, float]  # smallest and largest
@@ -95,7 +97,7 @@ def random_style(rng: np.random.Generator) -> Style:
     small = float(np.exp(uniform(np.log(75), np.log(190))))  # radius of the smallest mitochondria
     cristae = CRISTAE[rng.choice(len(CRISTAE), p=CRISTAE_PROBABILITY)]
     # Mostly darker than cytoplasm, sometimes alike or paler.
-    matrix = cytoplasm - (uniform(-0.08, 0.1) if with_probability(0.15) else uniform(0.1, 0.38))
+    matrix = cytoplasm - (uniform(-0.08, 0.06) if with_probability(0.15) else uniform(0.05, 0.34))
     density = float(np.exp(uniform(np.log(0.35), np.log(1.5)))) * (2.0 if tissue == "packed" else 1.0)
     return Style(
         tissue=tissue,
@@ -108,7 +110,9 @@ def random_style(rng: np.random.Generator) -> Style:
         fibers=uniform(0, 0.08),
         membrane=max(cytoplasm - uniform(0.2, 0.6), 0.02),
         membrane_width=uniform(9, 26),
+        oblique=uniform(0, 0.3),
         extracellular_gap=uniform(8, 40) if with_probability(0.6) else 0.0,
+        dark_gap=rng.random() < 0.3,
         mitochondria=density,
         radius=(small, small * uniform(1.3, 2.4)),
         elongation=uniform(0.1, 3.0),
