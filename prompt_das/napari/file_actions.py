@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from prompt_das.engine.project import Project
+from prompt_das.napari.adapt import MINUTES, adapt_to_clicks
 from prompt_das.napari.files import Report, lazy_labels, make_project, save_labels, segment_volume
 from prompt_das.napari.image_scale import diameter_of
 from prompt_das.napari.image_session import ImageSession, ImageSessions, place_of, stack_of
@@ -103,6 +105,27 @@ class FileActions:
             self._notifications.info(f"The whole volume is segmented: {result}")
 
         self._tasks.run("Segmenting the volume", work, show)
+
+    def adapt(self, output: str | Path, use: Callable[[Path], object], minutes: float = MINUTES) -> None:
+        """Adapt the network to the image and its clicks, write ``output``, then call ``use`` with it."""
+        image_session, weights = self._chosen("adapt to"), self._session.weights
+        if image_session is None or not self._tasks.is_free():
+            return
+        if weights is None:
+            self._notifications.warning("Open weights first")
+            return
+        clicks, _ = image_session.clicks()
+        volume, voxel_size = image_session.volume, image_session.voxel_size
+        file, diameter = image_session.image.source.path, diameter_of(self._session.predictor, image_session)
+
+        def work(report: Report) -> str:
+            return adapt_to_clicks(weights, volume, file, Path(output), clicks, voxel_size, diameter, report, minutes)
+
+        def show(what: str) -> None:
+            self._notifications.info(what)
+            use(Path(output))
+
+        self._tasks.run("Adapting to your clicks", work, show)
 
     def new_project(self, folder: str | Path, base: str | Path) -> None:
         """The image and its prompts as a training, see :func:`prompt_das.engine.project.create_project`.

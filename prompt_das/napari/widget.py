@@ -7,6 +7,7 @@ from typing import Any
 
 import prompt_das
 from prompt_das.checkpoint.model_zoo import list_models
+from prompt_das.napari.adapt import MINUTES
 from prompt_das.napari.controller import Controller
 from prompt_das.napari.notifications import Notifications
 from prompt_das.napari.session import Session
@@ -29,7 +30,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-NO_WEIGHTS = "No weights yet. To try it: <code>make demo</code> leaves some in output/demo/wda/model_final.pth"
+NO_WEIGHTS = "No network yet"
+DEFAULT_MODEL = "em-small"
 WEIGHTS = "Weights (*.pth *.safetensors)"
 LABELS = "TIFF (*.tif);;OME-Zarr (*.zarr)"
 VOLUMES = "OME-Zarr (*.zarr);;TIFF (*.tif);;HDF5 (*.h5)"
@@ -38,6 +40,11 @@ CLICKS = "Click: this is one. Alt+click: this is none."
 CLICKS_MORE = (
     "A click on something that was missed adds it, Alt+click on something that was found takes it out. The points are "
     "in the layers 'prompts' and 'negative prompts': select one to drag its points, or to delete them."
+)
+ADAPT = (
+    "Trains the network on this volume and your clicks, in the background, for so many minutes. A fifth of the clicks "
+    "is kept aside to watch: the network is only replaced by one that does better there. Five positive clicks are the "
+    "least; on different slices they say more."
 )
 DIAMETER = (
     "How large is a typical object, in pixels of the image? The image is brought to the size that the network knows. "
@@ -78,6 +85,7 @@ class PromptDASWidget(QWidget):
             events.connect(self._list_images)
         self._list_images()
         self.destroyed.connect(_Closer(self))
+        QTimer.singleShot(0, self._begin)
 
     @property
     def busy(self) -> bool:
@@ -113,6 +121,12 @@ class PromptDASWidget(QWidget):
         )
         if path:
             self.controller.files.segment_volume(path)
+
+    def adapt(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Where the adapted network goes", "adapted.safetensors", WEIGHTS)
+        if path:
+            path = path if Path(path).suffix else f"{path}.safetensors"
+            self.controller.files.adapt(path, use=self.controller.open_weights, minutes=self.minutes.value())
 
     def new_project(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "A folder for the project")
@@ -157,7 +171,12 @@ class PromptDASWidget(QWidget):
         _group(layout, "Network", _row(self.models, _button("Open weights …", self.open_weights)), self.weights)
         _group(layout, "Image", self.images, self.diameter_row)
         _group(layout, "Suggestions", self.suggest, _row(self.accept, self.reject))
+        self.minutes = QDoubleSpinBox(decimals=0, minimum=1, maximum=600, value=MINUTES, suffix=" min")
+        self.minutes.setToolTip(ADAPT)
+        adapt = _button("Adapt to my clicks …", self.adapt)
+        adapt.setToolTip(ADAPT)
         self.cancel = _button("Cancel", self.controller.tasks.cancel)
+        _group(layout, "Adaptation", _row(adapt, self.minutes))
         _group(layout, "Whole volume", _row(_button("Segment all slices …", self.segment_volume), self.cancel))
         _group(
             layout,
@@ -187,6 +206,14 @@ class PromptDASWidget(QWidget):
         if name is not None:
             self.models.setCurrentIndex(0)  # what is open is written below, whether it is a model or a file
             self.controller.open_weights(name)
+
+    def _begin(self) -> None:
+        """Open the model that comes with the package, and choose the image in view: the first result needs no click."""
+        if DEFAULT_MODEL in (self.models.itemData(index) for index in range(self.models.count())):
+            self.controller.open_weights(DEFAULT_MODEL)
+        active = self._viewer.layers.selection.active
+        if isinstance(active, Image) and not active.rgb:
+            self.controller.choose(active)
 
     def _list_images(self) -> None:
         """The image layers there are; the one in use stays chosen."""

@@ -56,10 +56,28 @@ def viewer(screen: None, plugin: None) -> Iterator[Any]:
 
 
 @pytest.fixture
-def widget(viewer: Any) -> Any:
-    """The dock widget, found as napari finds it: by the manifest."""
+def widget(viewer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The dock widget, found as napari finds it: by the manifest. It opens no model by itself."""
+    monkeypatch.setattr("prompt_das.napari.widget.DEFAULT_MODEL", "")
     _, widget = viewer.window.add_plugin_dock_widget("prompt_das", "Segment with clicks")
     return widget
+
+
+def test_the_image_in_view_is_segmented_without_a_question(
+    viewer: Any, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPT_DAS_HOME", str(tmp_path))
+    shutil.copy(weights, tmp_path / "mine.safetensors")
+    monkeypatch.setattr("prompt_das.napari.widget.DEFAULT_MODEL", "mine")
+    image = viewer.add_image(np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8))
+    _, widget = viewer.window.add_plugin_dock_widget("prompt_das", "Segment with clicks")
+    until(
+        lambda: (
+            widget.controller.image_sessions.current is not None and widget.controller.image_sessions.current.responded
+        )
+    )
+    assert widget.controller.image_sessions.current.image is image
+    assert "mine.safetensors" in widget.weights.text()
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -203,7 +221,7 @@ def test_the_window_is_closed_while_the_network_works(ready: Any, viewer: Any) -
 
 def test_the_widget_says_what_to_do_next(widget: Any, viewer: Any) -> None:
     assert "Open weights" in widget.status.text()
-    assert "make demo" in widget.weights.text()
+    assert widget.weights.text() == "No network yet"
 
 
 def test_the_diameter_is_asked_for_where_it_counts(
