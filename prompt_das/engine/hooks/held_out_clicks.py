@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prompt_das.adaptation.held_out_clicks import HeldOutScore
-from prompt_das.checkpoint.checkpointer import BEST, PromptDASCheckpointer
+from prompt_das.checkpoint.checkpointer import BEST
 from prompt_das.engine.hooks.evaluation import BestCheckpointer, EvalHook
-from prompt_das.modeling.meta_arch import PromptDAS
 
 from detectron2.engine import HookBase
 from tqdm import tqdm
 
+if TYPE_CHECKING:
+    from prompt_das.engine.trainer import PromptDASTrainer
+
 METRIC = "held_out/score"
 
 
-def watch_held_out_clicks(
-    period: int, score: HeldOutScore, model: PromptDAS, checkpointer: PromptDASCheckpointer
-) -> list[HookBase]:
-    """Hooks that score ``model`` every ``period`` iterations and after the last, and keep the best checkpoint."""
-    return [
-        EvalHook(period, lambda: {METRIC: score(model)}),
-        BestCheckpointer(period, checkpointer, METRIC, file_prefix=BEST),
-    ]
+class ClickWatch:
+    """Makes the hooks that score a trainer's network now and then and keep the best checkpoint.
+
+    For ``watch`` of :func:`~prompt_das.engine.trainer.build_trainer`.
+    """
+
+    def __init__(self, period: int, score: HeldOutScore | None, *, progress: bool = False) -> None:
+        """
+        Args:
+            period: iterations from one score to the next; the last iteration is scored, too.
+            score: None if there are no clicks to watch: then nothing is scored or kept.
+            progress: show a progress bar.
+        """
+        self.period = period
+        self.score = score
+        self.progress = progress
+        self._checkpointer: BestCheckpointer | None = None
+
+    @property
+    def best(self) -> float | None:
+        """The best score so far; None before the first one."""
+        return None if self._checkpointer is None else self._checkpointer.best_metric
+
+    def __call__(self, trainer: PromptDASTrainer) -> list[HookBase]:
+        bar = TrainingBar(self.progress)
+        score, model = self.score, trainer.evaluated_model
+        if score is None:
+            return [bar]
+        self._checkpointer = BestCheckpointer(self.period, trainer.checkpointer, METRIC, file_prefix=BEST)
+        return [EvalHook(self.period, lambda: {METRIC: score(model)}), self._checkpointer, bar]
 
 
 class TrainingBar(HookBase):
