@@ -60,7 +60,9 @@ def require_inside(path: str, rows: np.ndarray, shape: tuple[int, int, int]) -> 
     outside = num_outside(z, y, x)
     if not outside:
         return
-    found = f"{path}: {outside} of {len(rows)} clicks lie outside of the volume of {depth} x {height} x {width} (z, y, x)"
+    found = (
+        f"{path}: {outside} of {len(rows)} clicks lie outside of the volume of {depth} x {height} x {width} (z, y, x)"
+    )
     exchanged = {"x and y": num_outside(z, x, y), "z and x": num_outside(x, y, z), "z and y": num_outside(y, z, x)}
     axes = min(exchanged, key=lambda name: exchanged[name])
     if exchanged[axes] < MOSTLY * outside:

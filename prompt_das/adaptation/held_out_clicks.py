@@ -30,6 +30,7 @@ MOST = 64  # more of them tell hardly more, and each is a window to predict ever
 # Of the disc that takes the place of an object where the starting network does not follow a click, in sigmas of the
 # center-point head: about the radius of a small object. Any fixed disc does: scores are only compared with each other.
 DISC_SIGMAS = 2.0
+LARGEST = 0.5  # of a window: what covers more is a mask that floods it, and no object
 
 
 def split_clicks(clicks: Mapping[int, np.ndarray], seed: int) -> tuple[SliceClicks, SliceClicks]:
@@ -122,8 +123,8 @@ class HeldOutScore:
     """The score of a network at held-out clicks, 0 to 1.
 
     Of a positive click it is the IoU of two objects: the component of the automatic mask that holds the click (0 where
-    there is none), and what the starting network segments there when it is clicked. Of a negative click it is 1 if its
-    pixel is background. The score is the mean over the clicks.
+    there is none, or where it floods the window), and what the starting network segments there when it is clicked. Of a
+    negative click it is 1 if its pixel is background. The score is the mean over the clicks.
     """
 
     def __init__(self, windows: ClickWindows, start: PromptDAS, sigma: float) -> None:
@@ -153,13 +154,16 @@ def component_at(probability: np.ndarray, click: np.ndarray) -> np.ndarray:
     """(S, S) bool: the component of the mask that holds the click; empty where the click is on background."""
     components = connected_components(probability > FOREGROUND_THRESHOLD)
     number = components[int(click[1]), int(click[0])]
-    return (components == number) & (number > 0)
+    return np.asarray((components == number) & (number > 0))
 
 
 def clicked_object(probability: np.ndarray, click: np.ndarray, radius: float) -> np.ndarray:
-    """(S, S) bool: the component at the click of a prediction that was given it, else a disc of ``radius`` pixels."""
+    """(S, S) bool: the component at the click of a prediction that was given it, else a disc of ``radius`` pixels.
+
+    A component that floods the window is no object either.
+    """
     found = component_at(probability, click)
-    if found.any():
+    if found.any() and found.mean() <= LARGEST:
         return found
     rows, columns = np.ogrid[: found.shape[0], : found.shape[1]]
     return (columns + 0.5 - click[0]) ** 2 + (rows + 0.5 - click[1]) ** 2 <= max(radius, 1.0) ** 2
@@ -170,4 +174,4 @@ def score_of_click(probability: np.ndarray, click: np.ndarray, known: np.ndarray
     found = component_at(probability, click)
     if click[2] == NEGATIVE:
         return float(not found.any())
-    return float((found & known).sum() / (found | known).sum())
+    return float((found & known).sum() / (found | known).sum()) if found.mean() <= LARGEST else 0.0

@@ -23,8 +23,10 @@ from prompt_das.adaptation.click_advice import require_usable, warn_of_empty_pla
 from prompt_das.adaptation.held_out_clicks import ClickWindows, HeldOutScore, split_clicks
 from prompt_das.adaptation.pseudo_points import predict_points
 from prompt_das.checkpoint.checkpointer import BEST
+from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.checkpoint.safe_load import CONFIG, export_weights, read_checkpoint
 from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.config.sharing import config_for_sharing
 from prompt_das.data.dataset_mapper import CropReader
 from prompt_das.data.datasets import ensure_registered, find_volume, register_slices, register_volumes_from_yaml
 from prompt_das.data.slices import open_image_volume, read_image
@@ -39,6 +41,7 @@ from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.point_files import SliceClicks, read_clicks, write_points
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
@@ -50,6 +53,8 @@ logger = logging.getLogger(__name__)
 # make them forget those before the teacher has followed.
 LR_RATIO = 1 / 3
 WARMUP_RATIO = 0.05  # of the iterations: the optimizer's averages begin from nothing
+# Radius of what a click says for certain, in sigmas of the center-point head: well inside of a typical object.
+SUPERVISION_SIGMAS = 1.0
 SCORES = 10  # moments to choose from; each costs one prediction of the held-out windows
 SCORES_BUDGET = 0.1  # of the time, that the scores may take at most
 RESERVE = 0.1  # of the time, for the scores, checkpoints and the end
@@ -57,6 +62,7 @@ FEWEST_ITERATIONS = 20  # whatever the budget: fewer change nothing
 # Of the score: what a network must gain to be written in place of the start. The best of ten moments is a bit better
 # than the start by chance alone.
 LEAST_GAIN = 0.01
+ANY_NUMBER = 2**31  # of slices
 SUFFIXES = (".safetensors", ".pth")
 SCHEDULE = ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
 TRAIN_CLICKS, HELD_OUT_CLICKS = "clicks_train.json", "clicks_held_out.json"
@@ -137,7 +143,7 @@ def adapt(
     check_arguments(output, folder, minutes, resume=resume, overwrite=overwrite)
     start_cfg, start = load_model(weights, opts=opts, plugins=plugins)
     target = find_target(volume)
-    settings = run_settings(start_cfg, Path(weights), target, source, folder, seed)
+    settings = run_settings(start_cfg, find_weights(weights), target, source, folder, seed)
     cfg = get_prompt_das_cfg(None, [*settings, *opts], text=start_cfg.dump())
     folder.mkdir(parents=True, exist_ok=True)
     run_folder.lock(folder)
@@ -177,7 +183,7 @@ def adapt(
         state = start.state_dict()
     about = {"weights": Path(weights).name, "iterations": cfg.SOLVER.MAX_ITER, "adapted": adapted, "before": before}
     write_weights(output, state, start_cfg, {**about, "after": best})
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # the result is there, whatever a file system thinks of open files
     taken = (time.monotonic() - begun) / 60
     return Adaptation(output, before, best, adapted, cfg.SOLVER.MAX_ITER, taken)
 
@@ -217,7 +223,7 @@ def find_target(volume: VolumeSource) -> Target:
     if file is None:
         return Target(name, slices, None, "")
     images = open_image_volume(slices[0])
-    clicks = read_clicks(file, images.slice_names)
+    clicks = read_clicks(file, images.slice_names, num_slices=ANY_NUMBER)  # the check below says more
     used = {dataset_dict["slice"] for dataset_dict in slices}
     require_usable(str(file), clicks, images.shape, used)
     return Target(name, slices, {z: of_slice for z, of_slice in clicks.items() if z in used}, str(file))
@@ -231,19 +237,19 @@ def keep_aside(target: Target, folder: Path, seed: int, *, resume: bool) -> Slic
     """
     assert target.clicks is not None
     train, held_out = split_clicks(target.clicks, seed)
-    files = {folder / TRAIN_CLICKS: train, folder / HELD_OUT_CLICKS: held_out}
-    for file, clicks in files.items():
-        known = {z: c for z, c in clicks.items() if len(c)}
-        if resume and file.is_file():
-            kept = {z: c for z, c in read_clicks(file).items() if len(c)}
-            if kept.keys() != known.keys() or any((kept[z] != known[z]).any() for z in kept if len(kept[z]) == len(known[z])) or any(len(kept[z]) != len(known[z]) for z in kept):
-                raise ValueError(
-                    f"{target.file} or --seed is not what the adaptation in {folder} was begun with: resume it with "
-                    "the same ones, or begin anew with --overwrite"
-                )
-        else:
+    for file, clicks in ((folder / TRAIN_CLICKS, train), (folder / HELD_OUT_CLICKS, held_out)):
+        if not resume:
             write_points(file, clicks, dataset=target.name, seed=seed)
+        elif not same_clicks(read_clicks(file), clicks):
+            raise ValueError(
+                f"{target.file} or --seed is not what the adaptation in {folder} was begun with: resume it with the "
+                "same ones, or begin anew with --overwrite"
+            )
     return held_out
+
+
+def same_clicks(a: SliceClicks, b: SliceClicks) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[z], b[z]) for z in a)
 
 
 def run_settings(
@@ -257,7 +263,7 @@ def run_settings(
     else:
         names = ensure_registered(source)
     settings = {
-        "MODEL.WEIGHTS": str(weights.expanduser().absolute()),
+        "MODEL.WEIGHTS": str(weights.absolute()),
         "DATASETS.TRAIN": tuple(names),
         "DATASETS.TARGET": (target.name,),
         "DATASETS.VAL": (),
@@ -267,6 +273,9 @@ def run_settings(
         "DATALOADER.NUM_WORKERS": min(start_cfg.DATALOADER.NUM_WORKERS, max((os.cpu_count() or 1) // 2, 1)),
         "DOMAIN_ADAPT.ENABLED": True,
         "DOMAIN_ADAPT.BURN_IN_ITERS": 0,
+        "DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS": (
+            start_cfg.DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS or SUPERVISION_SIGMAS * start_cfg.MODEL.CENTER_HEAD.SIGMA
+        ),
         "SOLVER.BASE_LR": start_cfg.SOLVER.BASE_LR * LR_RATIO,
         "SEED": seed,
         "VIS_PERIOD": 0,
@@ -358,7 +367,7 @@ def write_weights(path: Path, state: dict[str, Tensor], cfg: CfgNode, about: dic
     state = {name: value.cpu() for name, value in state.items()}
     if path.suffix == ".safetensors":
         notes = {"prompt_das.version": prompt_das.__version__, "prompt_das.adaptation": json.dumps(about)}
-        export_weights(path, state, cfg.dump(), **notes)
+        export_weights(path, state, config_for_sharing(cfg), **notes)
         return
     with atomic_write(path) as part:
-        torch.save({"model": state, CONFIG: cfg.dump(), "adaptation": about}, part)
+        torch.save({"model": state, CONFIG: config_for_sharing(cfg), "adaptation": about}, part)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from prompt_das.adaptation.held_out_clicks import HeldOutScore
 from prompt_das.checkpoint.checkpointer import BEST
 from prompt_das.engine.hooks.evaluation import BestCheckpointer, EvalHook
+from prompt_das.modeling.meta_arch import PromptDAS
 
 from detectron2.engine import HookBase
+from detectron2.evaluation import inference_context
 from tqdm import tqdm
 
 if TYPE_CHECKING:
@@ -42,11 +44,16 @@ class ClickWatch:
 
     def __call__(self, trainer: PromptDASTrainer) -> list[HookBase]:
         bar = TrainingBar(self.progress)
-        score, model = self.score, trainer.evaluated_model
+        score, model = self.score, cast(PromptDAS, trainer.evaluated_model)
         if score is None:
             return [bar]
+
+        def evaluate() -> dict[str, float]:
+            with inference_context(model):  # the student, where the teacher is not what counts, is in training mode
+                return {METRIC: score(model)}
+
         self._checkpointer = BestCheckpointer(self.period, trainer.checkpointer, METRIC, file_prefix=BEST)
-        return [EvalHook(self.period, lambda: {METRIC: score(model)}), self._checkpointer, bar]
+        return [EvalHook(self.period, evaluate), self._checkpointer, bar]
 
 
 class TrainingBar(HookBase):
