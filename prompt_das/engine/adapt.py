@@ -21,7 +21,6 @@ from typing import Any
 import prompt_das
 from prompt_das.adaptation.click_advice import require_usable, warn_of_empty_places
 from prompt_das.adaptation.held_out_clicks import ClickWindows, HeldOutScore, split_clicks
-from prompt_das.adaptation.pseudo_points import predict_points
 from prompt_das.checkpoint.checkpointer import BEST
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.checkpoint.safe_load import CONFIG, export_weights, read_checkpoint
@@ -29,15 +28,22 @@ from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.sharing import config_for_sharing
 from prompt_das.data.dataset_mapper import CropReader
 from prompt_das.data.datasets import ensure_registered, find_volume, register_slices, register_volumes_from_yaml
-from prompt_das.data.slices import open_image_volume, read_image
+from prompt_das.data.slices import open_image_volume
 from prompt_das.engine import run_folder
+from prompt_das.engine.adapt_schedule import (
+    SCORES,
+    as_options,
+    fit_schedule,
+    make_schedule,
+    schedule_of,
+    seconds_per_iteration,
+    seconds_to_make_points,
+)
 from prompt_das.engine.checks import check_run
 from prompt_das.engine.hooks.held_out_clicks import ClickWatch
-from prompt_das.engine.timing import seconds_per_iteration
 from prompt_das.engine.trainer import build_trainer
 from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.modeling.load import load_model
-from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.point_files import SliceClicks, read_clicks, write_points
 
@@ -52,19 +58,13 @@ logger = logging.getLogger(__name__)
 # Of the learning rate that the weights were trained with. They know mitochondria already: what adapts them should not
 # make them forget those before the teacher has followed.
 LR_RATIO = 1 / 3
-WARMUP_RATIO = 0.05  # of the iterations: the optimizer's averages begin from nothing
 # Radius of what a click says for certain, in sigmas of the center-point head: well inside of a typical object.
 SUPERVISION_SIGMAS = 1.0
-SCORES = 10  # moments to choose from; each costs one prediction of the held-out windows
-SCORES_BUDGET = 0.1  # of the time, that the scores may take at most
-RESERVE = 0.1  # of the time, for the scores, checkpoints and the end
-FEWEST_ITERATIONS = 20  # whatever the budget: fewer change nothing
 # Of the score: what a network must gain to be written in place of the start. The best of ten moments is a bit better
 # than the start by chance alone.
 LEAST_GAIN = 0.01
 ANY_NUMBER = 2**31  # of slices
 SUFFIXES = (".safetensors", ".pth")
-SCHEDULE = ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
 TRAIN_CLICKS, HELD_OUT_CLICKS = "clicks_train.json", "clicks_held_out.json"
 
 
@@ -170,8 +170,8 @@ def adapt(
     elif "SOLVER.MAX_ITER" in opts[::2]:
         schedule = make_schedule(cfg.SOLVER.MAX_ITER, SCORES)
     else:
-        points_seconds = 0.0 if target.clicks is not None else seconds_to_make_points(cfg, start, target)
-        each = seconds_per_iteration(timed_config(cfg, folder))
+        points_seconds = 0.0 if target.clicks is not None else seconds_to_make_points(cfg, start, target.slices)
+        each = seconds_per_iteration(cfg)
         left = 60 * minutes - (time.monotonic() - begun) - points_seconds
         schedule = fit_schedule(left, each, score_seconds)
     cfg = get_prompt_das_cfg(None, [*settings, *schedule, *opts], text=start_cfg.dump())
@@ -282,63 +282,6 @@ def run_settings(
         "OUTPUT_DIR": str(folder),
     }
     return as_options(settings)
-
-
-def as_options(settings: dict[str, Any]) -> list[str]:
-    """Settings by key -> KEY, VALUE, ... as on a command line."""
-    return [word for key, value in settings.items() for word in (key, str(value))]
-
-
-def make_schedule(iterations: int, scores: int) -> list[str]:
-    """The settings ``SCHEDULE`` (KEY, VALUE, ...) of so many iterations with so many scores."""
-    period = math.ceil(iterations / scores)
-    return as_options(dict(zip(SCHEDULE, (iterations, math.ceil(WARMUP_RATIO * iterations), period, period))))
-
-
-def fit_schedule(seconds: float, each: float, score_seconds: float) -> list[str]:
-    """The settings ``SCHEDULE`` that fit into the time.
-
-    Args:
-        seconds: that are left.
-        each: seconds of an iteration.
-        score_seconds: of a score at the held-out clicks.
-    """
-    iterations = int(seconds * (1 - RESERVE) / each)
-    if iterations < FEWEST_ITERATIONS:
-        logger.warning(
-            "The minutes are enough for %d iterations of %.1f s, which would change nothing: there will be %d",
-            *(max(iterations, 0), each, FEWEST_ITERATIONS),
-        )
-        iterations = FEWEST_ITERATIONS
-    affordable = int(SCORES_BUDGET * seconds / score_seconds) if score_seconds > 0 else SCORES
-    return make_schedule(iterations, min(max(affordable, 1), SCORES))
-
-
-def schedule_of(folder: Path) -> list[str]:
-    """The settings ``SCHEDULE`` of the run in a folder."""
-    cfg = get_prompt_das_cfg(folder / run_folder.CONFIG)
-    sections = {key: key.split(".") for key in SCHEDULE}
-    return as_options({key: cfg[section][name] for key, (section, name) in sections.items()})
-
-
-def timed_config(cfg: CfgNode, folder: Path) -> CfgNode:
-    """A config whose iterations take as long as those of ``cfg``, and that needs no points from the network."""
-    cfg = cfg.clone()
-    if not cfg.DATASETS.SPARSE_POINTS.FILE:
-        file = folder / TRAIN_CLICKS
-        write_points(file, {})
-        cfg.defrost()
-        cfg.DATASETS.SPARSE_POINTS.FILE, cfg.DATASETS.SPARSE_POINTS.RATIO = str(file), 1.0
-    return cfg
-
-
-def seconds_to_make_points(cfg: CfgNode, model: PromptDAS, target: Target) -> float:
-    """How long the network will take to make the points of the unsupervised mode, by one slice."""
-    middle = target.slices[len(target.slices) // 2]
-    begun = time.monotonic()
-    image = read_image(middle, scale=cfg.INPUT.SCALE)
-    predict_points(model, image, cfg.INPUT.SCALE, {"threshold": 1.0, "kernel": 1, "top_k": 1})
-    return (time.monotonic() - begun) * len(target.slices)
 
 
 def train(

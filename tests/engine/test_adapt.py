@@ -13,7 +13,8 @@ from prompt_das.adaptation.held_out_clicks import split_clicks
 from prompt_das.checkpoint.safe_load import export_weights, read_checkpoint, read_metadata
 from prompt_das.data.datasets import find_volume
 from prompt_das.data.slices import read_labels
-from prompt_das.engine.adapt import adapt, fit_schedule
+from prompt_das.engine.adapt import adapt
+from prompt_das.engine.adapt_schedule import fit_schedule
 from prompt_das.engine.hooks.stopping import EXIT_RESUMABLE
 from prompt_das.inference.interactive import Predictor
 from prompt_das.inference.volume.source import VolumeSource
