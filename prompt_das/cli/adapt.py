@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> None:
             intensity_range=args.intensity_range,
             voxel_size=args.voxel_size,
             points=args.points,
+            diameter=args.diameter,
         ),
         args.output,
         source=args.source,

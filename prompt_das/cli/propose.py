@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> None:
         intensity_range=args.intensity_range,
         voxel_size=args.voxel_size,
         points=args.points,
+        diameter=args.diameter,
     )
     proposals = propose_clicks(
         args.weights,

@@ -28,6 +28,7 @@ from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.sharing import config_for_sharing
 from prompt_das.data.dataset_mapper import CropReader
 from prompt_das.data.datasets import ensure_registered, find_volume, register_slices, register_volumes_from_yaml
+from prompt_das.data.physical_scale import scale_of_diameter
 from prompt_das.data.slices import open_image_volume
 from prompt_das.engine import run_folder
 from prompt_das.engine.adapt_schedule import (
@@ -142,8 +143,11 @@ def adapt(
     folder = output.with_name(f"{output.name}.adapting")
     check_arguments(output, folder, minutes, resume=resume, overwrite=overwrite)
     start_cfg, start = load_model(weights, opts=opts, plugins=plugins)
-    target = find_target(volume)
+    target = find_target(volume, start_cfg)
+    scale = volume.scale(start_cfg, target.slices[0]["voxel_size"])
     settings = run_settings(start_cfg, find_weights(weights), target, source, folder, seed)
+    if volume.diameter is not None:
+        settings += as_options({"INPUT.SCALE": 1.0})  # the voxel size of the target decides
     cfg = get_prompt_das_cfg(None, [*settings, *opts], text=start_cfg.dump())
     folder.mkdir(parents=True, exist_ok=True)
     run_folder.lock(folder)
@@ -157,7 +161,7 @@ def adapt(
         held_out = keep_aside(target, folder, seed, resume=unfinished)
     check_run(cfg)
     if target.clicks is not None:
-        crop = CropReader(cfg.INPUT.CROP_SIZE, cfg.INPUT.SCALE)
+        crop = CropReader(cfg.INPUT.CROP_SIZE, scale)
         if not unfinished:
             warn_of_empty_places(target.file, target.slices, target.clicks, crop, start)
         score = HeldOutScore(ClickWindows(target.slices, held_out, crop), start, cfg.MODEL.CENTER_HEAD.SIGMA)
@@ -170,7 +174,7 @@ def adapt(
     elif "SOLVER.MAX_ITER" in opts[::2]:
         schedule = make_schedule(cfg.SOLVER.MAX_ITER, SCORES)
     else:
-        points_seconds = 0.0 if target.clicks is not None else seconds_to_make_points(cfg, start, target.slices)
+        points_seconds = 0.0 if target.clicks is not None else seconds_to_make_points(start, target.slices, scale)
         each = seconds_per_iteration(cfg)
         left = 60 * minutes - (time.monotonic() - begun) - points_seconds
         schedule = fit_schedule(left, each, score_seconds)
@@ -203,17 +207,21 @@ def check_arguments(output: Path, folder: Path, minutes: float, *, resume: bool,
         raise FileExistsError(f"{output} exists already; replace it with --overwrite, or choose another --output")
 
 
-def find_target(volume: VolumeSource) -> Target:
-    """Register the volume and read the clicks on it.
+def find_target(volume: VolumeSource, cfg: CfgNode) -> Target:
+    """Register the volume and read the clicks on it; ``cfg``: of the network.
 
     Raises:
         FileNotFoundError, ValueError: no volume or clicks, or some that cannot be used; says what to do.
     """
+    voxel_size = volume.voxel_size
+    if volume.diameter is not None:
+        # Not as INPUT.SCALE, which would hold for a source as well.
+        voxel_size = (scale_of_diameter(cfg, volume.diameter) * cfg.INPUT.PIXEL_SIZE,) * 3
     slices, spec = find_volume(
         volume.volume,
         dataset=volume.dataset,
         intensity_range=volume.intensity_range,
-        voxel_size=volume.voxel_size,
+        voxel_size=voxel_size,
     )
     if not slices:
         raise ValueError(f"{volume.volume} has no slices")

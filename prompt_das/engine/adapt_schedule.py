@@ -72,12 +72,12 @@ def schedule_of(folder: Path) -> list[str]:
     return as_options({key: value_of(cfg, key) for key in SCHEDULE})
 
 
-def seconds_to_make_points(cfg: CfgNode, model: PromptDAS, slices: Sequence[dict[str, Any]]) -> float:
+def seconds_to_make_points(model: PromptDAS, slices: Sequence[dict[str, Any]], scale: float) -> float:
     """How long the network will take to make the points of the unsupervised mode, by one slice of a volume."""
     middle = slices[len(slices) // 2]
     begun = time.monotonic()
-    image = read_image(middle, scale=cfg.INPUT.SCALE)
-    predict_points(model, image, cfg.INPUT.SCALE, {"threshold": 1.0, "kernel": 1, "top_k": 1})
+    image = read_image(middle, scale=scale)
+    predict_points(model, image, scale, {"threshold": 1.0, "kernel": 1, "top_k": 1})
     return (time.monotonic() - begun) * len(slices)
 
 

@@ -47,7 +47,7 @@ def propose_clicks(
         raise ValueError(f"{number} places on {num_slices} slices are none; give numbers of at least 1")
     cfg, model = load_model(weights, opts=opts, plugins=plugins)
     opened = volume.open()
-    scale = cfg.INPUT.SCALE
+    scale = volume.scale(cfg, opened.voxel_size)
     radius = NEAR_SIGMAS * cfg.MODEL.CENTER_HEAD.SIGMA / scale
     steps = np.linspace(0, len(opened.slices) - 1, min(num_slices, len(opened.slices)))
     searched = [opened.slices[i] for i in np.unique(steps.round().astype(int))]

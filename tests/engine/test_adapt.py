@@ -11,7 +11,9 @@ from typing import Any
 import prompt_das.engine.adapt as module
 from prompt_das.adaptation.held_out_clicks import split_clicks
 from prompt_das.checkpoint.safe_load import export_weights, read_checkpoint, read_metadata
+from prompt_das.data.build import get_slices
 from prompt_das.data.datasets import find_volume
+from prompt_das.data.physical_scale import NetworkScale
 from prompt_das.data.slices import read_labels
 from prompt_das.engine.adapt import adapt
 from prompt_das.engine.adapt_schedule import fit_schedule
@@ -228,6 +230,34 @@ def test_held_out_clicks_are_not_trained_on(
     train_clicks, held_out = split_clicks(read_clicks(clicks), 0)
     assert module.same_clicks(read["train"], train_clicks)
     assert read["windows"] == sum(map(len, held_out.values()))
+
+
+def test_a_diameter_gives_the_target_its_scale_and_leaves_that_of_the_source(
+    tiny_cfg: CfgNode, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network knows objects of 10 pixels; those of 20 are shrunk to a half."""
+    tiny_cfg.INPUT.PIXEL_SIZE, tiny_cfg.INPUT.DIAMETER = 16.0, 10.0
+    start = tmp_path / "scaled.safetensors"
+    export_weights(start, PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
+    seen = {}
+
+    def train(cfg: CfgNode, score: Any, **_: Any) -> tuple[float, dict[str, Any]]:
+        seen.update(scale=NetworkScale.from_config(cfg), slice=get_slices(cfg.DATASETS.TARGET)[0])
+        return 0.0, {}
+
+    monkeypatch.setattr(module, "train", train)
+    volume = VolumeSource(source.volume, points=source.points, diameter=20)
+    done = adapt(start, volume, tmp_path / "mine.pth", source="synthetic", opts=QUICK, progress=False)
+    assert seen["scale"].of_slice(seen["slice"]) == 0.5
+    assert seen["scale"].of_slice(get_slices(("synthetic",))[0]) == 20 / 16
+    assert Predictor(done.output).cfg.INPUT.PIXEL_SIZE == 16
+
+
+def test_an_unknown_voxel_size_is_asked_for(tiny_cfg: CfgNode, source: VolumeSource, tmp_path: Path) -> None:
+    tiny_cfg.INPUT.PIXEL_SIZE = 16.0
+    export_weights(tmp_path / "scaled.safetensors", PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
+    error = error_of(lambda: adapt(tmp_path / "scaled.safetensors", source, tmp_path / "mine.pth"))
+    assert "give --voxel-size" in error
 
 
 def test_the_schedule_fits_into_the_time() -> None:
