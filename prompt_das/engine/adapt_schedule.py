@@ -26,7 +26,10 @@ from detectron2.engine import HookBase
 
 logger = logging.getLogger(__name__)
 
-WARMUP_RATIO = 0.05  # of the iterations: the optimizer's averages begin from nothing
+# The optimizer's averages begin from nothing, and its first steps move each weight by the whole learning rate: without a
+# warm-up a trained network is gone after a few of them.
+WARMUP_RATIO = 0.05  # of the iterations,
+WARMUP_LEAST = 50  # and at least so many, though never more than half of the run (prompt_das.engine.solver)
 SCORES = 10  # moments to choose from; each costs one prediction of the held-out windows
 SCORES_BUDGET = 0.1  # of the time, that the scores may take at most
 RESERVE = 0.1  # of the time, for the scores, checkpoints and the end
@@ -44,7 +47,8 @@ def as_options(settings: Mapping[str, Any]) -> list[str]:
 def make_schedule(iterations: int, scores: int) -> list[str]:
     """The settings ``SCHEDULE`` (KEY, VALUE, ...) of so many iterations with so many scores."""
     period = math.ceil(iterations / scores)
-    return as_options(dict(zip(SCHEDULE, (iterations, math.ceil(WARMUP_RATIO * iterations), period, period))))
+    warmup = max(math.ceil(WARMUP_RATIO * iterations), WARMUP_LEAST)
+    return as_options(dict(zip(SCHEDULE, (iterations, warmup, period, period), strict=True)))
 
 
 def fit_schedule(seconds: float, each: float, score_seconds: float) -> list[str]:
