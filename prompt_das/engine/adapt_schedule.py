@@ -26,8 +26,8 @@ from detectron2.engine import HookBase
 
 logger = logging.getLogger(__name__)
 
-# The optimizer's averages begin from nothing, and its first steps move each weight by the whole learning rate: without a
-# warm-up a trained network is gone after a few of them.
+# The optimizer's averages begin from nothing, and its first steps move each weight by the whole learning rate: without
+# a warm-up a trained network is gone after a few of them.
 WARMUP_RATIO = 0.05  # of the iterations,
 WARMUP_LEAST = 50  # and at least so many, though never more than half of the run (prompt_das.engine.solver)
 SCORES = 10  # moments to choose from; each costs one prediction of the held-out windows
