@@ -113,7 +113,7 @@ def adapt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, help="the volume: a folder of slices, TIFF, HDF5, Zarr, YAML, a name")
     parser.add_argument("--points", help="clicks: CSV with z, y, x (a napari export), or JSON; default: the YAML's")
     parser.add_argument("--output", required=True, type=Path, help="*.safetensors or *.pth")
-    parser.add_argument("--source", help="train on a labelled volume as well: a name, `synthetic`, or its YAML")
+    parser.add_argument("--source", help="train on a labeled volume as well: a name, `synthetic`, or its YAML")
     parser.add_argument("--minutes", type=float, default=10, help="budget of time (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     begun = parser.add_mutually_exclusive_group()
