@@ -44,7 +44,7 @@ from prompt_das.engine.checks import check_run
 from prompt_das.engine.hooks.held_out_clicks import ClickWatch
 from prompt_das.engine.trainer import build_trainer
 from prompt_das.inference.volume.source import VolumeSource
-from prompt_das.modeling.load import load_model
+from prompt_das.modeling.load import config_of_weights, load_model
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.point_files import SliceClicks, read_clicks, write_points
 
@@ -142,10 +142,11 @@ def adapt(
     output = Path(output).expanduser().absolute()
     folder = output.with_name(f"{output.name}.adapting")
     check_arguments(output, folder, minutes, resume=resume, overwrite=overwrite)
+    weights = find_weights(weights)
     start_cfg, start = load_model(weights, opts=opts, plugins=plugins)
     target = find_target(volume, start_cfg)
     scale = volume.scale(start_cfg, target.slices[0]["voxel_size"])
-    settings = run_settings(start_cfg, find_weights(weights), target, source, folder, seed)
+    settings = run_settings(start_cfg, weights, target, source, folder, seed)
     if volume.diameter is not None:
         settings += as_options({"INPUT.SCALE": 1.0})  # the voxel size of the target decides
     cfg = get_prompt_das_cfg(None, [*settings, *opts], text=start_cfg.dump())
@@ -153,8 +154,8 @@ def adapt(
     run_folder.lock(folder)
     unfinished = resume and (folder / run_folder.CONFIG).is_file()
     if not unfinished:
-        for path in run_folder.run_files(folder):
-            path.unlink()
+        for path in (*run_folder.run_files(folder), folder / run_folder.CONFIG):
+            path.unlink(missing_ok=True)
     score = before = None
     score_seconds = 0.0
     if target.clicks is not None:
@@ -185,8 +186,9 @@ def adapt(
     adapted = before is None or (best is not None and best > before + LEAST_GAIN)
     if not adapted:
         state = start.state_dict()
-    about = {"weights": Path(weights).name, "iterations": cfg.SOLVER.MAX_ITER, "adapted": adapted, "before": before}
-    write_weights(output, state, start_cfg, {**about, "after": best})
+    about = {"weights": weights.name, "iterations": cfg.SOLVER.MAX_ITER, "adapted": adapted, "before": before}
+    # Not with ``opts``: they are those of this run, not of the next one that begins with its weights.
+    write_weights(output, state, config_of_weights(weights, plugins=plugins), {**about, "after": best})
     shutil.rmtree(folder, ignore_errors=True)  # the result is there, whatever a file system thinks of open files
     taken = (time.monotonic() - begun) / 60
     return Adaptation(output, before, best, adapted, cfg.SOLVER.MAX_ITER, taken)

@@ -89,7 +89,8 @@ def test_the_next_adaptation_begins_with_the_learning_rate_of_the_first(
     weights: Path, source: VolumeSource, tmp_path: Path, tiny_cfg: CfgNode
 ) -> None:
     """Else it would be a third of it each time."""
-    done = adapt(weights, source, tmp_path / "mine.pth", opts=QUICK, progress=False)
+    opts = [*QUICK, "SOLVER.BASE_LR", "1e-7"]
+    done = adapt(weights, source, tmp_path / "mine.pth", opts=opts, progress=False)
     assert Predictor(done.output).cfg.SOLVER.BASE_LR == tiny_cfg.SOLVER.BASE_LR
 
 
