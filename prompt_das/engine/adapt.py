@@ -286,6 +286,9 @@ def run_settings(
         "DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS": (
             start_cfg.DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS or SUPERVISION_SIGMAS * start_cfg.MODEL.CENTER_HEAD.SIGMA
         ),
+        # On a strange volume the density stays below POINTS.THRESHOLD for long: nearly all components would become
+        # background, and the masks would shrink until nothing is found any more.
+        "DOMAIN_ADAPT.MASKS.REQUIRE_PEAK": False,
         "SOLVER.BASE_LR": start_cfg.SOLVER.BASE_LR * LR_RATIO,
         "SEED": seed,
         "VIS_PERIOD": 0,
