@@ -98,6 +98,56 @@ def predict(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def adapt(parser: argparse.ArgumentParser) -> None:
+    """Adapt weights to your volume: from its images and a few clicks, without anybody's labels, in ten minutes.
+
+        prompt-das adapt --weights em-small --input scans/ --points clicks.csv --output mine.safetensors
+        prompt-das adapt --weights em-small --input scans/ --points clicks.csv --output mine.safetensors --resume
+        prompt-das adapt --weights em-small --input my_lab.yaml --output mine.safetensors --source synthetic
+
+    INPUT is whatever `predict` takes, POINTS any file of points (label 0: a negative click); without them the network
+    makes points itself. A fifth of the clicks is kept aside to watch the adaptation: the best moment is written, and
+    where nothing was better, the weights as they were. Stopped by Ctrl-C, it ends with exit code 75; --resume goes on.
+    """
+    parser.add_argument("--weights", required=True, help=WEIGHTS)
+    parser.add_argument("--input", required=True, help="the volume: a folder of slices, TIFF, HDF5, Zarr, YAML, a name")
+    parser.add_argument("--points", help="clicks: CSV with z, y, x (a napari export), or JSON; default: the YAML's")
+    parser.add_argument("--output", required=True, type=Path, help="*.safetensors or *.pth")
+    parser.add_argument("--source", help="train on a labeled volume as well: a name, `synthetic`, or its YAML")
+    parser.add_argument("--minutes", type=float, default=10, help="budget of time (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    begun = parser.add_mutually_exclusive_group()
+    begun.add_argument("--resume", action="store_true", help="go on with an adaptation that was stopped")
+    begun.add_argument("--overwrite", action="store_true", help="replace OUTPUT, or an adaptation that was stopped")
+    add_array(parser)
+    add_diameter(parser)
+    add_plugin(parser)
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu; default: the config's, or cpu where there is no GPU")
+    add_options(parser)
+
+
+def propose(parser: argparse.ArgumentParser) -> None:
+    """Propose the places that are worth clicking next, the most uncertain first, as a file of points.
+
+        prompt-das propose --weights em-small --input scans/ --points clicks.csv --output next.csv --number 20
+
+    OUTPUT is CSV that napari opens: slice, row, column, a score (1: the network cannot decide) and the reason. Click on
+    what is an object and drop the rest, or give it label 0, then `adapt` again. Places near POINTS are left out.
+    """
+    parser.add_argument("--weights", required=True, help=WEIGHTS)
+    parser.add_argument("--input", required=True, help="the volume: a folder of slices, TIFF, HDF5, Zarr, YAML, a name")
+    parser.add_argument("--points", help="clicks that there are already; default: the YAML's")
+    parser.add_argument("--output", required=True, type=Path, help="*.csv")
+    parser.add_argument("--number", type=int, default=20, help="of places (default: %(default)s)")
+    parser.add_argument("--slices", type=int, default=32, help="evenly spread slices to search (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
+    add_array(parser)
+    add_diameter(parser)
+    add_plugin(parser)
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu; default: the config's, or cpu where there is no GPU")
+    add_options(parser)
+
+
 def new_project(parser: argparse.ArgumentParser) -> None:
     """From an unlabeled volume and a few clicks to a training: write a folder that `prompt-das train` can begin with.
 
@@ -299,6 +349,8 @@ COMMANDS = {
     for add_arguments in (
         demo,
         train,
+        adapt,
+        propose,
         evaluate,
         predict,
         new_project,

@@ -7,6 +7,10 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 SECTIONS = ("MODEL", "INPUT", "TEST", "DOMAIN_ADAPT")
+KEPT = {  # of other sections: what an adaptation of the weights begins from
+    "SOLVER": ("BASE_LR", "IMS_PER_BATCH"),
+    "DATALOADER": ("TARGET_IMS_PER_BATCH",),
+}
 LEFT_OUT = (
     "MODEL.WEIGHTS",  # files of the machine
     "MODEL.VIT.WEIGHTS",
@@ -17,11 +21,13 @@ LEFT_OUT = (
 
 
 def config_for_sharing(cfg: CfgNode) -> str:
-    """The YAML text of ``cfg`` without data sets, schedule, and paths and devices of this machine.
+    """The YAML text of ``cfg`` without data sets, iterations, and paths and devices of this machine.
 
     Of plugins the names stay, since the network cannot be built without them; their folders do not.
     """
     shared = CfgNode({name: cfg[name].clone() for name in SECTIONS})
+    for name, keys in KEPT.items():
+        shared[name] = CfgNode({key: cfg[name][key] for key in keys})
     shared.VERSION = cfg.VERSION
     if cfg.PLUGINS:
         shared.PLUGINS = tuple(Path(name).name for name in cfg.PLUGINS)

@@ -9,6 +9,7 @@ data set is used; datasets/README.md says what goes where.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 import os
 import re
@@ -205,6 +206,21 @@ def find_volume(
     size = size or slices[0]["voxel_size"]
     spec = VolumeSpec(metadata.images, points=metadata.points, voxel_size=size)
     return [{**dataset_dict, "voxel_size": size} for dataset_dict in slices], spec
+
+
+def register_slices(slices: Sequence[dict[str, Any]], spec: VolumeSpec) -> str:
+    """Register what :func:`find_volume` found, without its points, for `cfg.DATASETS` -> its name.
+
+    The name follows from the slices and how they are read: the same ones have it in every process.
+    """
+    digest = hashlib.sha256(repr([(d["file_name"], d["image_dataset"], d["slice"]) for d in slices]).encode())
+    digest.update(repr((spec.voxel_size, slices[0]["intensity_range"])).encode())
+    name = f"{re.sub(r'[^a-zA-Z0-9]+', '_', slices[0]['dataset_name']).strip('_')}_{digest.hexdigest()[:8]}"
+    if name not in DatasetCatalog.list():
+        named = [{**dataset_dict, "dataset_name": name} for dataset_dict in slices]
+        DatasetCatalog.register(name, lambda: named)
+        _set_metadata(name, replace(spec, points=None))
+    return name
 
 
 def _register(name: str, spec: VolumeSpec) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +40,7 @@ from detectron2.utils.logger import setup_logger
 from torch import Tensor, nn
 
 WRITE_PERIOD = 20  # iterations
+MakeHooks = Callable[["PromptDASTrainer"], Sequence[hooks.HookBase]]
 
 
 class PromptDASTrainer(SimpleTrainer):
@@ -125,8 +126,12 @@ class PromptDASTrainer(SimpleTrainer):
         super().load_state_dict({**state_dict.get("_trainer", {}), **state_dict})
 
 
-def build_trainer(cfg: CfgNode) -> PromptDASTrainer:
-    """Burn-in on the source and adaptation to the target in one run, as ``cfg`` describes them."""
+def build_trainer(cfg: CfgNode, watch: MakeHooks | None = None) -> PromptDASTrainer:
+    """Burn-in on the source and adaptation to the target in one run, as ``cfg`` describes them.
+
+    ``watch``: makes hooks of the trainer that take the place of the validation, and of what chooses the best checkpoint
+    by it.
+    """
     if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
         setup_logger()
     network = build_model(cfg)
@@ -150,7 +155,7 @@ def build_trainer(cfg: CfgNode) -> PromptDASTrainer:
         weights_from="teacher" if cfg.DOMAIN_ADAPT.TEACHER.EVALUATE else "model",
         config=cfg.dump(),
     )
-    trainer.register_hooks(build_hooks(cfg, trainer, optimizer, pseudo_points))
+    trainer.register_hooks(build_hooks(cfg, trainer, optimizer, pseudo_points, watch))
     return trainer
 
 
@@ -167,11 +172,14 @@ def distribute(model: nn.Module) -> nn.Module:
 
 
 def build_hooks(
-    cfg: CfgNode, trainer: PromptDASTrainer, optimizer: ClippedAdamW, pseudo_points: PseudoSparsePoints | None
+    cfg: CfgNode,
+    trainer: PromptDASTrainer,
+    optimizer: ClippedAdamW,
+    pseudo_points: PseudoSparsePoints | None,
+    watch: MakeHooks | None = None,
 ) -> list[hooks.HookBase | None]:
     """All hooks in their order: weights are updated first, then evaluated, then written; stopping comes last."""
     main = comm.is_main_process()
-    period = cfg.TEST.EVAL_PERIOD
     checkpointer, model = trainer.checkpointer, trainer.evaluated_model
     monitor = PseudoLabelMonitor(cfg) if cfg.DOMAIN_ADAPT.ENABLED else None
     writers = build_writers(cfg.OUTPUT_DIR, trainer.max_iter) if main else []
@@ -187,13 +195,21 @@ def build_hooks(
         monitor,
         hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
         TrainingPictures(trainer.model, cfg.VIS_PERIOD) if main else None,
-        EvalHook(period, partial(evaluate.validate, cfg, model)) if cfg.DATASETS.VAL else None,
-        BestCheckpointer(period, checkpointer, cfg.TEST.BEST_METRIC, file_prefix=BEST)
-        if cfg.DATASETS.VAL and main
-        else None,
-        RecallCheckpointer(period, checkpointer, monitor.recall) if monitor and main and not cfg.DATASETS.VAL else None,
+        *(watch(trainer) if watch else validation_hooks(cfg, trainer, monitor)),
         FinalTest(lambda: evaluate.test(cfg, model)) if cfg.DATASETS.TEST else None,
         hooks.PeriodicWriter(writers, period=WRITE_PERIOD) if main else None,
         hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
         StopOnSignal(checkpointer),
     ]
+
+
+def validation_hooks(
+    cfg: CfgNode, trainer: PromptDASTrainer, monitor: PseudoLabelMonitor | None
+) -> list[hooks.HookBase]:
+    """Evaluation on ``DATASETS.VAL`` and the best checkpoint by it; without, the best one by recall on the points."""
+    period, checkpointer, main = cfg.TEST.EVAL_PERIOD, trainer.checkpointer, comm.is_main_process()
+    if not cfg.DATASETS.VAL:
+        return [RecallCheckpointer(period, checkpointer, monitor.recall)] if monitor and main else []
+    validate = EvalHook(period, partial(evaluate.validate, cfg, trainer.evaluated_model))
+    best = [BestCheckpointer(period, checkpointer, cfg.TEST.BEST_METRIC, file_prefix=BEST)] if main else []
+    return [validate, *best]

@@ -6,7 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from prompt_das.data.datasets import ensure_registered, find_volume, register_em_volume, register_volumes_from_yaml
+from prompt_das.data.datasets import (
+    ensure_registered,
+    find_volume,
+    register_em_volume,
+    register_slices,
+    register_volumes_from_yaml,
+)
 from prompt_das.data.slices import open_image_volume, read_image, read_labels
 from prompt_das.volumes.volume import VolumeError
 
@@ -404,3 +410,14 @@ def test_mitoem_crops(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [entry["slice_name"] for entry in rat] == [f"im{z:04d}.png" for z in range(400, 416)]
     assert [int(read_labels(entry).max()) for entry in rat] == [0] * 12 + [4016] * 4
     assert len(np.unique(read_labels(human[0]))) == 41
+
+
+def test_what_was_found_can_be_registered_under_a_name_that_follows_from_it(volume: tuple[Path, Path]) -> None:
+    slices, spec = find_volume(volume[0], voxel_size=(30, 8, 8))
+    name = register_slices(slices, spec)
+    assert name == register_slices(*find_volume(volume[0], voxel_size=(30, 8, 8)))
+    assert name != register_slices(*find_volume(volume[0], voxel_size=(30, 4, 4)))
+    assert [d["slice"] for d in DatasetCatalog.get(name)] == [d["slice"] for d in slices]
+    assert {d["dataset_name"] for d in DatasetCatalog.get(name)} == {name}
+    assert ensure_registered(f"{name}[0:3]") == [f"{name}[0:3]"]
+    assert MetadataCatalog.get(name).points is None

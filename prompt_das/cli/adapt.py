@@ -1,0 +1,52 @@
+"""Adapt weights to a volume."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from prompt_das.engine.adapt import Adaptation, adapt
+from prompt_das.inference.volume.source import VolumeSource
+
+from detectron2.utils.logger import setup_logger
+
+
+def run(args: argparse.Namespace) -> None:
+    show_warnings_only()
+    device = ["MODEL.DEVICE", args.device] if args.device else []
+    done = adapt(
+        args.weights,
+        VolumeSource(
+            args.input,
+            dataset=args.dataset,
+            intensity_range=args.intensity_range,
+            voxel_size=args.voxel_size,
+            points=args.points,
+            diameter=args.diameter,
+        ),
+        args.output,
+        source=args.source,
+        minutes=args.minutes,
+        seed=args.seed,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        opts=[*args.opts, *device],
+        plugins=args.plugin,
+    )
+    print(f"{args.output}: {describe(done)} ({done.iterations} iterations, {done.minutes:.1f} minutes)")
+
+
+def show_warnings_only() -> None:
+    """Set up the loggers of a training so that its bar stays readable."""
+    for name in ("prompt_das", "detectron2", "fvcore"):
+        for handler in setup_logger(name=name).handlers:
+            handler.setLevel(logging.WARNING)
+
+
+def describe(done: Adaptation) -> str:
+    """What came of an adaptation, in half a sentence."""
+    if done.before is None:
+        return "the last weights; no clicks watched the adaptation, so look at the result"
+    after = "none" if done.after is None else f"{done.after:.3f}"
+    scores = f"score at the held-out clicks {done.before:.3f} before, {after} at best after"
+    return scores if done.adapted else f"the weights as they were, since nothing was better: {scores}"

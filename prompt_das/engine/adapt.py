@@ -1,0 +1,329 @@
+"""Adaptation of trained weights to one volume, by its images and a few clicks, within some minutes.
+
+A run of the trainer like any other, in a folder beside the result; what is added is all that a user would have to
+decide: the schedule follows from the minutes, some clicks are kept aside to watch, and the best moment is written, or
+the start if nothing was better.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import prompt_das
+from prompt_das.adaptation.click_advice import require_usable, warn_of_empty_places
+from prompt_das.adaptation.held_out_clicks import ClickWindows, HeldOutScore, split_clicks
+from prompt_das.checkpoint.checkpointer import BEST
+from prompt_das.checkpoint.model_zoo import find_weights
+from prompt_das.checkpoint.safe_load import CONFIG, export_weights, read_checkpoint
+from prompt_das.config.load import get_prompt_das_cfg
+from prompt_das.config.sharing import config_for_sharing
+from prompt_das.data.dataset_mapper import CropReader
+from prompt_das.data.datasets import ensure_registered, find_volume, register_slices, register_volumes_from_yaml
+from prompt_das.data.physical_scale import scale_of_diameter
+from prompt_das.data.slices import open_image_volume
+from prompt_das.engine import run_folder
+from prompt_das.engine.adapt_schedule import (
+    SCORES,
+    as_options,
+    fit_schedule,
+    make_schedule,
+    schedule_of,
+    seconds_per_iteration,
+    seconds_to_make_points,
+)
+from prompt_das.engine.checks import check_run
+from prompt_das.engine.hooks.held_out_clicks import ClickWatch
+from prompt_das.engine.trainer import build_trainer
+from prompt_das.inference.volume.source import VolumeSource
+from prompt_das.modeling.load import config_of_weights, load_model
+from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.volumes.point_files import SliceClicks, read_clicks, write_points
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.env import seed_all_rng
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+# Of the learning rate that the weights were trained with. They know mitochondria already: what adapts them should not
+# make them forget those before the teacher has followed.
+LR_RATIO = 1 / 3
+# Radius of what a click says for certain, in sigmas of the center-point head: well inside of a typical object.
+SUPERVISION_SIGMAS = 1.0
+# Of the score: what a network must gain to be written in place of the start. The best of ten moments is a bit better
+# than the start by chance alone.
+LEAST_GAIN = 0.01
+ANY_NUMBER = 2**31  # of slices
+SUFFIXES = (".safetensors", ".pth")
+TRAIN_CLICKS, HELD_OUT_CLICKS = "clicks_train.json", "clicks_held_out.json"
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What came of an adaptation.
+
+    Attributes:
+        output: the weights that were written.
+        before, after: scores at the held-out clicks of the start and of the best moment, 0 to 1, see
+            :class:`~prompt_das.adaptation.held_out_clicks.HeldOutScore`; None where nothing watched.
+        adapted: False if nothing was better than the start, which was written then.
+        iterations: of the training.
+        minutes: of this call; of a resumed adaptation, since it was resumed.
+    """
+
+    output: Path
+    before: float | None
+    after: float | None
+    adapted: bool
+    iterations: int
+    minutes: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """The volume to adapt to, as it is registered, with the clicks on it; None: the network makes points itself."""
+
+    name: str
+    slices: list[dict[str, Any]]
+    clicks: SliceClicks | None
+    file: str  # of the clicks, for messages
+
+
+def adapt(
+    weights: str | Path,
+    volume: VolumeSource,
+    output: str | Path,
+    *,
+    source: str | None = None,
+    minutes: float = 10,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    opts: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    progress: bool = True,
+) -> Adaptation:
+    """Adapt trained weights to a volume and write the best ones.
+
+    Stopped by a signal, the run stays in ``OUTPUT.adapting`` and can be resumed; at the end that folder is removed.
+
+    Args:
+        weights: as :func:`~prompt_das.modeling.load.load_model` takes them.
+        volume: what to adapt to, and the file of clicks on it; without one the network makes the points itself, and
+            nothing watches.
+        output: ``*.safetensors`` or ``*.pth``.
+        source: labeled volume to train on as well: a registered name, "synthetic", or YAML that describes one.
+        minutes: the budget, from this call to the result. ``SOLVER.MAX_ITER`` in ``opts`` takes its place.
+        seed: of the clicks that are held out and of the training.
+        resume: continue an adaptation that was stopped, if there is one.
+        overwrite: replace ``output``, and an adaptation that was stopped.
+        opts: overrides of the config (KEY, VALUE, ...).
+        progress: show a progress bar.
+
+    Raises:
+        FileExistsError: there is a result already, or an adaptation that was stopped.
+        FileNotFoundError: no weights, volume, clicks or source.
+        ValueError: clicks that are too few or outside, or another argument that makes no sense; says what to do.
+        FloatingPointError: the training diverged, and nothing watched it.
+        SystemExit: stopped by a signal, see :class:`~prompt_das.engine.hooks.stopping.StopOnSignal`.
+    """
+    begun = time.monotonic()
+    output = Path(output).expanduser().absolute()
+    folder = output.with_name(f"{output.name}.adapting")
+    check_arguments(output, folder, minutes, resume=resume, overwrite=overwrite)
+    weights = find_weights(weights)
+    start_cfg, start = load_model(weights, opts=opts, plugins=plugins)
+    target = find_target(volume, start_cfg)
+    scale = volume.scale(start_cfg, target.slices[0]["voxel_size"])
+    settings = run_settings(start_cfg, weights, target, source, folder, seed)
+    if volume.diameter is not None:
+        settings += as_options({"INPUT.SCALE": 1.0})  # the voxel size of the target decides
+    cfg = get_prompt_das_cfg(None, [*settings, *opts], text=start_cfg.dump())
+    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.lock(folder)
+    unfinished = resume and (folder / run_folder.CONFIG).is_file()
+    if not unfinished:
+        for path in (*run_folder.run_files(folder), folder / run_folder.CONFIG):
+            path.unlink(missing_ok=True)
+    score = before = None
+    score_seconds = 0.0
+    if target.clicks is not None:
+        held_out = keep_aside(target, folder, seed, resume=unfinished)
+    check_run(cfg)
+    if target.clicks is not None:
+        crop = CropReader(cfg.INPUT.CROP_SIZE, scale)
+        if not unfinished:
+            warn_of_empty_places(target.file, target.slices, target.clicks, crop, start)
+        score = HeldOutScore(ClickWindows(target.slices, held_out, crop), start, cfg.MODEL.CENTER_HEAD.SIGMA)
+        scoring = time.monotonic()
+        before = score(start)
+        score_seconds = time.monotonic() - scoring
+
+    if unfinished:
+        schedule = schedule_of(folder)
+    elif "SOLVER.MAX_ITER" in opts[::2]:
+        schedule = make_schedule(cfg.SOLVER.MAX_ITER, SCORES)
+    else:
+        points_seconds = 0.0 if target.clicks is not None else seconds_to_make_points(start, target.slices, scale)
+        each = seconds_per_iteration(cfg)
+        left = 60 * minutes - (time.monotonic() - begun) - points_seconds
+        schedule = fit_schedule(left, each, score_seconds)
+    cfg = get_prompt_das_cfg(None, [*settings, *schedule, *opts], text=start_cfg.dump())
+    if unfinished:
+        run_folder.require_same_run(cfg, folder)
+    best, state = train(cfg, score, resume=unfinished, progress=progress)
+    adapted = before is None or (best is not None and best > before + LEAST_GAIN)
+    if not adapted:
+        state = start.state_dict()
+    about = {"weights": weights.name, "iterations": cfg.SOLVER.MAX_ITER, "adapted": adapted, "before": before}
+    # Not with ``opts``: they are those of this run, not of the next one that begins with its weights.
+    write_weights(output, state, config_of_weights(weights, plugins=plugins), {**about, "after": best})
+    shutil.rmtree(folder, ignore_errors=True)  # the result is there, whatever a file system thinks of open files
+    taken = (time.monotonic() - begun) / 60
+    return Adaptation(output, before, best, adapted, cfg.SOLVER.MAX_ITER, taken)
+
+
+def check_arguments(output: Path, folder: Path, minutes: float, *, resume: bool, overwrite: bool) -> None:
+    """Raise ValueError or FileExistsError for an output that cannot be written, or minutes that are none."""
+    if output.suffix not in SUFFIXES:
+        raise ValueError(f"{output}: adapted weights are written as {' or '.join(SUFFIXES)}")
+    if not (math.isfinite(minutes) and minutes > 0):
+        raise ValueError(f"--minutes is {minutes:g}; give the minutes that the adaptation may take")
+    unfinished = (folder / run_folder.CONFIG).is_file()
+    if unfinished and not (resume or overwrite):
+        raise FileExistsError(
+            f"{folder} holds an adaptation that was stopped: go on with --resume, or begin anew with --overwrite"
+        )
+    if output.exists() and not (overwrite or (resume and unfinished)):
+        raise FileExistsError(f"{output} exists already; replace it with --overwrite, or choose another --output")
+
+
+def find_target(volume: VolumeSource, cfg: CfgNode) -> Target:
+    """Register the volume and read the clicks on it; ``cfg``: of the network.
+
+    Raises:
+        FileNotFoundError, ValueError: no volume or clicks, or some that cannot be used; says what to do.
+    """
+    voxel_size = volume.voxel_size
+    if volume.diameter is not None:
+        # Not as INPUT.SCALE, which would hold for a source as well.
+        voxel_size = (scale_of_diameter(cfg, volume.diameter) * cfg.INPUT.PIXEL_SIZE,) * 3
+    slices, spec = find_volume(
+        volume.volume,
+        dataset=volume.dataset,
+        intensity_range=volume.intensity_range,
+        voxel_size=voxel_size,
+    )
+    if not slices:
+        raise ValueError(f"{volume.volume} has no slices")
+    name = register_slices(slices, spec)
+    slices = [{**dataset_dict, "dataset_name": name} for dataset_dict in slices]
+    file = volume.points or spec.points
+    if file is None:
+        return Target(name, slices, None, "")
+    images = open_image_volume(slices[0])
+    clicks = read_clicks(file, images.slice_names, num_slices=ANY_NUMBER)  # the check below says more
+    used = {dataset_dict["slice"] for dataset_dict in slices}
+    require_usable(str(file), clicks, images.shape, used)
+    return Target(name, slices, {z: of_slice for z, of_slice in clicks.items() if z in used}, str(file))
+
+
+def keep_aside(target: Target, folder: Path, seed: int, *, resume: bool) -> SliceClicks:
+    """Split the clicks into two files of the folder -> those that are held out.
+
+    Raises:
+        ValueError: the adaptation that is resumed was begun with other clicks.
+    """
+    assert target.clicks is not None
+    train, held_out = split_clicks(target.clicks, seed)
+    for file, clicks in ((folder / TRAIN_CLICKS, train), (folder / HELD_OUT_CLICKS, held_out)):
+        if not resume:
+            write_points(file, clicks, dataset=target.name, seed=seed)
+        elif not same_clicks(read_clicks(file), clicks):
+            raise ValueError(
+                f"{target.file} or --seed is not what the adaptation in {folder} was begun with: resume it with the "
+                "same ones, or begin anew with --overwrite"
+            )
+    return held_out
+
+
+def same_clicks(a: SliceClicks, b: SliceClicks) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[z], b[z]) for z in a)
+
+
+def run_settings(
+    start_cfg: CfgNode, weights: Path, target: Target, source: str | None, folder: Path, seed: int
+) -> list[str]:
+    """What the config of the run changes in the config of the weights (KEY, VALUE, ...), but for the schedule."""
+    if source is None:
+        names: list[str] = []
+    elif Path(source).suffix in (".yaml", ".yml"):
+        names = register_volumes_from_yaml(source)
+    else:
+        names = ensure_registered(source)
+    settings = {
+        "MODEL.WEIGHTS": str(weights.absolute()),
+        "DATASETS.TRAIN": tuple(names),
+        "DATASETS.TARGET": (target.name,),
+        "DATASETS.VAL": (),
+        "DATASETS.TEST": (),
+        "DATASETS.SPARSE_POINTS.FILE": "" if target.clicks is None else str(folder / TRAIN_CLICKS),
+        "DATASETS.SPARSE_POINTS.RATIO": 0.0 if target.clicks is None else 1.0,
+        "DATALOADER.NUM_WORKERS": min(start_cfg.DATALOADER.NUM_WORKERS, max((os.cpu_count() or 1) // 2, 1)),
+        "DOMAIN_ADAPT.ENABLED": True,
+        "DOMAIN_ADAPT.BURN_IN_ITERS": 0,
+        "DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS": (
+            start_cfg.DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS or SUPERVISION_SIGMAS * start_cfg.MODEL.CENTER_HEAD.SIGMA
+        ),
+        # On a strange volume the density stays below POINTS.THRESHOLD for long: nearly all components would become
+        # background, and the masks would shrink until nothing is found any more.
+        "DOMAIN_ADAPT.MASKS.REQUIRE_PEAK": False,
+        "SOLVER.BASE_LR": start_cfg.SOLVER.BASE_LR * LR_RATIO,
+        "SEED": seed,
+        "VIS_PERIOD": 0,
+        "OUTPUT_DIR": str(folder),
+    }
+    return as_options(settings)
+
+
+def train(
+    cfg: CfgNode, score: HeldOutScore | None, *, resume: bool, progress: bool
+) -> tuple[float | None, dict[str, Tensor]]:
+    """Train -> the best score, None where nothing watched, and the weights of that moment, else the last ones."""
+    seed_all_rng(cfg.SEED)
+    watch = ClickWatch(cfg.TEST.EVAL_PERIOD, score, progress=progress)
+    trainer = build_trainer(cfg, watch)
+    trainer.resume_or_load(resume=resume)
+    run_folder.start(cfg)
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        if score is None:
+            raise
+        logger.warning("The training ended early, and what was best until then counts: %s", error)
+    best = Path(cfg.OUTPUT_DIR) / f"{BEST}.pth"
+    if score is not None and best.is_file():
+        return watch.best, read_checkpoint(best)[trainer.checkpointer.weights_from]
+    return None, trainer.evaluated_model.state_dict()
+
+
+def write_weights(path: Path, state: dict[str, Tensor], cfg: CfgNode, about: dict[str, Any]) -> None:
+    """Write weights with the config of their network, and ``about`` them."""
+    state = {name: value.cpu() for name, value in state.items()}
+    if path.suffix == ".safetensors":
+        notes = {"prompt_das.version": prompt_das.__version__, "prompt_das.adaptation": json.dumps(about)}
+        export_weights(path, state, config_for_sharing(cfg), **notes)
+        return
+    with atomic_write(path) as part:
+        torch.save({"model": state, CONFIG: config_for_sharing(cfg), "adaptation": about}, part)

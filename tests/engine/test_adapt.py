@@ -1,0 +1,268 @@
+"""`prompt-das adapt`: from weights, a volume and clicks to better weights, or to the same ones, with advice."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import prompt_das.engine.adapt as module
+from prompt_das.adaptation.held_out_clicks import split_clicks
+from prompt_das.checkpoint.safe_load import export_weights, read_checkpoint, read_metadata
+from prompt_das.data.build import get_slices
+from prompt_das.data.datasets import find_volume
+from prompt_das.data.physical_scale import NetworkScale
+from prompt_das.data.slices import read_labels
+from prompt_das.engine.adapt import adapt
+from prompt_das.engine.adapt_schedule import fit_schedule
+from prompt_das.engine.hooks.stopping import EXIT_RESUMABLE
+from prompt_das.inference.interactive import Predictor
+from prompt_das.inference.volume.source import VolumeSource
+from prompt_das.modeling import PromptDAS
+from prompt_das.ops.points import instance_centers
+from prompt_das.volumes.point_files import read_clicks, write_points
+from prompt_das_cli import main
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+
+pytestmark = pytest.mark.usefixtures("quiet_logging", "forget_new_names")
+VOLUME = "synthetic_target_train"
+QUICK = ["SOLVER.MAX_ITER", "4"]
+
+
+@pytest.fixture
+def weights(tiny_cfg: CfgNode, tmp_path: Path) -> Path:
+    export_weights(tmp_path / "start.safetensors", PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
+    return tmp_path / "start.safetensors"
+
+
+@pytest.fixture
+def clicks(synthetic_data: Path, tmp_path: Path) -> Path:
+    """A click on the center of every mitochondrion of the volume, and two beside."""
+    points = {}
+    for dataset_dict in find_volume(VOLUME)[0]:
+        centers = instance_centers(read_labels(dataset_dict))[1]
+        points[dataset_dict["slice"]] = np.column_stack([centers, np.ones(len(centers))])
+    points[0] = np.concatenate([points[0], [[1.5, 1.5, 0], [94.5, 1.5, 0]]])
+    write_points(tmp_path / "clicks.json", points)
+    return tmp_path / "clicks.json"
+
+
+@pytest.fixture
+def source(synthetic_data: Path, clicks: Path) -> VolumeSource:
+    return VolumeSource(synthetic_data / "synthetic" / "target" / "im", points=clicks)
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    content = read_checkpoint(path)
+    return content.get("model", content)
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = state_of(a), state_of(b)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_adapted_weights_are_written_and_predict(
+    weights: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_GAIN", -2)  # a tiny network gets better by chance only
+    done = adapt(weights, source, tmp_path / "mine.safetensors", opts=QUICK, progress=False)
+    assert done.adapted
+    assert done.iterations == 4
+    assert done.before is not None
+    assert done.after is not None
+    assert not same(done.output, weights)
+    assert not (tmp_path / "mine.safetensors.adapting").exists()
+    predictor = Predictor(done.output)
+    assert predictor.predict([[5, 5]], image=np.zeros((40, 40), np.uint8)).probability.shape == (40, 40)
+    assert '"weights": "start.safetensors"' in read_metadata(done.output)["prompt_das.adaptation"]
+
+
+def test_the_next_adaptation_begins_with_the_learning_rate_of_the_first(
+    weights: Path, source: VolumeSource, tmp_path: Path, tiny_cfg: CfgNode
+) -> None:
+    """Else it would be a third of it each time."""
+    opts = [*QUICK, "SOLVER.BASE_LR", "1e-7"]
+    done = adapt(weights, source, tmp_path / "mine.pth", opts=opts, progress=False)
+    assert Predictor(done.output).cfg.SOLVER.BASE_LR == tiny_cfg.SOLVER.BASE_LR
+
+
+def test_a_training_that_makes_it_worse_leaves_the_weights_as_they_were(
+    weights: Path, synthetic_data: Path, clicks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = str(synthetic_data / "synthetic" / "target" / "im")
+    output = tmp_path / "mine.safetensors"
+    command = ["adapt", "--weights", str(weights), "--input", volume, "--points", str(clicks), "--output", str(output)]
+    main([*command, *QUICK, "SOLVER.BASE_LR", "100.0"])
+    assert same(output, weights)
+    assert "the weights as they were, since nothing was better" in capsys.readouterr().out
+
+
+def test_without_points_the_network_makes_them_and_nothing_watches(
+    weights: Path, synthetic_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = str(synthetic_data / "synthetic" / "target" / "im")
+    output = tmp_path / "mine.pth"
+    command = ["adapt", "--weights", str(weights), "--input", volume, "--output", str(output)]
+    main([*command, "--minutes", "0.01", "--source", "synthetic_source_train"])
+    assert not same(output, weights)
+    out = capsys.readouterr().out
+    assert "no clicks watched the adaptation" in out
+    assert "20 iterations" in out  # the fewest, whatever the budget
+
+
+class Stop(HookBase):
+    """Sends this process the signal of Ctrl-C."""
+
+    def after_step(self) -> None:
+        if self.trainer.iter == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class Crash(HookBase):
+    """Ends the training between two checkpoints, as a power cut does."""
+
+    def after_step(self) -> None:
+        if self.trainer.iter == 2:
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize(("points", "end"), [(True, Stop), (False, Stop), (True, Crash)])
+def test_stopped_and_resumed_it_ends_with_the_same_weights(
+    weights: Path,
+    source: VolumeSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    points: bool,
+    end: type[HookBase],
+) -> None:
+    monkeypatch.setattr(module, "LEAST_GAIN", -2)
+    source = source if points else VolumeSource(source.volume)
+    whole = adapt(weights, source, tmp_path / "whole.safetensors", opts=QUICK, progress=False)
+    make_hooks = module.ClickWatch.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(module.ClickWatch, "__call__", lambda self, trainer: [*make_hooks(self, trainer), end()])
+        with pytest.raises((SystemExit, RuntimeError), match=f"{EXIT_RESUMABLE}|power cut"):
+            adapt(weights, source, tmp_path / "parts.safetensors", opts=QUICK, progress=False)
+    with pytest.raises(FileExistsError, match=r"go on with --resume"):
+        adapt(weights, source, tmp_path / "parts.safetensors", opts=QUICK, progress=False)
+    parts = adapt(weights, source, tmp_path / "parts.safetensors", resume=True, progress=False)
+    assert same(parts.output, whole.output)
+    assert read_metadata(parts.output) == read_metadata(whole.output)
+    assert (parts.before, parts.after, parts.iterations) == (whole.before, whole.after, whole.iterations)
+
+
+def test_other_clicks_are_not_resumed_with(
+    weights: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.ClickWatch, "__call__", lambda self, trainer: [Stop()])
+    with pytest.raises(SystemExit):
+        adapt(weights, source, tmp_path / "mine.pth", opts=QUICK, progress=False)
+    with pytest.raises(ValueError, match=r"is not what the adaptation in .* was begun with"):
+        adapt(weights, source, tmp_path / "mine.pth", seed=1, resume=True, progress=False)
+
+
+def error_of(call: Callable[[], Any]) -> str:
+    with pytest.raises((ValueError, OSError)) as error:
+        call()
+    return str(error.value)
+
+
+def test_too_few_clicks_are_refused_with_the_slices_to_click(
+    weights: Path, source: VolumeSource, tmp_path: Path
+) -> None:
+    (tmp_path / "few.csv").write_text("z,y,x\n0,5,6\n0,9,9\n0,50,50\n")
+    few = VolumeSource(source.volume, points=tmp_path / "few.csv")
+    error = error_of(lambda: adapt(weights, few, tmp_path / "mine.pth"))
+    assert "3 positive clicks" in error
+    assert "click at least 2 more, e.g. on the slices 2, 3, 4" in error
+    assert not (tmp_path / "mine.pth.adapting").exists()
+
+
+def test_clicks_outside_are_refused_and_exchanged_axes_are_named(
+    weights: Path, source: VolumeSource, tmp_path: Path
+) -> None:
+    rows = ["z,y,x", *(f"{5 * i},{5 + i % 2},{i % 6}" for i in range(12))]  # z and x are exchanged
+    (tmp_path / "zx.csv").write_text("\n".join(rows))
+    error = error_of(
+        lambda: adapt(weights, VolumeSource(source.volume, points=tmp_path / "zx.csv"), tmp_path / "m.pth")
+    )
+    assert "10 of 12 clicks lie outside of the volume of 6 x 96 x 96 (z, y, x)" in error
+    assert "the axes seem exchanged" in error
+    (tmp_path / "far.csv").write_text("z,y,x\n" + "\n".join(f"{i},{500 + i},{700 + i}" for i in range(6)))
+    error = error_of(
+        lambda: adapt(weights, VolumeSource(source.volume, points=tmp_path / "far.csv"), tmp_path / "m.pth")
+    )
+    assert "the clicks of another volume" in error
+
+
+def test_outputs_that_cannot_be_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    nothing = VolumeSource(tmp_path / "nothing")
+    assert "as .safetensors or .pth" in error_of(lambda: adapt("none.pth", nothing, tmp_path / "mine.tif"))
+    (tmp_path / "mine.pth").touch()
+    assert "--overwrite" in error_of(lambda: adapt("none.pth", nothing, tmp_path / "mine.pth"))
+    assert "--minutes is 0" in error_of(lambda: adapt("none.pth", nothing, tmp_path / "new.pth", minutes=0))
+
+
+def test_a_folder_without_slices_is_refused(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty" in error_of(lambda: adapt(weights, VolumeSource(tmp_path / "empty"), tmp_path / "mine.pth"))
+
+
+def test_held_out_clicks_are_not_trained_on(
+    weights: Path, source: VolumeSource, clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = {}
+
+    def train(cfg: CfgNode, score: Any, **_: Any) -> tuple[float, dict[str, Any]]:
+        read["train"] = read_clicks(cfg.DATASETS.SPARSE_POINTS.FILE)
+        read["windows"] = len(score.windows)
+        return 0.0, {}
+
+    monkeypatch.setattr(module, "train", train)
+    adapt(weights, source, tmp_path / "mine.pth", opts=QUICK, progress=False)
+    train_clicks, held_out = split_clicks(read_clicks(clicks), 0)
+    assert module.same_clicks(read["train"], train_clicks)
+    assert read["windows"] == sum(map(len, held_out.values()))
+
+
+def test_a_diameter_gives_the_target_its_scale_and_leaves_that_of_the_source(
+    tiny_cfg: CfgNode, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network knows objects of 10 pixels; those of 20 are shrunk to a half."""
+    tiny_cfg.INPUT.PIXEL_SIZE, tiny_cfg.INPUT.DIAMETER = 16.0, 10.0
+    start = tmp_path / "scaled.safetensors"
+    export_weights(start, PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
+    seen = {}
+
+    def train(cfg: CfgNode, score: Any, **_: Any) -> tuple[float, dict[str, Any]]:
+        seen.update(scale=NetworkScale.from_config(cfg), slice=get_slices(cfg.DATASETS.TARGET)[0])
+        return 0.0, {}
+
+    monkeypatch.setattr(module, "train", train)
+    volume = VolumeSource(source.volume, points=source.points, diameter=20)
+    done = adapt(start, volume, tmp_path / "mine.pth", source="synthetic", opts=QUICK, progress=False)
+    assert seen["scale"].of_slice(seen["slice"]) == 0.5
+    assert seen["scale"].of_slice(get_slices(("synthetic",))[0]) == 20 / 16
+    assert Predictor(done.output).cfg.INPUT.PIXEL_SIZE == 16
+
+
+def test_an_unknown_voxel_size_is_asked_for(tiny_cfg: CfgNode, source: VolumeSource, tmp_path: Path) -> None:
+    tiny_cfg.INPUT.PIXEL_SIZE = 16.0
+    export_weights(tmp_path / "scaled.safetensors", PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
+    error = error_of(lambda: adapt(tmp_path / "scaled.safetensors", source, tmp_path / "mine.pth"))
+    assert "give --voxel-size" in error
+
+
+def test_the_schedule_fits_into_the_time() -> None:
+    """600 s, a tenth in reserve, 0.5 s each: 1080 iterations; scores of 20 s: three of them fit into a tenth."""
+    assert fit_schedule(600, 0.5, 20)[1::2] == ["1080", "54", "360", "360"]
+    assert fit_schedule(600, 0.5, 0.1)[1::2] == ["1080", "54", "108", "108"]
+    assert fit_schedule(-5, 0.5, 0.1)[1] == "20"
