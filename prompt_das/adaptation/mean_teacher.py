@@ -43,14 +43,19 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
 class MeanTeacher(HookBase):
     """Moves the teacher after every optimizer step; comes first, so checkpoints and evaluations see it moved."""
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, decay: float) -> None:
-        """``decay``: the largest; in the first iterations it is 1 - 1 / (step + 1), so the teacher starts as a copy."""
+    def __init__(self, teacher: nn.Module, student: nn.Module, decay: float, ramp_up: bool = True) -> None:
+        """
+        Args:
+            ramp_up: in the first iterations the decay is 1 - 1 / (step + 1), so that the teacher follows at once;
+                without, it is ``decay`` from the first one on.
+        """
         if not 0 <= decay < 1:
             raise ValueError(f"DOMAIN_ADAPT.TEACHER.EMA_DECAY is {decay}; it must be in [0, 1)")
         self.teacher = teacher
         self.student = unwrap(student)
         self.decay = decay
+        self.ramp_up = ramp_up
 
     def after_step(self) -> None:
-        step = self.trainer.iter
-        update_teacher(self.teacher, self.student, min(1 - 1 / (step + 1), self.decay))
+        rising = 1 - 1 / (self.trainer.iter + 1) if self.ramp_up else 1.0
+        update_teacher(self.teacher, self.student, min(rising, self.decay))

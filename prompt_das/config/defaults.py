@@ -126,6 +126,9 @@ def add_prompt_das_config(cfg: CN) -> None:
 
     _c.DOMAIN_ADAPT.TEACHER = CN()
     _c.DOMAIN_ADAPT.TEACHER.EMA_DECAY = 0.99
+    # In the first iterations the decay is 1 - 1 / (step + 1), so that the teacher of a network that starts from noise
+    # is not noise for long. A trained network that adapts needs no such start.
+    _c.DOMAIN_ADAPT.TEACHER.RAMP_UP = True
     _c.DOMAIN_ADAPT.TEACHER.EVALUATE = True  # evaluate, and start from, the teacher of a checkpoint, not the student
 
     # The components of the paper's ablation (Table 2), each with its own switch.

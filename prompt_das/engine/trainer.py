@@ -180,7 +180,7 @@ def build_hooks(
 ) -> list[hooks.HookBase | None]:
     """All hooks in their order: weights are updated first, then evaluated, then written; stopping comes last."""
     main = comm.is_main_process()
-    checkpointer, model = trainer.checkpointer, trainer.evaluated_model
+    checkpointer, model, node = trainer.checkpointer, trainer.evaluated_model, cfg.DOMAIN_ADAPT.TEACHER
     monitor = PseudoLabelMonitor(cfg) if cfg.DOMAIN_ADAPT.ENABLED else None
     writers = build_writers(cfg.OUTPUT_DIR, trainer.max_iter) if main else []
     return [
@@ -189,7 +189,7 @@ def build_hooks(
         hooks.IterationTimer(),
         trainer.metrics,
         NonFiniteGuard(cfg, trainer.model, optimizer),
-        MeanTeacher(trainer.teacher, trainer.model, cfg.DOMAIN_ADAPT.TEACHER.EMA_DECAY),
+        MeanTeacher(trainer.teacher, trainer.model, node.EMA_DECAY, node.RAMP_UP),
         pseudo_points,
         SourceModelCheckpointer(checkpointer, adaptation_start(cfg)) if cfg.DOMAIN_ADAPT.ENABLED and main else None,
         monitor,

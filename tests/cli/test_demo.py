@@ -24,7 +24,7 @@ STAGES = ["as the model comes", "with ten clicks", "adapted", "adapted, with the
 def test_a_tiny_demo(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Volume, clicks, adaptation, a table and a figure; of a network that was never trained the numbers mean nothing."""
+    """Volume, clicks, adaptation, a table and a figure; the numbers of an untrained network mean nothing."""
     options = [*tiny, "INPUT.PIXEL_SIZE", "20.0", "MODEL.PROMPT_ENCODER.NAME", "ClickPromptEncoder"]
     cfg = get_prompt_das_cfg(None, options)
     export_weights(tmp_path / "tiny.safetensors", PromptDAS(cfg).state_dict(), cfg.dump())
