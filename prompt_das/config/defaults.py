@@ -195,6 +195,9 @@ def add_prompt_das_config(cfg: CN) -> None:
     # What a click may change in the predictor and in whole volumes: all of the "image", or the "object" that it is on,
     # see ops/click_reach.py. PROMPT_RATIOS are always evaluated with "image", as in the paper.
     _c.TEST.CLICK_REACH = "image"
+    # Predicted components whose highest probability is below become background, but for those with a positive click
+    # (hysteresis thresholding); 0 keeps all, as in the paper.
+    _c.TEST.MIN_CONFIDENCE = 0.0
     _c.TEST.SAVE_RLE = False  # COCO run-length JSON of every predicted instance
     _c.TEST.NUM_PICTURES = 3  # overlays, evenly from the best to the worst slice: 3 = best, median, worst
     _c.TEST.WINDOW = CN()  # defaults: protocol "fast"; the paper's: STRIDE 128, ROTATIONS 4

@@ -180,7 +180,8 @@ def build_hooks(
 ) -> list[hooks.HookBase | None]:
     """All hooks in their order: weights are updated first, then evaluated, then written; stopping comes last."""
     main = comm.is_main_process()
-    checkpointer, model, node = trainer.checkpointer, trainer.evaluated_model, cfg.DOMAIN_ADAPT.TEACHER
+    checkpointer, model = trainer.checkpointer, trainer.evaluated_model
+    node = cfg.DOMAIN_ADAPT.TEACHER
     monitor = PseudoLabelMonitor(cfg) if cfg.DOMAIN_ADAPT.ENABLED else None
     writers = build_writers(cfg.OUTPUT_DIR, trainer.max_iter) if main else []
     return [

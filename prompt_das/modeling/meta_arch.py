@@ -17,6 +17,7 @@ from prompt_das.modeling.structures import Points, Prediction, collate
 from prompt_das.ops.click_reach import limit_to_clicked_objects
 from prompt_das.ops.points import as_clicks, pad_points, split_labels
 from prompt_das.ops.sliding_window import sliding_window
+from prompt_das.ops.weak_components import suppress_weak_components
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ class PromptDAS(nn.Module):
         autocast_dtype: torch.dtype | None,
         contrastive_from: str,
         click_reach: str,
+        min_confidence: float,
         window: dict[str, Any],
         compile_backend: str = "",
     ) -> None:
@@ -59,6 +61,7 @@ class PromptDAS(nn.Module):
             autocast_dtype: type of matrix products, or None for float32.
             contrastive_from: "tokens" at the contrastive points (the paper), or the "features" of the image there.
             click_reach: what a click may change in a slice: all of the "image", or the "object" that it is on.
+            min_confidence: components of a slice's mask whose highest probability is below become background; 0: none.
             window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
             compile_backend: backend of ``torch.compile``, or "" to run the network as it is written.
         """
@@ -72,6 +75,7 @@ class PromptDAS(nn.Module):
         self.autocast_dtype = autocast_dtype
         self.contrastive_from = contrastive_from
         self.click_reach = click_reach
+        self.min_confidence = min_confidence
         self.window = window
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -103,6 +107,7 @@ class PromptDAS(nn.Module):
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
             "autocast_dtype": {"float32": None, "bfloat16": torch.bfloat16}[cfg.MODEL.PRECISION],
             "click_reach": cfg.TEST.CLICK_REACH,
+            "min_confidence": cfg.TEST.MIN_CONFIDENCE,
             "contrastive_from": cfg.MODEL.DECODER.CONTRASTIVE_FROM,
             "window": {
                 "window": cfg.INPUT.CROP_SIZE,
@@ -256,6 +261,8 @@ class PromptDAS(nn.Module):
         probability, *density = maps.split(len(sets))
         if limited:
             probability = limit_clicks(probability[:-1], probability[-1], clicks)
+        if self.min_confidence:
+            probability = suppress_weak(probability, self.min_confidence, clicks)
         names = ("sem_seg", "density")[: 1 + with_density]
         maps_of_names = zip(names, (probability, *density), strict=True)
         return {name: dict(zip(prompts, of_sets, strict=False)) for name, of_sets in maps_of_names}
@@ -285,3 +292,10 @@ def limit_clicks(prompted: Tensor, automatic: Tensor, clicks: Sequence[np.ndarra
     without = automatic.cpu().numpy()
     limited = [limit_to_clicked_objects(without, p.cpu().numpy(), c) for p, c in zip(prompted, clicks, strict=True)]
     return torch.from_numpy(np.stack(limited)).to(prompted)
+
+
+def suppress_weak(probability: Tensor, confidence: float, clicks: Sequence[np.ndarray]) -> Tensor:
+    """Predictions (S, H, W) with the clicks of each set -> (S, H, W) without components of low confidence."""
+    maps = probability.cpu().numpy()
+    kept = [suppress_weak_components(p, confidence, c) for p, c in zip(maps, clicks, strict=True)]
+    return torch.from_numpy(np.stack(kept)).to(probability)

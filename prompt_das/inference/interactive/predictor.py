@@ -285,6 +285,7 @@ class Predictor:
                 self._model.window,
                 self.device,
                 limited=self._model.click_reach == "object",
+                min_confidence=self._model.min_confidence,
             )
         self._image_ticket = ticket
         return self._slice

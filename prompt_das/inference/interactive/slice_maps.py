@@ -14,6 +14,7 @@ from prompt_das.inference.interactive.blend import WindowBlend
 from prompt_das.inference.interactive.resize import BilinearResize, Box
 from prompt_das.ops.click_reach import limit_to_clicked_objects
 from prompt_das.ops.sliding_window import WindowGrid, pad_by_reflection, points_of_windows
+from prompt_das.ops.weak_components import suppress_weak_components
 
 import numpy as np
 import torch
@@ -42,10 +43,12 @@ class SliceMaps:
         device: torch.device,
         *,
         limited: bool,
+        min_confidence: float = 0.0,
     ) -> None:
         """
         Args:
             image: (h, w') float32 gray values, at the resolution of the network.
+            min_confidence: see :class:`~prompt_das.modeling.meta_arch.PromptDAS`.
             window: "window", "stride" and "blend" of the sliding window.
         """
         height, width = image.shape
@@ -53,6 +56,7 @@ class SliceMaps:
         self.key = key
         self.size = size
         self.limited = limited
+        self._min_confidence = min_confidence
         self.probability = np.full(size, math.nan, np.float32)
         self.probability.flags.writeable = False
         self._unlimited = self._automatic = self.probability
@@ -108,17 +112,18 @@ class SliceMaps:
         ``clicks``: (N, 3) in pixels of the slice, those of the newest predictions.
         """
         self._unlimited, changed = self._resized(MASK, self._unlimited)
-        if not self.limited:
+        if not self.limited and not self._min_confidence:
             self.probability = self._unlimited
             return changed
-        before = self.probability
-        if len(clicks):
+        before, after = self.probability, self._unlimited
+        if self.limited and len(clicks):
             self._automatic, _ = self._resized(AUTOMATIC, self._automatic)
-            self.probability = limit_to_clicked_objects(self._automatic, self._unlimited, clicks)
-            self.probability.flags.writeable = False
-        else:
-            self.probability = self._unlimited
-        return box_of_changes(before, self.probability)
+            after = limit_to_clicked_objects(self._automatic, after, clicks)
+        if self._min_confidence:
+            after = suppress_weak_components(after, self._min_confidence, clicks)
+        after.flags.writeable = False
+        self.probability = after
+        return box_of_changes(before, after)
 
     def _resized(self, kind: str, resized: np.ndarray) -> tuple[np.ndarray, Box | None]:
         """A map at the resolution of the slice as it was -> as it is now, and a box around what is new."""

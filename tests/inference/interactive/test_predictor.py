@@ -890,6 +890,29 @@ def test_a_limited_click_decodes_its_windows_alone(limited: Predictor, monkeypat
     assert calls.take() == (0, windows)
 
 
+@pytest.mark.parametrize("reach", ["object", "image"])
+def test_weak_components_are_background_in_the_predictor_as_in_a_whole_slice(make: Make, reach: str) -> None:
+    options = ["MODEL.PROMPT_ENCODER.NAME", "ClickPromptEncoder", "TEST.CLICK_REACH", reach]
+    every = make(*options)
+    every.set_image(IMAGE)
+    probability = every.predict([]).probability
+    components = connected_components(probability > 0.5)
+    highest = sorted(probability[components == i].max() for i in range(1, components.max() + 1))
+    assert len(highest) > 1
+    confidence = float(highest[len(highest) // 2]) - 1e-4  # half of them stay
+    sure = make(*options, "TEST.MIN_CONFIDENCE", str(confidence))
+    sure.set_image(IMAGE)
+    kept = sure.predict([]).mask
+    assert 0 < connected_components(kept).max() < components.max()
+    assert not (kept & (components == 0)).any()
+    image = torch.from_numpy(np.asarray(IMAGE, np.float32))[None]
+    for number in (0, 3, 1):
+        clicks = np.column_stack(CLICKS).astype(np.float32)[:number]
+        whole = sure._model.predict_slice(image, {"a": clicks}, tuple(image.shape[1:]))
+        after = sure.predict(CLICKS[0][:number], CLICKS[1][:number])
+        np.testing.assert_allclose(whole["sem_seg"]["a"].numpy(), after.probability, atol=1e-5)
+
+
 # ---- one physical scale
 
 
