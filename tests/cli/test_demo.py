@@ -38,7 +38,7 @@ def test_a_tiny_demo(
     assert list(results) == STAGES
     assert all(set(scores) == {"Dice", "AJI", "PQ"} for parts in results.values() for scores in parts.values())
     assert cv2.imread(str(tmp_path / "out" / "demo.png")) is not None
-    assert open_volume(tmp_path / "out" / "stranger.tif").voxel_size == pytest.approx((30, 8, 8))
+    assert open_volume(tmp_path / "out" / "stranger.tif").voxel_size == pytest.approx((45, 12, 12))
     assert sum(map(len, read_clicks(tmp_path / "out" / "clicks.json").values())) == 10
     assert "| as the model comes" in capsys.readouterr().out
 
