@@ -20,6 +20,7 @@ from typing import Any
 
 import prompt_das
 from prompt_das.adaptation.click_advice import require_usable, warn_of_empty_places
+from prompt_das.adaptation.density_threshold import density_at_clicks, threshold_of
 from prompt_das.adaptation.held_out_clicks import ClickWindows, HeldOutScore, split_clicks
 from prompt_das.checkpoint.checkpointer import BEST
 from prompt_das.checkpoint.model_zoo import find_weights
@@ -45,6 +46,7 @@ from prompt_das.engine.hooks.held_out_clicks import ClickWatch
 from prompt_das.engine.trainer import build_trainer
 from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.modeling.load import config_of_weights, load_model
+from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.point_files import SliceClicks, read_clicks, write_points
 
@@ -165,7 +167,9 @@ def adapt(
         crop = CropReader(cfg.INPUT.CROP_SIZE, scale)
         if not unfinished:
             warn_of_empty_places(target.file, target.slices, target.clicks, crop, start)
-        score = HeldOutScore(ClickWindows(target.slices, held_out, crop), start, cfg.MODEL.CENTER_HEAD.SIGMA)
+        windows = ClickWindows(target.slices, held_out, crop)
+        score = HeldOutScore(windows, start, cfg.MODEL.CENTER_HEAD.SIGMA)
+        settings += point_thresholds(cfg, start, windows)
         scoring = time.monotonic()
         before = score(start)
         score_seconds = time.monotonic() - scoring
@@ -289,12 +293,29 @@ def run_settings(
         # On a strange volume the density stays below POINTS.THRESHOLD for long: nearly all components would become
         # background, and the masks would shrink until nothing is found any more.
         "DOMAIN_ADAPT.MASKS.REQUIRE_PEAK": False,
+        "DOMAIN_ADAPT.TEACHER.RAMP_UP": False,
+        # It is most of the loss at its start, and what it would teach takes longer than these minutes.
+        "DOMAIN_ADAPT.USE_CONTRASTIVE": False,
         "SOLVER.BASE_LR": start_cfg.SOLVER.BASE_LR * LR_RATIO,
         "SEED": seed,
         "VIS_PERIOD": 0,
         "OUTPUT_DIR": str(folder),
     }
     return as_options(settings)
+
+
+def point_thresholds(cfg: CfgNode, start: PromptDAS, windows: ClickWindows) -> list[str]:
+    """Thresholds of the pseudo points (KEY, VALUE, ...) that follow from the volume."""
+    points = cfg.DOMAIN_ADAPT.POINTS
+    density = density_at_clicks(start, windows, cfg.MODEL.CENTER_HEAD.SIGMA)
+    threshold = threshold_of(density, points.THRESHOLD)
+    ratio = threshold / points.THRESHOLD
+    return as_options(
+        {
+            "DOMAIN_ADAPT.POINTS.THRESHOLD": round(threshold, 4),
+            "DOMAIN_ADAPT.POINTS.IGNORE_THRESHOLD": round(ratio * points.IGNORE_THRESHOLD, 4),
+        }
+    )
 
 
 def train(
