@@ -30,8 +30,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-NO_WEIGHTS = "No network yet"
-DEFAULT_MODEL = "em-small"
+NO_WEIGHTS = "No weights yet. To try it: <code>make demo</code> leaves some in output/demo/wda/model_final.pth"
+DEFAULT_MODEL = "em-small"  # opened by itself, where there is a model of this name
 WEIGHTS = "Weights (*.pth *.safetensors)"
 LABELS = "TIFF (*.tif);;OME-Zarr (*.zarr)"
 VOLUMES = "OME-Zarr (*.zarr);;TIFF (*.tif);;HDF5 (*.h5)"

@@ -55,7 +55,7 @@ def _draw_lysosome(canvas: Canvas, style: Style, place: np.ndarray) -> None:
         return
     rng, (box, depth) = canvas.rng, body
     lumps = smooth_noise(rng, depth.shape, rng.uniform(30, 120) * canvas.nm)
-    inside = max(style.membrane + rng.uniform(-0.1, 0.2), 0.02) + rng.uniform(0, 0.15) * lumps
+    inside = max(min(style.membrane, style.matrix - 0.1) + rng.uniform(-0.1, 0.1), 0.02) + rng.uniform(0, 0.15) * lumps
     blend(canvas.picture[box], inside, cover(depth))
     blend(canvas.picture[box], style.membrane, 0.7 * line_weight(depth, 1.5))
     canvas.add_object("lysosome", box, depth > 0)
@@ -66,7 +66,7 @@ def _draw_droplet(canvas: Canvas, style: Style, place: np.ndarray) -> None:
     if body is None:
         return
     rng, (box, depth) = canvas.rng, body
-    inside = rng.choice([style.cytoplasm + rng.uniform(0, 0.2), style.cytoplasm - rng.uniform(0.1, 0.4)])
+    inside = rng.choice([style.cytoplasm + rng.uniform(0, 0.2), style.matrix - rng.uniform(0.1, 0.3)])
     blend(canvas.picture[box], float(np.clip(inside, 0.05, 1)), cover(depth))
     blend(canvas.picture[box], style.membrane, rng.uniform(0, 0.6) * line_weight(depth, 1.2))
     canvas.add_object("lipid droplet", box, depth > 0)

@@ -65,10 +65,10 @@ class Style:
 
 
 OTHERS = {  # the largest typical number a square micrometer
-    "lysosome": 0.35,
-    "lipid droplet": 0.25,
-    "peroxisome": 0.08,
-    "multivesicular body": 0.2,
+    "lysosome": 0.15,
+    "lipid droplet": 0.1,
+    "peroxisome": 0.02,
+    "multivesicular body": 0.1,
     "vacuole": 0.5,
     "reticulum": 1.2,
     "reticulum stack": 0.15,
@@ -76,7 +76,7 @@ OTHERS = {  # the largest typical number a square micrometer
     "vesicles": 0.8,
     "dense vesicles": 0.4,
     "synapse": 0.8,
-    "whorl": 0.15,
+    "whorl": 0.05,
 }
 
 
@@ -97,13 +97,13 @@ def random_style(rng: np.random.Generator) -> Style:
     small = float(np.exp(uniform(np.log(75), np.log(190))))  # radius of the smallest mitochondria
     cristae = CRISTAE[rng.choice(len(CRISTAE), p=CRISTAE_PROBABILITY)]
     # Mostly darker than cytoplasm, sometimes alike or paler.
-    matrix = cytoplasm - (uniform(-0.08, 0.06) if with_probability(0.15) else uniform(0.05, 0.34))
+    matrix = cytoplasm - (uniform(-0.08, 0.06) if with_probability(0.08) else uniform(0.08, 0.36))
     density = float(np.exp(uniform(np.log(0.35), np.log(1.5)))) * (2.0 if tissue == "packed" else 1.0)
     return Style(
         tissue=tissue,
         cytoplasm=cytoplasm,
         cytoplasm_spread=uniform(0.0, 0.08),
-        dark_cells=uniform(0, 0.2) if with_probability(0.8) else 0.0,
+        dark_cells=uniform(0, 0.12) if with_probability(0.5) else 0.0,
         empty_cells=uniform(0, 0.15) if with_probability(0.7) else 0.0,
         grain=uniform(0.01, 0.11),
         grain_size=uniform(12, 45),
@@ -124,7 +124,7 @@ def random_style(rng: np.random.Generator) -> Style:
         rim_width=uniform(9, 24),
         inner_gap=uniform(0, 0.2) if rng.random() < 0.5 else 0.0,
         cristae=cristae,
-        cristae_contrast=uniform(0.05, 0.3) * (-1 if with_probability(0.4) else 1),
+        cristae_contrast=uniform(0.06, 0.32) * (-1 if with_probability(0.25) else 1),
         cristae_period=uniform(35, 120),
         others={name: most * float(rng.random()) ** 2 for name, most in OTHERS.items()},
         blur=uniform(0.0, 0.9),
