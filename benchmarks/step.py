@@ -263,7 +263,8 @@ class Ours(Side):
         return {"logits": list(self.network.decode_windows(windows, points, valid, with_density=False).logits)}
 
     def predict_teacher(self) -> Results:
-        probability, density, *_ = self.labeler.predict_teacher(self.targets, *pad_points(self.sparse, self.device))
+        sparse, negative = (pad_points(points, self.device) for points in (self.sparse, [p[:0] for p in self.sparse]))
+        probability, density, *_ = self.labeler.predict_teacher(self.targets, *sparse, *negative)
         return {"probability": list(probability), "density": list(density)}
 
     def losses(self) -> dict[str, Tensor]:
