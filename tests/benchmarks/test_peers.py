@@ -72,7 +72,8 @@ def test_one_image_at_a_time_has_the_same_losses_and_gradients(peers: Any) -> No
 def test_one_image_at_a_time_has_the_same_teacher(peers: Any) -> None:
     """Also where a sparse point lies beside a peak of the first pass, which then counts once."""
     ours, peer = peers
-    _, _, points, valid = ours.labeler.predict_teacher(ours.targets, *pad_points(ours.sparse))
+    none = pad_points([p[:0] for p in ours.sparse])
+    _, _, points, valid = ours.labeler.predict_teacher(ours.targets, *pad_points(ours.sparse), *none)
     assert int(valid.sum()) >= ours.peaks - len(ours.targets)  # about as many peaks as asked for
     for side in peers:
         side.sparse = [p[v][:2] + 0.25 for p, v in zip(points, valid, strict=True)]
