@@ -5,32 +5,24 @@ from __future__ import annotations
 import argparse
 import logging
 
+from prompt_das.cli.input_volume import input_volume, overrides
 from prompt_das.engine.adapt import Adaptation, adapt
-from prompt_das.inference.volume.source import VolumeSource
 
 from detectron2.utils.logger import setup_logger
 
 
 def run(args: argparse.Namespace) -> None:
     show_warnings_only()
-    device = ["MODEL.DEVICE", args.device] if args.device else []
     done = adapt(
         args.weights,
-        VolumeSource(
-            args.input,
-            dataset=args.dataset,
-            intensity_range=args.intensity_range,
-            voxel_size=args.voxel_size,
-            points=args.points,
-            diameter=args.diameter,
-        ),
+        input_volume(args),
         args.output,
         source=args.source,
         minutes=args.minutes,
         seed=args.seed,
         resume=args.resume,
         overwrite=args.overwrite,
-        opts=[*args.opts, *device],
+        opts=overrides(args),
         plugins=args.plugin,
     )
     print(f"{args.output}: {describe(done)} ({done.iterations} iterations, {done.minutes:.1f} minutes)")

@@ -8,10 +8,10 @@ import errno
 import sys
 from pathlib import Path
 
+from prompt_das.cli.input_volume import input_volume, overrides
 from prompt_das.inference.volume.executors import Executor, dask_executor, run_here
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.inference.volume.settings import VolumeSettings
-from prompt_das.inference.volume.source import VolumeSource
 
 from detectron2.utils.logger import setup_logger
 
@@ -20,21 +20,13 @@ NAMED = 5  # skipped slices
 
 def run(args: argparse.Namespace) -> None:
     setup_logger(name="prompt_das", abbrev_name="prompt_das")
-    device = ["MODEL.DEVICE", args.device] if args.device else []
     try:
         with contextlib.ExitStack() as stack:
             executor: Executor = run_here
             if args.dask:
                 address = None if args.dask == "local" else args.dask
                 executor = stack.enter_context(dask_executor(address, args.workers))
-            source = VolumeSource(
-                args.input,
-                dataset=args.dataset,
-                intensity_range=args.intensity_range,
-                voxel_size=args.voxel_size,
-                points=args.points,
-                diameter=args.diameter,
-            )
+            source = input_volume(args)
             settings = VolumeSettings(
                 linked=args.instances == "volume",
                 threshold=args.threshold,
@@ -50,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
                 table=args.table,
                 overwrite=args.overwrite,
                 config_file=args.config_file,
-                opts=[*args.opts, *device],
+                opts=overrides(args),
                 plugins=args.plugin,
                 executor=executor,
             )

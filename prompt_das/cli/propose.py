@@ -6,8 +6,8 @@ import argparse
 
 from prompt_das.adaptation.proposals import write_proposals
 from prompt_das.cli.adapt import show_warnings_only
+from prompt_das.cli.input_volume import input_volume, overrides
 from prompt_das.engine.propose import propose_clicks
-from prompt_das.inference.volume.source import VolumeSource
 
 
 def run(args: argparse.Namespace) -> None:
@@ -16,21 +16,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.output}: proposals are written as .csv")
     if args.output.exists() and not args.overwrite:
         raise FileExistsError(f"{args.output} exists already; replace it with --overwrite, or choose another --output")
-    device = ["MODEL.DEVICE", args.device] if args.device else []
-    source = VolumeSource(
-        args.input,
-        dataset=args.dataset,
-        intensity_range=args.intensity_range,
-        voxel_size=args.voxel_size,
-        points=args.points,
-        diameter=args.diameter,
-    )
+    source = input_volume(args)
     proposals = propose_clicks(
         args.weights,
         source,
         args.number,
         num_slices=args.slices,
-        opts=[*args.opts, *device],
+        opts=overrides(args),
         plugins=args.plugin,
     )
     write_proposals(args.output, proposals)

@@ -94,7 +94,7 @@ def of_multiscales(scales: Mapping[str, Any], dataset: Mapping[str, Any]) -> Vox
 
 
 def _of_ome(xml: str) -> VoxelSize | None:
-    """Of the first image. Sizes without a unit are in µm, by OME's rules."""
+    """Read the voxel size of the first image. Sizes without a unit are in µm, by OME's rules."""
     try:
         pixels = next(e for e in ElementTree.fromstring(xml).iter() if e.tag.rpartition("}")[2] == "Pixels")
     except (ElementTree.ParseError, StopIteration):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prompt_das.volumes.synthetic_tissue.canvas import (
     Box,
@@ -49,75 +50,65 @@ def _round_body(
     return box, depth
 
 
-def _draw_lysosome(canvas: Canvas, style: Style, place: np.ndarray) -> None:
-    body = _round_body(canvas, place, (70, 300), 0.15)
-    if body is None:
-        return
-    rng, (box, depth) = canvas.rng, body
+@dataclass(frozen=True)
+class RoundBody:
+    """A kind of roundish organelle: smallest and largest radius in nm, how bumpy, and what paints it."""
+
+    name: str
+    radius: tuple[float, float]
+    bumpy: float
+    paint: Callable[[Canvas, Style, Box, np.ndarray], None]
+
+    def __call__(self, canvas: Canvas, style: Style, place: np.ndarray) -> None:
+        body = _round_body(canvas, place, self.radius, self.bumpy)
+        if body is not None:
+            box, depth = body
+            self.paint(canvas, style, box, depth)
+            canvas.add_object(self.name, box, depth > 0)
+
+
+def _paint_lysosome(canvas: Canvas, style: Style, box: Box, depth: np.ndarray) -> None:
+    rng = canvas.rng
     lumps = smooth_noise(rng, depth.shape, rng.uniform(30, 120) * canvas.nm)
-    inside = max(min(style.membrane, style.matrix - 0.1) + rng.uniform(-0.1, 0.1), 0.02) + rng.uniform(0, 0.15) * lumps
-    blend(canvas.picture[box], inside, cover(depth))
+    dark = min(style.membrane, style.matrix - 0.1) + rng.uniform(-0.1, 0.1)
+    blend(canvas.picture[box], max(dark, 0.02) + rng.uniform(0, 0.15) * lumps, cover(depth))
     blend(canvas.picture[box], style.membrane, 0.7 * line_weight(depth, 1.5))
-    canvas.add_object("lysosome", box, depth > 0)
 
 
-def _draw_droplet(canvas: Canvas, style: Style, place: np.ndarray) -> None:
-    body = _round_body(canvas, place, (80, 450), 0.03)
-    if body is None:
-        return
-    rng, (box, depth) = canvas.rng, body
+def _paint_droplet(canvas: Canvas, style: Style, box: Box, depth: np.ndarray) -> None:
+    rng = canvas.rng
     inside = rng.choice([style.cytoplasm + rng.uniform(0, 0.2), style.matrix - rng.uniform(0.1, 0.3)])
     blend(canvas.picture[box], float(np.clip(inside, 0.05, 1)), cover(depth))
     blend(canvas.picture[box], style.membrane, rng.uniform(0, 0.6) * line_weight(depth, 1.2))
-    canvas.add_object("lipid droplet", box, depth > 0)
 
 
-def _draw_peroxisome(canvas: Canvas, style: Style, place: np.ndarray) -> None:
-    body = _round_body(canvas, place, (70, 160), 0.05)
-    if body is None:
-        return
-    rng, (box, depth) = canvas.rng, body
-    blend(canvas.picture[box], style.matrix + rng.uniform(-0.05, 0.1), cover(depth))
+def _paint_peroxisome(canvas: Canvas, style: Style, box: Box, depth: np.ndarray) -> None:
+    blend(canvas.picture[box], style.matrix + canvas.rng.uniform(-0.05, 0.1), cover(depth))
     blend(canvas.picture[box], style.membrane, 0.6 * line_weight(depth, 1.2))
-    canvas.add_object("peroxisome", box, depth > 0)
 
 
-def _draw_multivesicular(canvas: Canvas, style: Style, place: np.ndarray) -> None:
-    body = _round_body(canvas, place, (90, 260), 0.08)
-    if body is None:
-        return
-    rng, (box, depth) = canvas.rng, body
-    inside = style.cytoplasm + rng.uniform(-0.05, 0.1)
-    blend(canvas.picture[box], inside, cover(depth))
+def _paint_multivesicular(canvas: Canvas, style: Style, box: Box, depth: np.ndarray) -> None:
+    rng = canvas.rng
+    blend(canvas.picture[box], style.cytoplasm + rng.uniform(-0.05, 0.1), cover(depth))
     blend(canvas.picture[box], style.membrane, 0.9 * line_weight(depth - 0.5, style.membrane_width * canvas.nm + 0.6))
     rows, cols = np.nonzero(depth > 25 * canvas.nm)
     for i in rng.choice(len(rows), min(int(rng.integers(1, 12)), len(rows))) if len(rows) else ():
         _vesicle(canvas, style, np.array([rows[i] + box[0].start, cols[i] + box[1].start]), 22, rng.random() < 0.3)
-    canvas.add_object("multivesicular body", box, depth > 0)
 
 
-def _draw_vacuole(canvas: Canvas, style: Style, place: np.ndarray) -> None:
-    body = _round_body(canvas, place, (35, 220), 0.12)
-    if body is None:
-        return
-    box, depth = body
+def _paint_vacuole(canvas: Canvas, style: Style, box: Box, depth: np.ndarray) -> None:
     blend(canvas.picture[box], min(style.cytoplasm + canvas.rng.uniform(0, 0.2), 1.0), cover(depth))
     blend(canvas.picture[box], style.membrane, 0.8 * line_weight(depth, style.membrane_width * canvas.nm + 0.5))
-    canvas.add_object("vacuole", box, depth > 0)
 
 
-def _draw_whorl(canvas: Canvas, style: Style, place: np.ndarray) -> None:
+def _paint_whorl(canvas: Canvas, style: Style, box: Box, depth: np.ndarray) -> None:
     """Concentric dark membranes, as in autophagosomes and degenerating axons."""
-    body = _round_body(canvas, place, (120, 500), 0.12)
-    if body is None:
-        return
-    rng, (box, depth) = canvas.rng, body
+    rng = canvas.rng
     period = max(rng.uniform(20, 60) * canvas.nm, 1.8)
     wave = (1 + np.cos(2 * np.pi * depth / period)) / 2
     filled = cover(rng.uniform(0.3, 1) * depth.max() - depth)
     blend(canvas.picture[box], style.cytoplasm + 0.05, cover(depth))
     blend(canvas.picture[box], style.membrane, wave * filled * cover(depth))
-    canvas.add_object("whorl", box, depth > 0)
 
 
 def _draw_reticulum(canvas: Canvas, style: Style, place: np.ndarray) -> None:
@@ -227,13 +218,16 @@ def _draw_synapse(canvas: Canvas, style: Style, place: np.ndarray) -> None:
 
 
 Draw = Callable[[Canvas, Style, np.ndarray], None]
+BODIES = (
+    RoundBody("lysosome", (70, 300), 0.15, _paint_lysosome),
+    RoundBody("lipid droplet", (80, 450), 0.03, _paint_droplet),
+    RoundBody("peroxisome", (70, 160), 0.05, _paint_peroxisome),
+    RoundBody("multivesicular body", (90, 260), 0.08, _paint_multivesicular),
+    RoundBody("whorl", (120, 500), 0.12, _paint_whorl),
+    RoundBody("vacuole", (35, 220), 0.12, _paint_vacuole),
+)
 ORGANELLES: dict[str, Draw] = {  # bodies first: thin things go around them
-    "lysosome": _draw_lysosome,
-    "lipid droplet": _draw_droplet,
-    "peroxisome": _draw_peroxisome,
-    "multivesicular body": _draw_multivesicular,
-    "whorl": _draw_whorl,
-    "vacuole": _draw_vacuole,
+    **{body.name: body for body in BODIES},
     "reticulum stack": _draw_stack,
     "golgi": _draw_golgi,
     "reticulum": _draw_reticulum,
