@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.volumes.synthetic_tissue.canvas import smooth_noise
@@ -57,7 +58,10 @@ def test_some_mitochondria_touch(micrographs: list[Micrograph]) -> None:
 
 
 def test_there_are_all_kinds_of_organelles(micrographs: list[Micrograph]) -> None:
-    counts = Counter(name for one in micrographs for name in one.classes)
+    """Rare ones, too, in a style that has many of each."""
+    styles = [replace(random_style(np.random.default_rng(n)), others=dict.fromkeys(OTHERS, 1.0)) for n in range(10)]
+    crowded = [make_micrograph(np.random.default_rng(n), SIZE, style=style) for n, style in enumerate(styles)]
+    counts = Counter(name for one in (*micrographs, *crowded) for name in one.classes)
     drawn_as = {"reticulum stack": "reticulum", "golgi": "reticulum"}
     for name in OTHERS:
         assert counts[drawn_as.get(name, name)], name
