@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import repeat
 from typing import Any, cast
 
 from prompt_das.config.schedule import adaptation_start, num_iterations
@@ -205,7 +206,7 @@ class SourceTargetLoader:
 
     def __iter__(self) -> Iterator[tuple[list[SourceSample], list[TargetSample]]]:
         if self.open_source is None:
-            source: Iterator[list[dict[str, Any]]] = iter([[]] * (self.max_iter - self.start_iter))
+            source: Iterator[list[dict[str, Any]]] = repeat([], self.max_iter - self.start_iter)
         else:
             source = iter(self.open_source(self.start_iter))
         for _ in range(self.start_iter, self.adapt_from):
