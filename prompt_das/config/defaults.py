@@ -47,6 +47,9 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.MODEL.DECODER.MLP_DIM = 2048
     _c.MODEL.DECODER.ATTENTION_DOWNSAMPLE_RATE = 2  # all attentions work at half width
 
+    # Features of the image at a quarter and half of a patch, for objects as small as a patch. Not in the paper.
+    _c.MODEL.DECODER.HIGH_RES_FEATURES = False
+
     # The contrastive embeddings: of "tokens" placed at the points (the paper), or of the image's "features" there.
     _c.MODEL.DECODER.CONTRASTIVE_FROM = "tokens"
 
@@ -57,6 +60,9 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.MODEL.CENTER_HEAD.SIGMA = 9.5  # of the Gaussian at a center point, in pixels of the network's input
 
     _c.MODEL.LOSS = CN()
+    # Of a soft Dice loss beside the cross-entropy of masks. The paper has none; where most pixels are background,
+    # cross-entropy alone leaves objects of which the network is not sure below the threshold.
+    _c.MODEL.LOSS.DICE_WEIGHT = 0.0
     _c.MODEL.LOSS.DETECTION_WEIGHT = 10.0  # lambda_det, for densities in [0, 1]
     _c.MODEL.LOSS.CONTRASTIVE_WEIGHT = 0.1  # lambda_pcl
     _c.MODEL.LOSS.CONTRASTIVE_TEMPERATURE = 0.5

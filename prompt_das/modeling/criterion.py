@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_das.modeling.losses import center, contrastive_loss, detection_loss, segmentation_loss
+from prompt_das.modeling.losses import center, contrastive_loss, detection_loss, dice_loss, segmentation_loss
 from prompt_das.modeling.structures import Prediction, TrainingBatch
 from prompt_das.ops.points import render_density
 
@@ -27,6 +27,7 @@ class PromptDASCriterion:
         contrastive_weight: float,
         contrastive_temperature: float,
         contrastive_centered: bool = False,
+        dice_weight: float = 0.0,
     ) -> None:
         """
         Args:
@@ -34,6 +35,7 @@ class PromptDASCriterion:
             density_sigma: standard deviation of the Gaussian at a center point, in pixels of the crops.
             detection_weight, contrastive_weight: lambda_det and lambda_pcl of the total loss.
             contrastive_temperature: divisor of the cosine similarities.
+            dice_weight: of a soft Dice loss beside L_seg; 0 in the paper.
             contrastive_centered: whether the mean of a batch's embeddings is subtracted first.
 
         Raises:
@@ -44,6 +46,7 @@ class PromptDASCriterion:
         self.target_losses = target_losses
         self.density_sigma = density_sigma
         self.detection_weight = detection_weight
+        self.dice_weight = dice_weight
         self.contrastive_weight = contrastive_weight
         self.contrastive_temperature = contrastive_temperature
         self.contrastive_centered = contrastive_centered
@@ -53,6 +56,7 @@ class PromptDASCriterion:
         return {
             "target_losses": enabled_target_losses(cfg),
             "density_sigma": cfg.MODEL.CENTER_HEAD.SIGMA,
+            "dice_weight": cfg.MODEL.LOSS.DICE_WEIGHT,
             "detection_weight": cfg.MODEL.LOSS.DETECTION_WEIGHT,
             "contrastive_weight": cfg.MODEL.LOSS.CONTRASTIVE_WEIGHT,
             "contrastive_temperature": cfg.MODEL.LOSS.CONTRASTIVE_TEMPERATURE,
@@ -69,14 +73,18 @@ class PromptDASCriterion:
         source, target = slice(0, batch.num_source), slice(batch.num_source, None)
         losses = {}
         if batch.num_source:
-            losses["loss_seg_source"] = segmentation_loss(prediction.logits[source], batch.mask[source])
+            mask = (prediction.logits[source], batch.mask[source])
+            losses["loss_seg_source"] = segmentation_loss(*mask)
+            if self.dice_weight:
+                losses["loss_dice_source"] = self.dice_weight * dice_loss(*mask)
             losses["loss_det_source"] = self.detection_weight * detection_loss(
                 prediction.density[source], rendered[source]
             )
         if batch.pixel_valid is not None and "masks" in self.target_losses:
-            losses["loss_seg_target"] = segmentation_loss(
-                prediction.logits[target], batch.mask[target], batch.pixel_valid, batch.image_weight
-            )
+            pseudo_mask = (prediction.logits[target], batch.mask[target], batch.pixel_valid, batch.image_weight)
+            losses["loss_seg_target"] = segmentation_loss(*pseudo_mask)
+            if self.dice_weight:
+                losses["loss_dice_target"] = self.dice_weight * dice_loss(*pseudo_mask)
         if batch.density_ignore is not None and "points" in self.target_losses:
             counted = ~batch.density_ignore | (rendered[target] > NEAR_A_POINT)
             losses["loss_det_target"] = self.detection_weight * detection_loss(

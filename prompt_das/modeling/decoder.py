@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import NamedTuple
 
+from prompt_das.modeling.high_res_features import HighResUpsampling
 from prompt_das.modeling.two_way_transformer import TwoWayTransformer
 
 import torch
@@ -55,17 +56,35 @@ class PromptDecoder(nn.Module):
     """One learned mask token and any number of prompts, two-way attention, up-sampling to stride ``patch / 4``."""
 
     @configurable
-    def __init__(self, *, dim: int, depth: int, num_heads: int, mlp_dim: int, attention_downsample_rate: int) -> None:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_dim: int,
+        attention_downsample_rate: int,
+        high_res_features: bool = False,
+    ) -> None:
+        """
+        Args:
+            high_res_features: whether the up-sampling takes up features of a HighResEncoder.
+        """
         super().__init__()
+        self.dim = dim
         self.mask_token = nn.Parameter(torch.randn(1, dim))
         self.transformer = TwoWayTransformer(dim, depth, num_heads, mlp_dim, attention_downsample_rate)
-        self.upsampling = nn.Sequential(
-            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
-            ChannelLayerNorm(dim // 4, eps=1e-6),
-            nn.GELU(),
-            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
-            nn.GELU(),
-        )
+        self.upsampling: nn.Module
+        if high_res_features:
+            self.upsampling = HighResUpsampling(dim)
+        else:
+            self.upsampling = nn.Sequential(
+                nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+                ChannelLayerNorm(dim // 4, eps=1e-6),
+                nn.GELU(),
+                nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+                nn.GELU(),
+            )
         self.contrastive_mlp = MLP(dim, dim, dim, 3)
 
     @classmethod
@@ -77,6 +96,7 @@ class PromptDecoder(nn.Module):
             "num_heads": node.NUM_HEADS,
             "mlp_dim": node.MLP_DIM,
             "attention_downsample_rate": node.ATTENTION_DOWNSAMPLE_RATE,
+            "high_res_features": node.HIGH_RES_FEATURES,
         }
 
     def forward(
@@ -87,9 +107,11 @@ class PromptDecoder(nn.Module):
         prompt_valid: Tensor,
         contrastive: Tensor | None = None,
         contrastive_valid: Tensor | None = None,
+        high_res: Tensor | None = None,
     ) -> DecoderOutput:
         """image (B, D, h, w), image_pe (D, h, w), prompts (B, N, D), contrastive (B', M, D); masks (B, N), (B', M).
 
+        ``high_res`` (B, 3 D, h, w): of a HighResEncoder; needed with, and only with, ``high_res_features``.
         N and M may be 0. Contrastive tokens attend to the image and to each other, not to the prompts; nothing attends
         to contrastive tokens (after DN-DETR). So they cannot change what the heads predict.
         """
@@ -105,7 +127,8 @@ class PromptDecoder(nn.Module):
         last = images[-1]
         del images  # frees memory for the up-sampling in prediction
         last = last.transpose(1, 2).reshape(b, d, h, w)
-        return DecoderOutput(tokens[:, 0], self.contrastive_mlp(contrastive), last, self.upsampling(last))
+        features = self.upsampling(last) if high_res is None else self.upsampling(last, high_res)
+        return DecoderOutput(tokens[:, 0], self.contrastive_mlp(contrastive), last, features)
 
     def embed_points(self, image: Tensor, points: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Contrastive embeddings of what the image shows at some points.

@@ -32,6 +32,22 @@ def segmentation_loss(
     return per_image.mean()
 
 
+def dice_loss(
+    logits: Tensor, target: Tensor, pixel_valid: Tensor | None = None, image_weight: Tensor | None = None
+) -> Tensor:
+    """Soft Dice loss (Milletari et al. 2016) of all images together, since one alone may hold no foreground.
+
+    Not in the paper. Arguments as of :func:`segmentation_loss`.
+    """
+    weight = torch.ones_like(logits, dtype=torch.float32) if pixel_valid is None else pixel_valid.float()
+    if image_weight is not None:
+        weight = weight * image_weight[:, None, None]
+    probability, target = logits.float().sigmoid(), target.float()
+    overlap = (weight * probability * target).sum()
+    total = (weight * (probability + target)).sum()
+    return 1 - (2 * overlap + 1) / (total + 1)
+
+
 def detection_loss(density: Tensor, target: Tensor, pixel_valid: Tensor | None = None) -> Tensor:
     """Squared error of two (B, H, W) density maps: mean over an image's valid pixels, mean over images (L_det).
 

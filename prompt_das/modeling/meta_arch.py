@@ -12,6 +12,7 @@ from prompt_das.modeling.backbone import build_backbone
 from prompt_das.modeling.criterion import PromptDASCriterion
 from prompt_das.modeling.decoder import PromptDecoder
 from prompt_das.modeling.heads import build_center_head, build_segmentation_head
+from prompt_das.modeling.high_res_features import HighResEncoder
 from prompt_das.modeling.prompt_encoder import PointPromptEncoder, build_prompt_encoder
 from prompt_das.modeling.structures import Points, Prediction, collate
 from prompt_das.ops.click_reach import limit_to_clicked_objects
@@ -52,6 +53,7 @@ class PromptDAS(nn.Module):
         click_reach: str,
         min_confidence: float,
         window: dict[str, Any],
+        high_res_encoder: nn.Module | None = None,
         compile_backend: str = "",
     ) -> None:
         """
@@ -63,12 +65,14 @@ class PromptDAS(nn.Module):
             click_reach: what a click may change in a slice: all of the "image", or the "object" that it is on.
             min_confidence: components of a slice's mask whose highest probability is below become background; 0: none.
             window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
+            high_res_encoder: of features finer than the patch grid; None: there are none, as in the paper.
             compile_backend: backend of ``torch.compile``, or "" to run the network as it is written.
         """
         super().__init__()
         self.backbone = backbone
         self.prompt_encoder = prompt_encoder
         self.decoder = decoder
+        self.high_res_encoder = high_res_encoder
         self.segmentation_head = segmentation_head
         self.center_head = center_head
         self.criterion = criterion
@@ -89,6 +93,7 @@ class PromptDAS(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
         dim = backbone.output_shape()["vit"].channels
+        high_res = HighResEncoder(dim, cfg.MODEL.VIT.PATCH_SIZE) if cfg.MODEL.DECODER.HIGH_RES_FEATURES else None
         test = cfg.TEST.WINDOW
         prompt_encoder = build_prompt_encoder(cfg, dim)
         if cfg.INPUT.CLICKS.ENABLED and not prompt_encoder.uses_labels:
@@ -100,6 +105,7 @@ class PromptDAS(nn.Module):
             "backbone": backbone,
             "prompt_encoder": prompt_encoder,
             "decoder": PromptDecoder(cfg, dim),
+            "high_res_encoder": high_res,
             "segmentation_head": build_segmentation_head(cfg, dim, dim // 8),
             "center_head": build_center_head(cfg, dim // 8),
             "criterion": PromptDASCriterion(cfg),
@@ -128,9 +134,16 @@ class PromptDAS(nn.Module):
         return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
     def encode(self, images: Tensor) -> Tensor:
-        """images (B, 1, H, W), gray 0-255 -> image embedding (B, D, H / patch, W / patch)."""
+        """images (B, 1, H, W), gray 0-255 -> image embedding (B, D, H / patch, W / patch).
+
+        With high-resolution features these are further channels: (B, 4 D, H / patch, W / patch).
+        """
+        images = (images - self.pixel_mean) / self.pixel_std
         with self.autocast():
-            return self.backbone((images - self.pixel_mean) / self.pixel_std)["vit"]
+            embedding = self.backbone(images)["vit"]
+            if self.high_res_encoder is not None:
+                embedding = torch.cat([embedding, self.high_res_encoder(images).to(embedding.dtype)], dim=1)
+        return embedding
 
     def decode(
         self,
@@ -160,6 +173,9 @@ class PromptDAS(nn.Module):
             if contrastive_points is not None and self.contrastive_from == "tokens":
                 contrastive = self.prompt_encoder(contrastive_points, image_size)
             dense = self.prompt_encoder.dense(points, valid, image_size, grid_size)
+            high_res = None
+            if self.high_res_encoder is not None:
+                embedding, high_res = embedding.tensor_split([self.decoder.dim], dim=1)
             out = self.decoder(
                 embedding if dense is None else embedding + dense,
                 self.prompt_encoder.grid(grid_size),
@@ -167,6 +183,7 @@ class PromptDAS(nn.Module):
                 valid,
                 contrastive,
                 contrastive_valid,
+                high_res,
             )
             logits = heat = embedding.new_zeros((len(embedding), 0, 0))
             if with_mask:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from prompt_das.modeling.losses import center, contrastive_loss, detection_loss, segmentation_loss
+from prompt_das.modeling.losses import center, contrastive_loss, detection_loss, dice_loss, segmentation_loss
 
 import pytest
 import torch
@@ -84,6 +84,30 @@ def test_logits_of_any_size_have_finite_losses_and_gradients() -> None:
 def test_bfloat16_logits_are_compared_in_float32() -> None:
     logits = torch.full((1, 100, 100), 0.125, dtype=torch.bfloat16)
     assert segmentation_loss(logits, torch.zeros(1, 100, 100)).item() == pytest.approx(math.log1p(math.exp(0.125)))
+
+
+# ---- Dice
+
+
+def test_dice_by_hand() -> None:
+    logits = torch.tensor([[[logit(0.8), logit(0.4)], [0.0, logit(0.1)]]])
+    target = torch.tensor([[[1, 0], [1, 0]]])
+    assert dice_loss(logits, target).item() == pytest.approx(1 - (2 * 1.3 + 1) / (1.8 + 2 + 1))
+
+
+def test_an_image_without_foreground_does_not_decide_the_dice_loss() -> None:
+    """Perfect on one image and on an empty one: no loss, where the mean of each image's own would be about 1/2."""
+    sure = torch.tensor([[[50.0, -50.0]], [[-50.0, -50.0]]])
+    assert dice_loss(sure, torch.tensor([[[1, 0]], [[0, 0]]])).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_dice_counts_confident_pixels_and_weighs_images() -> None:
+    logits, target = torch.zeros(2, 1, 2), torch.tensor([[[1, 1]], [[0, 1]]])
+    valid = torch.tensor([[[True, False]], [[True, True]]])
+    # Overlap 0.5 + 0.5 w, sum of both 1.5 + 2 w, for the weight w of the second image.
+    for weight in (1.0, 0.0):
+        loss = dice_loss(logits, target, valid, torch.tensor([1.0, weight]))
+        assert loss.item() == pytest.approx(1 - (2 * (0.5 + 0.5 * weight) + 1) / (1.5 + 2 * weight + 1))
 
 
 # ---- detection

@@ -492,3 +492,56 @@ def test_prompts_of_an_evaluation_may_change_all_of_a_slice(tiny_cfg: CfgNode) -
     assert (evaluated["sem_seg"]["one"] != evaluated["sem_seg"]["none"]).float().mean() > 0.99
     changed = limited["sem_seg"]["one"] != limited["sem_seg"]["none"]
     assert not changed.all()
+
+
+def test_the_dice_loss_has_its_own_weight(tiny_cfg: CfgNode) -> None:
+    samples = [source(), target()]
+    assert not {"loss_dice_source", "loss_dice_target"} & set(build_model(tiny_cfg)(samples))
+    losses = {}
+    for weight in (0.5, 1.0):
+        tiny_cfg.MODEL.LOSS.DICE_WEIGHT = weight
+        torch.manual_seed(0)
+        losses[weight] = build_model(tiny_cfg)(samples)
+    for name in ("loss_dice_source", "loss_dice_target"):
+        assert losses[1.0][name].item() == pytest.approx(2 * losses[0.5][name].item())
+        assert losses[1.0][name] > 0.01
+
+
+# ---- high-resolution features
+
+
+@pytest.fixture
+def fine_model(tiny_cfg: CfgNode) -> PromptDAS:
+    tiny_cfg.MODEL.DECODER.HIGH_RES_FEATURES = True
+    return build_model(tiny_cfg)
+
+
+def test_all_high_resolution_weights_are_trained(fine_model: PromptDAS) -> None:
+    losses = fine_model([source(), target()])
+    assert_trains(fine_model, losses)
+    fine = [p for name, p in fine_model.named_parameters() if "high_res" in name or "upsampling" in name]
+    assert fine
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in fine)
+
+
+def test_high_resolution_features_do_not_pass_through_the_patch_tokens(fine_model: PromptDAS) -> None:
+    """With the embedding of another image, a change of its own pixels still reaches the mask, and only nearby."""
+    fine_model.eval()
+    dim = fine_model.decoder.dim
+    image = gray(0)[None]
+    changed = image.clone()
+    changed[..., 8:10, 8:10] = 255 - changed[..., 8:10, 8:10]
+    with torch.no_grad():
+        embedding, other = fine_model.encode(image), fine_model.encode(changed)
+        assert embedding.shape[1] == 4 * dim
+        mixed = torch.cat([embedding[:, :dim], other[:, dim:]], dim=1)
+        masks = [fine_model.decode(e, torch.zeros(1, 0, 2), NOBODY, (SIZE, SIZE)).logits for e in (embedding, mixed)]
+    difference = (masks[0] - masks[1])[0].abs()
+    assert difference[4:14, 4:14].max() > 10 * difference[24:, 24:].max()
+
+
+def test_high_resolution_features_need_a_patch_that_can_be_halved_twice(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.MODEL.DECODER.HIGH_RES_FEATURES = True
+    tiny_cfg.MODEL.VIT.PATCH_SIZE = 2
+    with pytest.raises(ValueError, match="HIGH_RES_FEATURES needs a MODEL"):
+        build_model(tiny_cfg)

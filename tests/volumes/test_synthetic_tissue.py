@@ -51,8 +51,8 @@ def test_nearly_all_mitochondria_are_in_one_piece(micrographs: list[Micrograph])
 
 def test_some_mitochondria_touch(micrographs: list[Micrograph]) -> None:
     def touching(ids: np.ndarray) -> bool:
-        a, b = ids[:, 1:], ids[:, :-1]
-        return bool(((a != b) & (a > 0) & (b > 0)).any())
+        pairs = ((ids[:, 1:], ids[:, :-1]), (ids[1:], ids[:-1]))
+        return any(((a != b) & (a > 0) & (b > 0)).any() for a, b in pairs)
 
     assert any(touching(one.mitochondria) for one in micrographs)
 
@@ -118,3 +118,15 @@ def test_smooth_noise_has_mean_zero_and_deviation_one(size: float) -> None:
     noise = smooth_noise(np.random.default_rng(0), (50, 70), size)
     assert noise.mean() == pytest.approx(0, abs=1e-3)
     assert noise.std() == pytest.approx(1, abs=1e-2)
+
+
+def test_what_is_lost_is_not_labeled() -> None:
+    """Of the rows where a picture shows one gray value, none holds an object."""
+    lost = 0
+    for n in range(200):
+        one = make_micrograph(np.random.default_rng([2, n]), SIZE)
+        rows = (one.image == one.image[:, :1]).all(axis=1)
+        lost += int(rows.sum())
+        assert not one.mitochondria[rows].any()
+        assert not one.objects[rows].any()
+    assert lost

@@ -18,20 +18,26 @@ import cv2
 import numpy as np
 from scipy.special import erfinv
 
-CELL_SIZE = {"neuropil": (250, 900), "soma": (1500, 5000), "packed": (2000, 6000), "bundle": (130, 400)}  # nm
+# Smallest and largest radius of a cell's profile, in nm.
+CELL_RADIUS = {"neuropil": (30, 900), "soma": (500, 4000), "packed": (300, 4000), "bundle": (60, 400)}
+MAX_DISCS = 900
+TRIES = 6  # places tried for each disc
+WINDING_CELL = 1
 
 
 def draw_cells(rng: np.random.Generator, shape: tuple[int, int], nm: float, style: Style) -> Canvas:
     """A canvas with cells: cytoplasm and membranes."""
     cells, border = _partition(rng, shape, nm, style)
     canvas = Canvas(rng, nm, np.empty(shape, np.float32), cells, border)
-    count = int(cells.max()) + 1
+    count = max(int(cells.max()), WINDING_CELL) + 1
     shade = style.cytoplasm + style.cytoplasm_spread * rng.standard_normal(count).clip(-2, 2)
     kind = rng.random(count)
     dark = kind < style.dark_cells
+    dark[WINDING_CELL] = style.winding_cell == "dark"
     shade[dark] -= rng.uniform(0.08, 0.3)
     texture = _cytoplasm(rng, shape, nm, style)
     empty = kind > 1 - style.empty_cells
+    empty[WINDING_CELL] = style.winding_cell == "empty"
     shade[empty] = style.cytoplasm + rng.uniform(0, 0.2)
     strength = np.where(empty, 0.15, rng.uniform(0.6, 1.2, count)).astype(np.float32)
     canvas.picture[:] = shade.astype(np.float32)[cells] + strength[cells] * texture
@@ -43,36 +49,68 @@ def draw_cells(rng: np.random.Generator, shape: tuple[int, int], nm: float, styl
 def _partition(
     rng: np.random.Generator, shape: tuple[int, int], nm: float, style: Style
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cells (H, W) int32, and the distance to their borders (H, W): a warped Voronoi diagram of ellipses and lines."""
-    low, high = (length * nm for length in CELL_SIZE[style.tissue])
-    size = np.exp(rng.uniform(np.log(low), np.log(high)))
+    """Cells (H, W) int32, and the distance to their borders (H, W).
+
+    Discs of very different sizes are packed; each pixel belongs to the nearest, or to the thin cell that winds between
+    them all; then space is stretched and warped.
+    """
+    low, high = (length * nm for length in CELL_RADIUS[style.tissue])
+    largest = float(np.exp(rng.uniform(np.log(0.3 * high), np.log(high))))
+    smallest = float(np.exp(rng.uniform(np.log(low), np.log(min(3 * low, 0.6 * largest)))))
     margin = 20
     height, width = shape[0] + 2 * margin, shape[1] + 2 * margin
     seeds = np.full((height, width), 255, np.uint8)
-    crowding = smooth_noise(rng, (height, width), max(1.5 * size, 30))  # where cells are smaller
-    wanted = max(int(height * width / size**2 * 1.5), 2)
-    y, x = rng.integers(0, height, wanted), rng.integers(0, width, wanted)
-    keep = rng.random(wanted) < 1 / (1 + np.exp(-rng.uniform(1, 3) * crowding[y, x]))
-    bundle_angle = rng.uniform(0, 180)
-    longish = rng.uniform(0, 0.5)
-    for cy, cx in zip(y[keep], x[keep], strict=True):
-        axes = size * rng.uniform(0.02, 0.22, 2)
-        if rng.random() < longish:
-            axes[0] = size * rng.uniform(0.3, 1.5)
-        angle = bundle_angle + rng.normal(0, 15) if rng.random() < 0.5 else rng.uniform(0, 180)
-        cv2.ellipse(seeds, (int(cx), int(cy)), (int(axes[0]) + 1, int(axes[1]) + 1), angle, 0, 360, 0, -1)
+    for (y, x), radius in zip(*_packed_discs(rng, (height, width), smallest, largest), strict=True):
+        cv2.circle(seeds, (int(x), int(y)), int(radius), 0, -1)
     seeds[0, 0] = 0  # never without a cell
-    _, cells = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)
-    rows, cols = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    for axis in (rows, cols):
-        axis += margin + 0.08 * size * smooth_noise(rng, shape, max(0.5 * size, 12)).clip(-2.5, 2.5)
-        axis += min(0.03 * size, 3) * smooth_noise(rng, shape, max(0.12 * size, 6)).clip(-2.5, 2.5)
-    cells = cv2.remap(cells.astype(np.float32), cols, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
+    distance, cells = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)
+    if style.winding_cell:
+        cells[distance > rng.uniform(0.6, 1.6) * smallest] = WINDING_CELL
+    cells = cv2.remap(
+        cells.astype(np.float32), *_warp(rng, shape, largest, margin), cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT
+    )
     different = np.zeros(shape, np.uint8)
     different[:, 1:] |= cells[:, 1:] != cells[:, :-1]
     different[1:] |= cells[1:] != cells[:-1]
     border = cv2.distanceTransform(1 - different, cv2.DIST_L2, 5) if different.any() else np.full(shape, 99.0)
     return cells.astype(np.int32), border.astype(np.float32)
+
+
+def _packed_discs(
+    rng: np.random.Generator, shape: tuple[int, int], smallest: float, largest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centers (N, 2) and radii (N,) of discs that do not overlap, the larger the fewer."""
+    # Of a power law, by inversion of its distribution.
+    power = rng.uniform(0.8, 2.2)
+    u = rng.random(MAX_DISCS)
+    radii = (smallest**-power + u * (largest**-power - smallest**-power)) ** (-1 / power)
+    wanted = np.searchsorted(np.cumsum(np.pi * radii**2), 1.1 * shape[0] * shape[1])
+    radii = np.sort(radii[: wanted + 1])[::-1]
+    centers = rng.random((len(radii), TRIES, 2)) * shape
+    placed = np.zeros((0, 3))
+    for tries, radius in zip(centers, radii, strict=True):
+        gaps = np.linalg.norm(tries[:, None] - placed[:, :2], axis=-1) - placed[:, 2]
+        free = np.flatnonzero(gaps.min(axis=1, initial=np.inf) > radius + 1)
+        if len(free):
+            placed = np.vstack([placed, [*tries[free[0]], radius]])
+    return placed[:, :2], placed[:, 2]
+
+
+def _warp(rng: np.random.Generator, shape: tuple[int, int], size: float, margin: int) -> tuple[np.ndarray, np.ndarray]:
+    """The columns and rows (H, W) that the pixels of the canvas are taken from."""
+    rows, cols = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    angle, stretch = rng.uniform(0, np.pi), float(np.exp(rng.uniform(0, 0.35)))
+    cos, sin = np.cos(angle), np.sin(angle)
+    along, across = cos * cols + sin * rows, cos * rows - sin * cols
+    along, across = along / stretch, across * stretch
+    cols, rows = cos * along - sin * across, sin * along + cos * across
+    for axis in (rows, cols):
+        axis += margin
+        for wave, strength in ((1.6, 0.3), (0.5, 0.06)):
+            amplitude = strength * rng.random() * size
+            axis += amplitude * smooth_noise(rng, shape, max(wave * size, 12)).clip(-2.5, 2.5)
+        axis += rng.uniform(0, 1.2) * smooth_noise(rng, shape, 8).clip(-2.5, 2.5)
+    return cols.astype(np.float32), rows.astype(np.float32)
 
 
 def _cytoplasm(rng: np.random.Generator, shape: tuple[int, int], nm: float, style: Style) -> np.ndarray:
@@ -82,6 +120,9 @@ def _cytoplasm(rng: np.random.Generator, shape: tuple[int, int], nm: float, styl
     texture = style.grain * (dotted - dotted.mean()) * 1.5
     texture += 0.4 * style.grain * smooth_noise(rng, shape, 120 * nm)
     texture += 0.3 * style.grain * smooth_noise(rng, shape, 8 * nm)
+    if style.clouds:
+        crowded = smooth_noise(rng, shape, rng.uniform(120, 400) * nm) - rng.uniform(0.3, 1.3)
+        texture -= style.clouds * np.clip(2 * crowded, 0, 1) * (1 + 0.4 * smooth_noise(rng, shape, 30 * nm))
     if style.fibers > 0.03:
         strands = rotated_noise(rng, shape, 25 * nm, rng.uniform(6, 20), rng.uniform(0, 180))
         texture -= style.fibers * np.maximum(strands - 0.5, 0)

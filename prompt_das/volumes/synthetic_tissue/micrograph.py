@@ -58,10 +58,11 @@ def make_micrograph(
     draw_organelles(canvas, style)
     tissue = cv2.resize(canvas.picture, (size, size), interpolation=cv2.INTER_AREA)
     every = slice(FINER // 2, None, FINER)
+    image, missing = take_picture(rng, tissue, style)
     return Micrograph(
-        take_picture(rng, tissue, style),
-        np.ascontiguousarray(canvas.mitochondria[every, every]),
-        np.ascontiguousarray(canvas.objects[every, every]),
+        image,
+        np.where(missing, 0, canvas.mitochondria[every, every]),
+        np.where(missing, 0, canvas.objects[every, every]),
         tuple(canvas.classes),
         style,
     )

@@ -13,14 +13,18 @@ import numpy as np
 ARTEFACT_PROBABILITY = 0.04  # of each
 
 
-def take_picture(rng: np.random.Generator, tissue: np.ndarray, style: Style) -> np.ndarray:
-    """The micrograph (H, W) uint8 of gray values (H, W) float32 at its own resolution."""
+def take_picture(rng: np.random.Generator, tissue: np.ndarray, style: Style) -> tuple[np.ndarray, np.ndarray]:
+    """Gray values (H, W) float32 -> the micrograph (H, W) uint8, and where it shows nothing, (H, W) bool."""
     picture = tissue.clip(0, 1.2)
     if style.blur > 0.15:
         picture = cv2.GaussianBlur(picture, (0, 0), style.blur)
     for artefact in ARTEFACTS:
         if rng.random() < ARTEFACT_PROBABILITY:
             picture = artefact(rng, picture.astype(np.float32))
+    missing = np.zeros(picture.shape, bool)
+    if rng.random() < ARTEFACT_PROBABILITY:
+        missing = _missing_part(rng, picture.shape)
+        picture[missing] = rng.choice([0.0, 1.0])
     shape = (picture.shape[0], picture.shape[1])
     noise = style.noise * rng.standard_normal(shape, dtype=np.float32)
     if rng.random() < 0.3:  # noise of a picture that was resampled
@@ -34,7 +38,7 @@ def take_picture(rng: np.random.Generator, tissue: np.ndarray, style: Style) -> 
     if style.inverted:
         picture = -picture
     picture = (style.mean + style.contrast * picture).clip(0, 255).astype(np.uint8)
-    return _compress(rng, picture) if rng.random() < 0.15 else picture
+    return (_compress(rng, picture) if rng.random() < 0.15 else picture), missing
 
 
 def _compress(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
@@ -72,14 +76,15 @@ def _fold(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     return picture - rng.uniform(0.15, 0.5) * cover((rng.uniform(3, 14) - distance) / 2)
 
 
-def _tear(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """A part of the picture that is missing: black, or white."""
-    row = int(rng.integers(picture.shape[0]))
+def _missing_part(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """The part (H, W) of a picture that is lost: a stripe, or all from a row on."""
+    row = int(rng.integers(shape[0]))
     part = slice(row, None) if rng.random() < 0.5 else slice(None, row)
     if rng.random() < 0.5:
         part = slice(row, row + int(rng.integers(2, 20)))
-    picture[part] = rng.choice([0.0, 1.0])
-    return picture
+    missing = np.zeros(shape, bool)
+    missing[part] = True
+    return missing
 
 
 def _dirt(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
@@ -112,5 +117,5 @@ def _distance_to_line(rng: np.random.Generator, shape: tuple[int, ...]) -> np.nd
 
 
 ARTEFACTS: tuple[Callable[[np.random.Generator, np.ndarray], np.ndarray], ...] = (
-    _shade, _charge, _curtain, _knife_mark, _fold, _tear, _dirt, _defocus, _sharpen, _equalize,
+    _shade, _charge, _curtain, _knife_mark, _fold, _dirt, _defocus, _sharpen, _equalize,
 )  # fmt: skip

@@ -29,17 +29,28 @@ def draw_mitochondria(canvas: Canvas, style: Style) -> None:
     rng, nm = canvas.rng, canvas.nm
     wanted = number(rng, style.mitochondria * canvas.square_micrometers)
     for place in canvas.random_places(TRIES * wanted, 0.5 * style.radius[0] * nm):
-        if int(canvas.mitochondria.max()) >= wanted:
-            return
-        body = _body(canvas, style, place)
-        if body is not None:
+        beside = False
+        while int(canvas.mitochondria.max()) < wanted:
+            body = _body(canvas, style, place, beside)
+            if body is None:
+                break
             _paint(canvas, style, *body)
+            if rng.random() > style.touching:
+                break
+            beside = True
+            place = place + rng.choice((-1, 1), 2) * rng.uniform(0.8, 1.8, 2) * style.radius[0] * nm
+            place = np.clip(place, 0, np.array(canvas.shape) - 1).astype(int)
 
 
-def _body(canvas: Canvas, style: Style, place: np.ndarray) -> tuple[Box, np.ndarray, float] | None:
-    """The box, depth and direction (radians) of a new mitochondrion; None where there is no room for it."""
+def _body(canvas: Canvas, style: Style, place: np.ndarray, beside: bool) -> tuple[Box, np.ndarray, float] | None:
+    """The box, depth and direction (radians) of a new mitochondrion; None where there is no room for it.
+
+    ``beside``: it may be pressed against others, which cut it.
+    """
     rng, nm = canvas.rng, canvas.nm
     radius = rng.uniform(*style.radius) * nm
+    fills = rng.random() < style.filling and canvas.border[tuple(place)] < 1.2 * radius
+    radius *= 1.25 if fills else 1.0  # the cell's border cuts it
     length = radius * style.elongation * rng.exponential(1.0)
     steps = int(np.clip(2.5 * length / radius, 2, 24))
     angle = rng.uniform(0, 2 * np.pi)
@@ -55,18 +66,22 @@ def _body(canvas: Canvas, style: Style, place: np.ndarray) -> tuple[Box, np.ndar
     gap = rng.uniform(0.5, 4)
     depth = np.minimum(free, canvas.border[box] - gap)
     depth[canvas.cells[box] != canvas.cells[tuple(place)]] = -99
+    if beside:
+        others = cv2.distanceTransform((canvas.mitochondria[box] == 0).astype(np.uint8), cv2.DIST_L2, 5)
+        depth = np.minimum(depth, others - 1)
     body = depth > 0
     near = body  # they may touch
-    if rng.random() < 0.5:
+    if not beside and rng.random() < 0.5:
         near = cv2.dilate(body.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    if body.sum() < max(0.6 * (free > 0).sum(), MIN_AREA * nm**2) or not canvas.is_free(box, near):
+    enough = (0.4 if fills or beside else 0.6) * (free > 0).sum()
+    if body.sum() < max(enough, MIN_AREA * nm**2) or not canvas.is_free(box, near):
         return None
     count, parts, stats, _ = cv2.connectedComponentsWithStats(body.astype(np.uint8), connectivity=8)
     if count > 2:
         largest = 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])
         depth[body & (parts != largest)] = -99
-    smooth = cv2.GaussianBlur(depth.clip(-4, None), (0, 0), 1.0)  # rounds what cells' borders cut
-    return box, smooth, angle
+    rounded = 0.2 * radius if fills else 1.0  # what cells' borders cut
+    return box, cv2.GaussianBlur(depth.clip(-4, None), (0, 0), rounded), angle
 
 
 def _paint(canvas: Canvas, style: Style, box: Box, depth: np.ndarray, angle: float) -> None:

@@ -16,6 +16,8 @@ TISSUES: tuple[Tissue, ...] = ("neuropil", "soma", "packed", "bundle")
 TISSUE_PROBABILITY = (0.65, 0.15, 0.12, 0.08)
 Cristae = Literal["lamellar", "tubular", "concentric", "irregular", "none"]
 CRISTAE: tuple[Cristae, ...] = ("lamellar", "tubular", "concentric", "irregular", "none")
+WINDING_CELLS: tuple[Literal["", "plain", "dark", "empty"], ...] = ("", "plain", "dark", "empty")
+WINDING_PROBABILITY = (0.45, 0.15, 0.28, 0.12)
 CRISTAE_PROBABILITY = (0.5, 0.14, 0.08, 0.23, 0.05)
 
 
@@ -31,10 +33,12 @@ class Style:
     empty_cells: float  # share of cells that are lumen, resin or extracellular space
     grain: float  # contrast of the texture of cytoplasm
     grain_size: float
+    clouds: float  # contrast of crowded parts: vesicles out of focus, dense cytoplasm
     fibers: float  # contrast of microtubules and filaments
     membrane: float
     membrane_width: float
     oblique: float  # share of the membranes that are cut obliquely: gray bands instead of lines
+    winding_cell: Literal["", "plain", "dark", "empty"]  # between all others: glia, or extracellular space
     extracellular_gap: float
     dark_gap: bool  # thin dark processes, as of glia, in the place of extracellular space
     # Mitochondria
@@ -42,6 +46,8 @@ class Style:
     radius: tuple[float, float]  # smallest and largest
     elongation: float  # typical half length of the axis, in radii
     branched: float  # share with a side branch
+    touching: float  # share with another pressed against it
+    filling: float  # share that fills its cell, as in thin processes
     matrix: float
     matrix_spread: float  # standard deviation between mitochondria
     matrix_grain: float
@@ -103,28 +109,32 @@ def random_style(rng: np.random.Generator) -> Style:
         tissue=tissue,
         cytoplasm=cytoplasm,
         cytoplasm_spread=uniform(0.0, 0.08),
-        dark_cells=uniform(0, 0.12) if with_probability(0.5) else 0.0,
+        dark_cells=uniform(0.05, 0.3) if with_probability(0.7) else 0.0,
         empty_cells=uniform(0, 0.15) if with_probability(0.7) else 0.0,
         grain=uniform(0.01, 0.11),
         grain_size=uniform(12, 45),
+        clouds=uniform(0.05, 0.3) if with_probability(0.7) else 0.0,
         fibers=uniform(0, 0.08),
-        membrane=max(cytoplasm - uniform(0.2, 0.6), 0.02),
+        membrane=max(cytoplasm - uniform(0.25, 0.68), 0.02),
         membrane_width=uniform(9, 26),
         oblique=uniform(0, 0.3),
-        extracellular_gap=uniform(8, 40) if with_probability(0.6) else 0.0,
+        winding_cell=WINDING_CELLS[rng.choice(len(WINDING_CELLS), p=WINDING_PROBABILITY)],
+        extracellular_gap=uniform(6, 24) if with_probability(0.4) else 0.0,
         dark_gap=rng.random() < 0.3,
         mitochondria=density,
         radius=(small, small * uniform(1.3, 2.4)),
         elongation=uniform(0.1, 3.0),
         branched=uniform(0, 0.25),
+        touching=uniform(0, 0.4),
+        filling=uniform(0, 0.6),
         matrix=max(matrix, 0.05),
         matrix_spread=uniform(0, 0.06),
         matrix_grain=uniform(0.01, 0.09),
-        rim=max(min(cytoplasm, matrix) - uniform(0.04, 0.35), 0.02),
+        rim=max(min(cytoplasm, matrix) - uniform(0.08, 0.36), 0.02),
         rim_width=uniform(9, 24),
         inner_gap=uniform(0, 0.2) if rng.random() < 0.5 else 0.0,
         cristae=cristae,
-        cristae_contrast=uniform(0.06, 0.32) * (-1 if with_probability(0.25) else 1),
+        cristae_contrast=uniform(0.08, 0.34) * (-1 if with_probability(0.25) else 1),
         cristae_period=uniform(35, 120),
         others={name: most * float(rng.random()) ** 2 for name, most in OTHERS.items()},
         blur=uniform(0.0, 0.9),
