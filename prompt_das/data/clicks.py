@@ -80,8 +80,8 @@ class ClickSimulator:
         Args:
             image: (H, W) gray values 0 to 255.
             instances: (H, W) ids of true organelles, 0 where there is none.
-            objects: (H, W) ids of everything else in the image, if it is known. Half of the crops have these clicked
-                instead of image regions.
+            objects: (H, W) ids of other objects in the image, if they are known: these are clicked then instead of
+                image regions, whose borders are only guessed.
 
         Returns:
             The target mask (H, W) uint8 that follows the clicks; its centers (N, 2); the clicks (N', 3).
@@ -97,7 +97,7 @@ class ClickSimulator:
         points = [self._click(instances, ids, centers, chosen, rng) for chosen in (clicked, removed)]
         labels = [POSITIVE] * len(clicked) + [NEGATIVE] * len(removed)
         if rng.random() < self.added:
-            if objects is not None and rng.random() < 0.5:
+            if objects is not None:
                 regions, region_points = self.objects(objects, rng)
             else:
                 regions, region_points = self.regions(image, instances, rng)

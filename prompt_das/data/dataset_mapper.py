@@ -99,7 +99,7 @@ class LabeledCrop:
         image: (H, W) float32 in 0..255.
         labels: (H, W) integers, 0 where there is no organelle. With ``objects`` they are ids of instances, else the
             instances are the connected components.
-        objects: (H, W) int32 ids of everything else in the image, where that is known.
+        objects: (H, W) int32 ids of what else may be clicked in the image, where that is known.
     """
 
     box: Box
@@ -193,7 +193,7 @@ class SourceMapper:
             (0, 0, size, size),
             drawn.image.astype(np.float32),
             drawn.mitochondria.astype(np.int32),
-            drawn.objects.astype(np.int32),
+            drawn.compact_objects().astype(np.int32),
         )
 
 

@@ -166,6 +166,7 @@ def test_objects_that_are_known_are_clicked_and_become_foreground(image: np.ndar
         assert at(target, clicks) == [1] * len(clicks)
         hit = {i for i in at(objects, clicks) if i}
         seen |= hit
+        assert all(a or b for a, b in zip(at(objects, clicks), at(instances, clicks), strict=True))  # on nothing else
         for i in hit:
             assert target[objects == i].all()
     assert seen == {3, 7}

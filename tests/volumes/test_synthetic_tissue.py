@@ -130,3 +130,17 @@ def test_what_is_lost_is_not_labeled() -> None:
         assert not one.mitochondria[rows].any()
         assert not one.objects[rows].any()
     assert lost
+
+
+def test_compact_objects_are_those_with_a_border_of_their_own(micrographs: list[Micrograph]) -> None:
+    kept, left_out = Counter(), Counter()
+    for one in micrographs:
+        compact = one.compact_objects()
+        for i in np.unique(one.objects)[1:]:
+            same = compact[one.objects == i]
+            assert (same == i).all() or not same.any()
+            (kept if same.any() else left_out)[one.classes[i - 1]] += 1
+        assert not compact[one.objects == 0].any()
+    assert {"lysosome", "vacuole", "nucleus"} <= set(kept)
+    assert {"vesicles", "reticulum", "synapse", "myelin"} <= set(left_out)
+    assert not set(kept) & set(left_out)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prompt_das.volumes.synthetic_tissue.cells import draw_cells, draw_membranes, draw_myelin, draw_nucleus
 from prompt_das.volumes.synthetic_tissue.microscope import take_picture
 from prompt_das.volumes.synthetic_tissue.mitochondria import draw_mitochondria
-from prompt_das.volumes.synthetic_tissue.organelles import draw_organelles
+from prompt_das.volumes.synthetic_tissue.organelles import COMPACT, draw_organelles
 from prompt_das.volumes.synthetic_tissue.style import Style, random_style
 
 import cv2
@@ -34,6 +34,11 @@ class Micrograph:
     objects: np.ndarray
     classes: tuple[str, ...]
     style: Style
+
+    def compact_objects(self) -> np.ndarray:
+        """``objects`` (H, W) that have a border of their own: no clouds of vesicles, reticulum, myelin or synapses."""
+        kept = np.array([0, *(i if name in COMPACT else 0 for i, name in enumerate(self.classes, 1))], np.uint16)
+        return kept[self.objects]
 
 
 def make_micrograph(

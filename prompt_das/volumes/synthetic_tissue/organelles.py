@@ -226,6 +226,7 @@ BODIES = (
     RoundBody("whorl", (120, 500), 0.12, _paint_whorl),
     RoundBody("vacuole", (35, 220), 0.12, _paint_vacuole),
 )
+COMPACT = frozenset({"nucleus", *(body.name for body in BODIES)})  # one body with a border of its own
 ORGANELLES: dict[str, Draw] = {  # bodies first: thin things go around them
     **{body.name: body for body in BODIES},
     "reticulum stack": _draw_stack,
