@@ -87,13 +87,15 @@ def _packed_discs(
     wanted = np.searchsorted(np.cumsum(np.pi * radii**2), 1.1 * shape[0] * shape[1])
     radii = np.sort(radii[: wanted + 1])[::-1]
     centers = rng.random((len(radii), TRIES, 2)) * shape
-    placed = np.zeros((0, 3))
+    placed, count = np.empty((len(radii), 3)), 0  # y, x, radius
     for tries, radius in zip(centers, radii, strict=True):
-        gaps = np.linalg.norm(tries[:, None] - placed[:, :2], axis=-1) - placed[:, 2]
-        free = np.flatnonzero(gaps.min(axis=1, initial=np.inf) > radius + 1)
+        y, x, others = placed[:count].T
+        squared = (tries[:, :1] - y) ** 2 + (tries[:, 1:] - x) ** 2
+        free = np.flatnonzero((squared > (others + radius + 1) ** 2).all(axis=1))
         if len(free):
-            placed = np.vstack([placed, [*tries[free[0]], radius]])
-    return placed[:, :2], placed[:, 2]
+            placed[count] = *tries[free[0]], radius
+            count += 1
+    return placed[:count, :2], placed[:count, 2]
 
 
 def _warp(rng: np.random.Generator, shape: tuple[int, int], size: float, margin: int) -> tuple[np.ndarray, np.ndarray]:
