@@ -9,6 +9,7 @@ from prompt_das.utils.natural_sort import natural_key
 from prompt_das.volumes.folder_volume import FolderVolume
 from prompt_das.volumes.hdf5_volume import HDF5Volume
 from prompt_das.volumes.memory_limit import require_slices
+from prompt_das.volumes.mrc_volume import MRCVolume
 from prompt_das.volumes.tiff_volume import TiffVolume
 from prompt_das.volumes.volume import Volume, VolumeError, volume_errors
 from prompt_das.volumes.zarr_volume import ZarrVolume
@@ -16,6 +17,7 @@ from prompt_das.volumes.zarr_volume import ZarrVolume
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 TIFF_SUFFIXES = (".tif", ".tiff")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+MRC_SUFFIXES = (".mrc", ".rec", ".map")
 
 
 def open_volume(path: str | Path, dataset: str | None = None) -> Volume:
@@ -57,11 +59,13 @@ def _open_by_suffix(path: Path, files: Sequence[Path], dataset: str | None) -> V
     suffix = path.suffix.lower()
     if suffix in HDF5_SUFFIXES:
         return HDF5Volume(path, dataset)
+    if suffix in MRC_SUFFIXES:
+        return MRCVolume(path)
     if suffix in TIFF_SUFFIXES:
         return TiffVolume(path)
     if suffix in IMAGE_SUFFIXES:
         return FolderVolume(path, files)
-    known = ", ".join((*IMAGE_SUFFIXES, *HDF5_SUFFIXES, ".zarr"))
+    known = ", ".join((*IMAGE_SUFFIXES, *HDF5_SUFFIXES, *MRC_SUFFIXES, ".zarr"))
     raise VolumeError(
         f"{path}: '{suffix}' is not a format this package reads; use a folder of slices or one of {known}"
     )
