@@ -1,4 +1,4 @@
-"""The voxel size that a file's own metadata state: ImageJ and OME TIFF, MRC, OME-Zarr, attributes of HDF5 and Zarr arrays.
+"""The voxel size that a file's own metadata state: TIFF (ImageJ, OME), OME-Zarr, attributes of HDF5 and Zarr arrays.
 
 Voxel sizes are (z, y, x) in nanometers. Metadata are often a program's defaults, 1 pixel or 72 dots per inch for
 example: what no electron microscope can have is not known (None), as is what has no unit of length.
