@@ -96,6 +96,20 @@ class Controller:
             image_session.diameter = diameter
             self.update()
 
+    def set_threshold(self, threshold: float) -> None:
+        """State the probability above which a pixel of the image in use is foreground."""
+        image_session = self.image_sessions.current
+        if image_session is not None and image_session.threshold != threshold:
+            image_session.threshold = threshold
+            self.update()
+
+    def set_min_size(self, min_size: int | None) -> None:
+        """State the size in pixels up to which instances of the image in use are left out; None: the network's."""
+        image_session = self.image_sessions.current
+        if image_session is not None and image_session.min_size != min_size:
+            image_session.min_size = min_size
+            self.update()
+
     # ---- from the viewer to the network
 
     def update(self) -> None:
@@ -141,11 +155,20 @@ class Controller:
 
     def _request(self, image_session: ImageSession, z: int, clicks: np.ndarray, scale: float) -> Request | None:
         """Build the request for a slice; None if its result is shown already."""
+        request = Request(
+            image_session.volume,
+            z,
+            clicks,
+            stack_of(image_session.instances)[z],
+            centers=self.suggest,
+            scale=scale,
+            threshold=image_session.threshold,
+            min_size=image_session.min_size,
+        )
         before = image_session.responded.get(z)
-        if before is not None and before[0] == (clicks.tobytes(), scale) and before[1] >= self.suggest:
+        if before is not None and before[0] == request.key and before[1] >= request.centers:
             return None
-        shown = stack_of(image_session.instances)[z]
-        return Request(image_session.volume, z, clicks, shown, self.suggest, scale)
+        return request
 
     def _warn_of_negative_clicks(self, predictor: Predictor, clicks: Iterable[np.ndarray]) -> None:
         """Once for each network that does not know them."""
@@ -205,7 +228,7 @@ class Controller:
         image_session.instances.refresh()
         if response.complete:
             self.progress = None
-            image_session.responded[z] = ((request.clicks.tobytes(), request.scale), request.centers)
+            image_session.responded[z] = (request.key, request.centers)
             if response.segmentation.centers is not None:
                 assert self.session.predictor is not None
                 assert request.scale is not None

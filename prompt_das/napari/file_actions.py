@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prompt_das.engine.project import Project
+from prompt_das.inference.volume.settings import VolumeSettings
 from prompt_das.napari.adapt import MINUTES, adapt_to_clicks
 from prompt_das.napari.files import Report, lazy_labels, make_project, save_labels, segment_volume
 from prompt_das.napari.image_scale import diameter_of
@@ -94,9 +95,10 @@ class FileActions:
         clicks, _ = image_session.clicks()
         image, volume, voxel_size = image_session.image, image_session.volume, image_session.voxel_size
         file, diameter = image.source.path, diameter_of(self._session.predictor, image_session)
+        settings = VolumeSettings(threshold=image_session.threshold, min_size=image_session.min_size)
 
         def work(report: Report) -> Path:
-            return segment_volume(weights, volume, file, Path(output), clicks, voxel_size, report, diameter)
+            return segment_volume(weights, volume, file, Path(output), clicks, voxel_size, report, diameter, settings)
 
         def show(result: Path) -> None:
             labels = lazy_labels(result)

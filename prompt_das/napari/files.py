@@ -16,6 +16,7 @@ from typing import Any
 
 from prompt_das.engine.project import Project, create_project
 from prompt_das.inference.volume.predict_volume import predict_volume
+from prompt_das.inference.volume.settings import VolumeSettings
 from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.napari.layers import LayerVolume
 from prompt_das.ops.points import POSITIVE
@@ -88,6 +89,7 @@ def segment_volume(
     voxel_size: VoxelSize | None,
     report: Report,
     diameter: float | None = None,
+    settings: VolumeSettings | None = None,
 ) -> Path:
     """Predict all slices of a layer, with 3-D instances, see :func:`prompt_das.inference.volume.predict_volume`.
 
@@ -98,6 +100,7 @@ def segment_volume(
             beside ``output`` for as long as this takes.
         clicks: prompts (N, 3) of slices: x, y, label.
         diameter: of a typical object in pixels, if that decides the scale.
+        settings: how instances are made.
 
     Raises:
         FileExistsError: there is an ``output`` already.
@@ -118,6 +121,7 @@ def segment_volume(
                 diameter=diameter,
             ),
             output,
+            settings,
             overwrite=not output.exists(),  # an unfinished one of other clicks is of no use any more
             executor=partial(_run_and_report, report),
             progress=False,

@@ -6,7 +6,7 @@ centers that the network suggests. They are ordinary layers: points may be dragg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from prompt_das.napari.layers import (
     voxel_size_of,
     with_slice,
 )
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
 from prompt_das.ops.points import NEGATIVE, POSITIVE
 from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.voxel_size import VoxelSize
@@ -46,11 +47,13 @@ class ImageSession:
     Attributes:
         prompts, negative_prompts: points on something to segment, and on something to leave out.
         alt_click: with Alt held, a click in ``prompts`` is a negative one.
-        responded: the request, without its image, whose result the instances of a slice are.
+        responded: of a slice the key of the request whose result its instances are, and whether it had centers.
         suggested: centers of a slice that were put into the layer; those that are gone from it were judged.
         judged: centers of a slice that shall not be suggested again.
         outside: how many prompts lie outside the image; the user has been notified.
         diameter: of a typical object in pixels of the slice, as the user states it; 0 where they do not.
+        threshold: foreground is where the probability is above.
+        min_size: instances of at most so many pixels are left out; None: as the network has it.
     """
 
     image: Image
@@ -60,11 +63,13 @@ class ImageSession:
     instances: Labels
     alt_click: AltClick
     centers: Points | None = None
-    responded: dict[int, Any] = field(default_factory=dict)
+    responded: dict[int, tuple[Hashable, bool]] = field(default_factory=dict)
     suggested: dict[int, np.ndarray] = field(default_factory=dict)
     judged: dict[int, np.ndarray] = field(default_factory=dict)
     outside: int = 0
     diameter: float = 0.0
+    threshold: float = FOREGROUND_THRESHOLD
+    min_size: int | None = None
 
     def layers(self) -> list[Layer]:
         return [self.image, self.prompts, self.negative_prompts, self.instances]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.inference.interactive.segmentation import Segmentation
 from prompt_das.napari.ids import keep_ids
 from prompt_das.napari.layers import LayerVolume
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class Request:
     Attributes:
         shown: the instances (H, W) that are shown there now.
         scale: network pixels per image pixel; None for the predictor's own.
+        threshold: foreground is where the probability is above.
+        min_size: instances of at most so many pixels are left out; None: the predictor's own.
     """
 
     volume: LayerVolume
@@ -41,6 +44,13 @@ class Request:
     shown: np.ndarray
     centers: bool = False
     scale: float | None = None
+    threshold: float = FOREGROUND_THRESHOLD
+    min_size: int | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """The same for requests with the same instances, of one slice and network."""
+        return self.clicks.tobytes(), self.scale, self.threshold, self.min_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +187,8 @@ class Session:
         intensity_range = request.volume.intensity_range
         instances = request.shown
         for segmentation in self._stream(ticket, request, predictor, image, intensity_range):
-            instances = keep_ids(instances, segmentation.instances)
+            found = segmentation.instances_above(request.threshold, request.min_size)
+            instances = keep_ids(instances, found)
             self._send(Response(ticket, request, segmentation, instances))
 
     def _stream(

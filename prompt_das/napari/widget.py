@@ -11,6 +11,7 @@ from prompt_das.napari.adapt import MINUTES
 from prompt_das.napari.controller import Controller
 from prompt_das.napari.notifications import Notifications
 from prompt_das.napari.session import Session
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
 
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
@@ -26,12 +27,13 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
-NO_WEIGHTS = "No weights yet. To try it: <code>make demo</code> leaves some in output/demo/wda/model_final.pth"
-DEFAULT_MODEL = "em-small"  # opened by itself, where there is a model of this name
+NO_WEIGHTS = "No network yet"
+DEFAULT_MODEL = "em-small"
 WEIGHTS = "Weights (*.pth *.safetensors)"
 LABELS = "TIFF (*.tif);;OME-Zarr (*.zarr)"
 VOLUMES = "OME-Zarr (*.zarr);;TIFF (*.tif);;HDF5 (*.h5)"
@@ -50,6 +52,9 @@ DIAMETER = (
     "How large is a typical object, in pixels of the image? The image is brought to the size that the network knows. "
     "Without it the scale and units of the layer say how large its pixels are."
 )
+THRESHOLD = "A pixel is foreground if the network gives it a higher probability. Lower finds more, higher less."
+MIN_SIZE = "What has at most so many pixels is left out; in the whole volume, so many voxels."
+NETWORKS_OWN = -1  # of sizes
 COALESCE_MS = 30  # events that come together, as when a slider is dragged, make one request
 
 
@@ -157,6 +162,16 @@ class PromptDASWidget(QWidget):
         self.diameter.setToolTip(DIAMETER)
         self.diameter.valueChanged.connect(self.controller.set_diameter)
         self.diameter_row = _row(QLabel("Diameter (px)"), self.diameter)
+        self.threshold = QDoubleSpinBox(decimals=2, minimum=0.05, maximum=0.95, singleStep=0.05)
+        self.threshold.setToolTip(THRESHOLD)
+        self.threshold.valueChanged.connect(self.controller.set_threshold)
+        self.min_size = QSpinBox(minimum=NETWORKS_OWN, maximum=10**6, suffix=" px")
+        self.min_size.setSpecialValueText("as the network has it")
+        self.min_size.setKeyboardTracking(False)
+        self.min_size.setToolTip(MIN_SIZE)
+        self.min_size.valueChanged.connect(
+            lambda size: self.controller.set_min_size(None if size == NETWORKS_OWN else size)
+        )
         self.suggest = QCheckBox("Suggest centers")
         self.suggest.toggled.connect(self.controller.set_suggest)
         self.accept, self.reject = QPushButton("Accept (y)"), QPushButton("Reject (n)")
@@ -170,6 +185,12 @@ class PromptDASWidget(QWidget):
         layout = QVBoxLayout(self)
         _group(layout, "Network", _row(self.models, _button("Open weights …", self.open_weights)), self.weights)
         _group(layout, "Image", self.images, self.diameter_row)
+        _group(
+            layout,
+            "Instances",
+            _row(QLabel("Threshold"), self.threshold),
+            _row(QLabel("Larger than"), self.min_size),
+        )
         _group(layout, "Suggestions", self.suggest, _row(self.accept, self.reject))
         self.minutes = QDoubleSpinBox(decimals=0, minimum=1, maximum=600, value=MINUTES, suffix=" min")
         self.minutes.setToolTip(ADAPT)
@@ -240,6 +261,13 @@ class PromptDASWidget(QWidget):
         self.diameter.setEnabled(current is not None)
         with QSignalBlocker(self.diameter):
             self.diameter.setValue(0 if current is None else current.diameter)
+        self.threshold.setEnabled(current is not None)
+        with QSignalBlocker(self.threshold):
+            self.threshold.setValue(FOREGROUND_THRESHOLD if current is None else current.threshold)
+        self.min_size.setEnabled(current is not None)
+        min_size = None if current is None else current.min_size
+        with QSignalBlocker(self.min_size):
+            self.min_size.setValue(NETWORKS_OWN if min_size is None else min_size)
         self.accept.setEnabled(controller.suggest)
         self.reject.setEnabled(controller.suggest)
         self.cancel.setEnabled(controller.tasks.progress is not None)

@@ -374,6 +374,33 @@ def test_a_layer_without_units_waits_for_a_diameter(
     assert "a diameter of 1 pixels would make 14.5" in physical.controller.problem
 
 
+def test_threshold_and_smallest_size_change_what_is_shown(
+    ready: PluginHarness, weights: Path, image: np.ndarray, tmp_path: Path
+) -> None:
+    """Of the slice in view and of the whole volume, without a new prediction; of this image only."""
+    ready.segment(image)
+    answer = Predictor(weights).predict([], image=image[0])
+    low, middle = np.quantile(answer.probability, (0.3, 0.5))
+    ready.controller.set_threshold(float(low))
+    ready.controller.set_min_size(0)
+    ready.work()
+    many = answer.instances_above(low, 0)
+    assert same_instances(ready.instances.data[0], many)
+    largest = int(np.bincount(many.ravel())[1:].max())
+    ready.controller.set_min_size(largest)
+    ready.work()
+    assert not ready.instances.data[0].any()
+    ready.controller.set_threshold(float(middle))
+    ready.controller.set_min_size(3)
+    ready.work()
+    ready.controller.files.segment_volume(tmp_path / "out.zarr")
+    ready.work()
+    labels = zarr.open_group(str(tmp_path / "out.zarr"), mode="r")["labels/instances/0"][:]
+    assert labels.any()
+    attributes = zarr.open_group(str(tmp_path / "out.zarr"), mode="r").attrs["prompt_das"]
+    assert (attributes["threshold"], attributes["min_size"]) == (float(middle), 3)
+
+
 def test_a_flat_image_needs_no_thickness(
     physical: PluginHarness, weights_of_physical_scale: Path, image: np.ndarray
 ) -> None:

@@ -221,7 +221,7 @@ def test_the_window_is_closed_while_the_network_works(ready: Any, viewer: Any) -
 
 def test_the_widget_says_what_to_do_next(widget: Any, viewer: Any) -> None:
     assert "Open weights" in widget.status.text()
-    assert "make demo" in widget.weights.text()
+    assert widget.weights.text() == "No network yet"
 
 
 def test_the_diameter_is_asked_for_where_it_counts(
@@ -238,6 +238,19 @@ def test_the_diameter_is_asked_for_where_it_counts(
     expected = Predictor(weights_of_physical_scale, diameter=29).predict([], image=image[0])
     assert same_instances(instances(viewer)[0], expected.instances)
     assert ready.status.text().startswith("Click")
+
+
+def test_controls_of_instances(ready: Any, viewer: Any, weights: Path, image: np.ndarray) -> None:
+    answer = Predictor(weights).predict([], image=image[0])
+    threshold = round(float(np.median(answer.probability)), 2)
+    assert (ready.threshold.value(), ready.min_size.text()) == (0.5, "as the network has it")
+    ready.threshold.setValue(threshold)
+    ready.min_size.setValue(0)
+    idle(ready)
+    assert same_instances(instances(viewer)[0], answer.instances_above(threshold, 0))
+    ready.min_size.setValue(-1)
+    idle(ready)
+    assert same_instances(instances(viewer)[0], answer.instances_above(threshold))
 
 
 def test_sample_data(widget: Any, viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,3 +56,7 @@ class Segmentation:
     def instances(self) -> np.ndarray:
         """(H, W) int32: the 8-connected components of the mask, 1 ... n in raster order, 0 elsewhere."""
         return semantic_to_instances(self.mask, self.min_size)
+
+    def instances_above(self, threshold: float, min_size: int | None = None) -> np.ndarray:
+        """``instances`` of another threshold of the probability and smallest size, by default the same size."""
+        return semantic_to_instances(self.probability > threshold, self.min_size if min_size is None else min_size)
