@@ -47,6 +47,7 @@ class Style:
     elongation: float  # typical half length of the axis, in radii
     branched: float  # share with a side branch
     touching: float  # share with another pressed against it
+    crowded: float  # share in cytoplasm that is nearly as dark
     filling: float  # share that fills its cell, as in thin processes
     matrix: float
     matrix_spread: float  # standard deviation between mitochondria
@@ -126,7 +127,8 @@ def random_style(rng: np.random.Generator) -> Style:
         elongation=uniform(0.1, 3.0),
         branched=uniform(0, 0.25),
         touching=uniform(0, 0.4),
-        filling=uniform(0, 0.6),
+        crowded=uniform(0, 0.6),
+        filling=uniform(0, 0.4),
         matrix=max(matrix, 0.05),
         matrix_spread=uniform(0, 0.06),
         matrix_grain=uniform(0.01, 0.09),
