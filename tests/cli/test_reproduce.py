@@ -187,12 +187,14 @@ def test_the_ablation_of_new_parts_starts_from_sources_of_the_same_network(
         "dense": "dense_source",
         "without_unprompted": "source",
         "without_peaks": "source",
+        "coarse": "coarse_source",
+        "without_dice": "without_dice_source",
         "contrastive_features": "source",
         "no_contrastive": "source",
     }
     names = [Path(value_of(command, "OUTPUT_DIR")).name for command in started]
     assert all(names.index(source) < names.index(run) for run, source in starts.items())
-    assert len(tables["What is not in the paper/paper"]) == 2 + 2 * 8
+    assert len(tables["What is not in the paper/paper"]) == 2 + 2 * 10
 
 
 def test_clicks_are_averaged_over_seeds_and_drawn(
