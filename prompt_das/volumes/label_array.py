@@ -34,7 +34,7 @@ def label_array(path: str | Path) -> str | None:
 
 def _of_ome_zarr(path: Path) -> str | None:
     root: Any = zarr.open(RegularFiles(path, read_only=True), mode="r")
-    labels = root.get("labels") if isinstance(root, zarr.Group) else None
+    labels: Any = root.get("labels") if isinstance(root, zarr.Group) else None
     names = _described(labels).get("labels") or []
     if len(names) > 1:
         choices = " or ".join(f"{path}::labels/{name}/0" for name in names)
@@ -47,5 +47,6 @@ def _of_ome_zarr(path: Path) -> str | None:
 
 def _described(group: Any) -> dict[str, Any]:
     """OME-Zarr's attributes of a group, {} where there are none."""
-    attributes = dict(group.attrs) if isinstance(group, zarr.Group) else {}
-    return attributes.get("ome", attributes)
+    attributes: dict[str, Any] = dict(group.attrs) if isinstance(group, zarr.Group) else {}
+    ome: Any = attributes.get("ome", attributes)
+    return ome
