@@ -39,21 +39,29 @@ def train(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
-    """Evaluate a trained model on DATASETS.TEST.
+    """Evaluate a trained model on DATASETS.TEST, or compare finished label volumes of any tool with the truth.
 
         prompt-das evaluate --config-file rat2human_wda --weights output/rat2human_wda/model_final.pth
         prompt-das evaluate --config-file rat2human_wda --weights model.safetensors \\
             TEST.WINDOW.STRIDE 128 TEST.WINDOW.ROTATIONS 4
         prompt-das evaluate --config-file rat2human_wda --weights model.safetensors --clicks
+        prompt-das evaluate --predictions ours.zarr other.h5::main --truth my_lab.yaml --output comparison
 
     The keys of the second example are the paper's test protocol. The results are printed, and written to
     OUTPUT_DIR/inference. With --clicks simulated users correct each slice click by click, at the largest error: Dice
     and PQ against the number of clicks, and what one click does.
+
+    With --predictions no model is run: label volumes (TIFF, HDF5, Zarr, folders; `path::array` is an array inside a
+    file) are compared with --truth in slices and in 3-D, side by side in one table.
     """
     add_config_file(parser)
     add_plugin(parser)
     parser.add_argument("--weights", help=f"{WEIGHTS}; default: MODEL.WEIGHTS")
     parser.add_argument("--clicks", action="store_true", help="evaluate clicking instead, in one process")
+    parser.add_argument("--predictions", nargs="+", default=[], metavar="LABELS", help="label volumes to compare")
+    parser.add_argument("--truth", metavar="LABELS", help="label volume, YAML that describes one, or a name")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="new folder for summary.json and pictures")
+    parser.add_argument("--pictures", type=int, default=3, metavar="N", help="slices drawn (default: %(default)s)")
     add_diameter(parser)
     add_processes(parser)
     add_last_options(parser)

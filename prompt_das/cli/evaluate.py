@@ -1,15 +1,22 @@
-"""Evaluate a trained model."""
+"""Evaluate a trained model, or finished segmentations of any tool."""
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from prompt_das.cli import train
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.physical_scale import require_one_volume, with_diameter
+from prompt_das.engine.compare_labels import compare_labels
+from prompt_das.evaluation import comparison_report
+
+from tqdm import tqdm
 
 
 def run(args: argparse.Namespace) -> None:
+    if require_one_use(args):
+        return compare(args)
     if args.weights:
         args.opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
     if args.diameter is not None:
@@ -17,3 +24,47 @@ def run(args: argparse.Namespace) -> None:
         require_one_volume(cfg.DATASETS.TEST)
         args.opts = [*args.opts, *with_diameter(cfg, args.diameter)]
     train.run(args)
+
+
+def require_one_use(args: argparse.Namespace) -> bool:
+    """Whether label volumes are compared, or else a model is evaluated. Raises ValueError for a mixture of both."""
+    of_labels = {"--truth": args.truth, "--output": args.output}
+    if not args.predictions:
+        given = [option for option, value in of_labels.items() if value]
+        if given:
+            raise ValueError(f"{given[0]} belongs to --predictions: add --predictions PATH, or leave it out")
+        return False
+    of_models = {
+        "--config-file": args.config_file,
+        "--weights": args.weights,
+        "--plugin": args.plugin,
+        "--clicks": args.clicks,
+        "--diameter": args.diameter is not None,
+        "--num-gpus": args.num_gpus != 1,
+        "--num-machines": args.num_machines != 1,
+        f"'{' '.join(args.opts)}'": args.opts,
+    }
+    given = [option for option, value in of_models.items() if value]
+    if given:
+        raise ValueError(
+            f"--predictions compares finished label volumes, {given[0]} is of the evaluation of a model: leave out one"
+        )
+    if not args.truth:
+        raise ValueError("--predictions needs --truth: the labels, or the YAML of the volume, to compare with")
+    return True
+
+
+def compare(args: argparse.Namespace) -> None:
+    results = compare_labels(
+        args.truth,
+        args.predictions,
+        output=args.output,
+        num_pictures=args.pictures,
+        progress=partial(tqdm, desc="Comparing", unit="slice"),
+    )
+    print(f"{args.truth}, {' x '.join(map(str, results['shape']))} voxels, scores in %:\n")
+    print(comparison_report.table(results))
+    for note in results["notes"]:
+        print(f"\nNote: {note}.")
+    if args.output is not None:
+        print(f"\n{args.output}: summary.json and pictures")

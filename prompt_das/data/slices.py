@@ -66,6 +66,13 @@ def open_image_volume(dataset_dict: dict[str, Any]) -> Volume:
     return _open(dataset_dict["file_name"], dataset_dict["image_dataset"])
 
 
+def open_label_volume(dataset_dict: dict[str, Any]) -> Volume:
+    """The volume of a slice's labels, opened once per process. Raises ValueError for a slice without labels."""
+    if dataset_dict["label_file_name"] is None:
+        raise ValueError(f"{dataset_dict['image_id']}: data set '{dataset_dict['dataset_name']}' has no labels")
+    return _open(dataset_dict["label_file_name"], dataset_dict["label_dataset"])
+
+
 def read_image(dataset_dict: dict[str, Any], box: Box | None = None, scale: float = 1.0) -> np.ndarray:
     """A slice or its box (y0, x0, y1, x1) as the network takes it: float32 in 0..255, ``scale`` times as high and wide.
 
@@ -82,9 +89,7 @@ def read_labels(dataset_dict: dict[str, Any], box: Box | None = None) -> np.ndar
     RGB-coded ids are decoded. Raises ValueError for a slice without labels, VolumeError for labels that cannot be read
     or are not ids.
     """
-    if dataset_dict["label_file_name"] is None:
-        raise ValueError(f"{dataset_dict['image_id']}: data set '{dataset_dict['dataset_name']}' has no labels")
-    volume, z = _open(dataset_dict["label_file_name"], dataset_dict["label_dataset"]), dataset_dict["label_slice"]
+    volume, z = open_label_volume(dataset_dict), dataset_dict["label_slice"]
     array = volume.read(z, box)
     if array.ndim == 3:
         if array.dtype != np.uint8:

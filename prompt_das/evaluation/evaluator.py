@@ -225,13 +225,7 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> OrderedDict[str, dict[str
     """Mean and pooled results in percent from the records of all slices; see :meth:`EMEvaluator.evaluate`."""
     results: OrderedDict[str, dict[str, float]] = OrderedDict()
     for protocol, ratio in sorted(records[0]["counts"], key=lambda key: PROTOCOLS.index(key[0])):
-        counts = [record["counts"][protocol, ratio] for record in records]
-        means = np.mean([[metrics.scores(one)[name] for name in metrics.SCORES] for one in counts], axis=0)
-        pooled = metrics.scores(metrics.pool(counts))
-        results[f"{protocol}/{ratio}"] = {
-            **{name: 100 * float(mean) for name, mean in zip(metrics.SCORES, means, strict=True)},
-            **{f"pooled {name}": 100 * pooled[name] for name in metrics.SCORES},
-        }
+        results[f"{protocol}/{ratio}"] = metrics.summarize([record["counts"][protocol, ratio] for record in records])
     for protocol, ratio in dict.fromkeys(key for record in records for key in record["response"]):
         missed, found = np.sum([r["response"].get((protocol, ratio), (0, 0)) for r in records], axis=0).tolist()
         entry = results.setdefault(f"prompt response/{ratio}", {})

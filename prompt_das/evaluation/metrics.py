@@ -11,7 +11,7 @@ result, take the mean of the scores of single slices and it is the per-slice mea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -205,6 +205,16 @@ def pool(counts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Add up the counts of several slices."""
     counts = list(counts)
     return {name: sum(one[name] for one in counts) for name in COUNTS}
+
+
+def summarize(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Counts of one or more slices -> scores in percent: the means over the slices, and the "pooled Dice" … of all."""
+    means = np.mean([[scores(one)[name] for name in SCORES] for one in counts], axis=0)
+    pooled = scores(pool(counts))
+    return {
+        **{name: 100 * float(mean) for name, mean in zip(SCORES, means, strict=True)},
+        **{f"pooled {name}": 100 * pooled[name] for name in SCORES},
+    }
 
 
 def found_instances(table: ContingencyTable) -> NDArray[np.bool_]:

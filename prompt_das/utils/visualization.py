@@ -76,7 +76,7 @@ def draw_overlay(
     if mask is not None:
         if mask.shape != image.shape[:2]:
             raise ValueError(f"the mask has shape {mask.shape}, the image {image.shape[:2]}; they must agree")
-        picture[_outlines(_resize_labels(mask, picture.shape[:2]), width=max(1, round(longest / 450)))] = color
+        picture[_outlines(resize_labels(mask, picture.shape[:2]), width=max(1, round(longest / 450)))] = color
     if points is not None:
         radius = max(3, round(longest / 170))
         points = np.asarray(points, dtype=np.float64)
@@ -146,7 +146,8 @@ def _scaled(picture: np.ndarray, scale: float) -> tuple[int, int]:
     return max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
 
 
-def _resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A label map (H, W) with ids of any type at another (height, width): each pixel has the id at its center."""
     rows, cols = ((np.arange(new) + 0.5) * old / new for new, old in zip(size, labels.shape, strict=True))
     return labels[rows.astype(int)[:, None], cols.astype(int)]
 
