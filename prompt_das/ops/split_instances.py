@@ -10,7 +10,8 @@ The rule has three steps, for each connected component of the mask:
 3. **Parts**: each pixel belongs to the seed with the cheapest path to it, where a step costs the more the nearer it is
    to the border of the mask and the less sure the network is there. That is the watershed by topographic distance
    (Meyer 1994), the image foresting transform of an additive cost: necks become borders, wherever in its object a
-   seed lies.
+   seed lies. (SciPy's ``watershed_ift`` and OpenCV's ``watershed`` compare neighboring pixels instead of heights, and a
+   flood by heights gives the object of a click near its border to the neighbor.)
 
 Shapes: H, W height and width of a slice or of a box in it; N candidates; n components or parts. A position is (row,
 column), a point (x, y) in pixels, the center of the first pixel is (0.5, 0.5).
