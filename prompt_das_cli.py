@@ -85,6 +85,11 @@ def predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", help="prompts: CSV with z, y, x (a napari export), or JSON; default: the YAML's")
     parser.add_argument("--table", type=Path, help="CSV with one row for each instance")
     parser.add_argument("--instances", choices=["volume", "slice"], default="volume", help="3-D, or of each slice")
+    parser.add_argument(
+        "--instances-from",
+        choices=["components", "centers"],
+        help="centers: split what touches at predicted centers and clicks; default: TEST.INSTANCES",
+    )
     parser.add_argument("--threshold", type=float, default=0.5, help="of the probability of foreground")
     parser.add_argument("--min-size", type=int, help="remove instances of at most so many voxels; default: 15")
     parser.add_argument("--no-density", action="store_true", help="without the center-point head, which takes its time")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import Benchmark, gpu, loader, measure, metrics, model, predictor, step, volume, window
+from benchmarks import Benchmark, gpu, instances, loader, measure, metrics, model, predictor, step, volume, window
 
 import torch
 
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "model": model,
     "step": step,
     "metrics": metrics,
+    "instances": instances,
     "window": window,
     "loader": loader,
     "volume": volume,

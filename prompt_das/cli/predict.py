@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
                 min_size=args.min_size,
                 density=not args.no_density,
                 on_error=args.on_error,
+                instances_from=args.instances_from,
             )
             result = predict_volume(
                 args.weights,

@@ -57,6 +57,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "TEST.WINDOW.BLEND": ("uniform", "gaussian"),
     "MODEL.DECODER.CONTRASTIVE_FROM": ("tokens", "features"),
     "TEST.CLICK_REACH": ("image", "object"),
+    "TEST.INSTANCES": ("components", "centers"),
 }
 
 

@@ -37,13 +37,25 @@ def connected_components(mask: np.ndarray) -> np.ndarray:
     if mask.size == 0:
         return np.zeros(mask.shape, dtype=np.int32)
     count, labels = cv2.connectedComponents((mask != 0).astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    return in_raster_order(labels, count - 1)[labels]
+
+
+def in_raster_order(labels: np.ndarray, count: int) -> np.ndarray:
+    """Number labels anew in the raster order of their first pixels.
+
+    Args:
+        labels: (H, W), 0 ... ``count``, each of which occurs.
+
+    Returns:
+        int32 (count + 1,): the new label of each; 0 stays.
+    """
     pixels = np.flatnonzero(labels)
-    first = np.zeros(count, dtype=np.int64)
+    first = np.zeros(count + 1, dtype=np.int64)
     # Of repeated indices numpy keeps the last assignment: going backwards that is the first pixel.
     first[labels.ravel()[pixels[::-1]]] = pixels[::-1]
-    new_ids = np.zeros(count, dtype=np.int32)
-    new_ids[1 + np.argsort(first[1:])] = np.arange(1, count, dtype=np.int32)
-    return new_ids[labels]
+    new_ids = np.zeros(count + 1, dtype=np.int32)
+    new_ids[1 + np.argsort(first[1:])] = np.arange(1, count + 1, dtype=np.int32)
+    return new_ids
 
 
 def semantic_to_instances(mask: np.ndarray, min_size: int = MIN_INSTANCE_SIZE) -> np.ndarray:
@@ -56,7 +68,11 @@ def semantic_to_instances(mask: np.ndarray, min_size: int = MIN_INSTANCE_SIZE) -
     Returns:
         int32 (H, W) label map with consecutive ids 1 … n in raster order.
     """
-    labels = connected_components(mask)
+    return remove_small(connected_components(mask), min_size)
+
+
+def remove_small(labels: np.ndarray, min_size: int) -> np.ndarray:
+    """Remove instances of at most ``min_size`` pixels: labels (H, W) 0 ... n -> int32 (H, W), consecutive again."""
     keep = np.bincount(labels.ravel(), minlength=1) > min_size
     keep[0] = False
     return (np.cumsum(keep, dtype=np.int32) * keep)[labels]

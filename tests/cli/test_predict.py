@@ -52,6 +52,10 @@ def test_from_weights_and_a_volume_to_instances(
         assert len(list(csv.DictReader(file))) == count
 
 
+def test_centers_without_their_density_are_refused(arguments: list[str]) -> None:
+    assert "leave --no-density" in error_of([*arguments, "--instances-from", "centers", "--no-density"])
+
+
 def test_options_reach_the_prediction(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "clicks.csv").write_text("z,y,x\n1,5,6\n")
     options = ["--instances", "slice", "--no-density", "--points", str(tmp_path / "clicks.csv"), "--device", "cpu"]

@@ -213,6 +213,7 @@ def test_no_two_leaves_write_into_the_same_folder() -> None:
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
+        (["TEST.INSTANCES", "center"], "TEST.INSTANCES is 'center'; use components or centers"),
         (["MODEL.PRECISION", "float16"], "MODEL.PRECISION is 'float16'; use float32 or bfloat16"),
         (["SOLVER.AMP.ENABLED", "True"], "use MODEL.PRECISION bfloat16 instead"),
         (["INPUT.CROP_SIZE", "100"], "INPUT.CROP_SIZE is 100; make it a multiple of MODEL.VIT.PATCH_SIZE 8"),

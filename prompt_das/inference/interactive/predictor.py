@@ -39,6 +39,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 CACHE_BYTES = 2 << 30  # a slice of 4096 x 4096 pixels takes 1 GiB at the paper's size and stride 256
+INSTANCES = ("components", "centers")
 MAX_CENTERS = 4096  # of a slice, which may hold far more than the crops that DOMAIN_ADAPT.POINTS.TOP_K is for
 
 Progress = Callable[[int, int], None]
@@ -66,6 +67,8 @@ class Predictor:
         center_threshold: lowest score of a predicted center, by default DOMAIN_ADAPT.POINTS.THRESHOLD. A higher one
             only leaves out some of them: to try thresholds, filter by score.
         scale: network pixels per image pixel, of images that come without their own; None where it is not known.
+        instances: "components" of the mask, or "centers": those split at predicted centers and positive clicks. Every
+            complete result then takes the time of ``centers=True``; results on the way have components.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Predictor:
         opts: Sequence[str] = (),
         plugins: Sequence[str | Path] = (),
         cache_bytes: int = CACHE_BYTES,
+        instances: str | None = None,
     ) -> None:
         """
         Args:
@@ -92,18 +96,23 @@ class Predictor:
             opts: overrides of the config: ``["TEST.WINDOW.STRIDE", "128"]``.
             plugins: code that registers parts of the network, see :mod:`prompt_das.config.plugins`.
             cache_bytes: the most that embeddings and predictions of windows may take, on ``device``.
+            instances: "components", or "centers" to split those that touch, see :attr:`instances`; by default
+                TEST.INSTANCES.
 
         Raises:
             FileNotFoundError: no weights, or no config for them.
-            ValueError: damaged weights, weights of another network, a device that is not there, or a size that can
-                hardly be meant.
+            ValueError: damaged weights, weights of another network, a device that is not there, a size that can
+                hardly be meant, or instances that are not known.
         """
+        if instances not in (None, *INSTANCES):
+            raise ValueError(f"instances is {instances!r}; use {' or '.join(map(repr, INSTANCES))}")
         loaded = weights if isinstance(weights, tuple) else _load(weights, device, config_file, opts, plugins)
         self.cfg, self._model = loaded
         self._model.eval()
         self.scale = default_scale(self.cfg, pixel_size, diameter)
         self.cache = TensorCache(cache_bytes)
         self.center_threshold = float(self.cfg.DOMAIN_ADAPT.POINTS.THRESHOLD)
+        self.instances = str(self.cfg.TEST.INSTANCES if instances is None else instances)
         self._kernel = int(self.cfg.DOMAIN_ADAPT.POINTS.KERNEL)
         self._windows = WindowPredictor(self._model, self.cache)
         self._calls = NewestCall()
@@ -246,7 +255,7 @@ class Predictor:
                 current = self._use(new, call.ticket)
             if current is None or current is not self._slice:
                 raise Superseded("another image was set")
-            steps = self._windows.plan(current, call.clicks, call.region, call.centers)
+            steps = self._windows.plan(current, call.clicks, call.region, call.centers or self._splits)
         last_result = time.monotonic()
         for i, step in enumerate(steps):
             starts_to_be_slow = i > 0 and step.pace > steps[i - 1].pace
@@ -296,9 +305,20 @@ class Predictor:
             changed = current.update(call.clicks)
             probability = current.probability
             density = current.density(self._kernel) if call.centers and done == total else None
+            centers_map = current.centers_map() if self._splits and done == total else None
         centers = None if density is None else self._find_centers(current, *density)  # may take seconds: no lock
         points, labels = call.clicks[:, :2], call.clicks[:, 2].astype(np.int8)
-        return Segmentation(probability, points, labels, changed, done, total, centers, self.cfg.TEST.MIN_INSTANCE_SIZE)
+        min_size = self.cfg.TEST.MIN_INSTANCE_SIZE
+        peaks = self.center_threshold, self._kernel
+        return Segmentation(
+            *(probability, points, labels, changed, done, total, centers, min_size),
+            centers_map=centers_map,
+            peaks=peaks,
+        )
+
+    @property
+    def _splits(self) -> bool:
+        return self.instances == "centers"
 
     def _find_centers(self, current: SliceMaps, density: Tensor, origin: Tensor) -> Centers:
         points, valid, scores = find_peaks(density[None], self.center_threshold, self._kernel, MAX_CENTERS)

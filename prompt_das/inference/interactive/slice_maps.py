@@ -153,6 +153,15 @@ class SliceMaps:
         )
         return blend.map[y, x].clone(), torch.tensor([x.start, y.start], device=blend.map.device)
 
+    def centers_map(self) -> np.ndarray:
+        """(H, W) float32 density of center points at the resolution of the slice, NaN where it is not known."""
+        blend = self.blend(CENTERS)
+        blend.refresh()
+        height, width = self.size
+        resized = self._resize(blend.map, (0, 0, height, width)).cpu().numpy().copy()
+        resized.flags.writeable = False
+        return resized
+
     def to_slice(self, points: Tensor) -> Tensor:
         """(N, 2) in pixels of the network -> of the slice."""
         return points / self._scale[:2].to(points.device)

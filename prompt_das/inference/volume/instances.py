@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from prompt_das.inference.volume.center_instances import CenterRule, SliceParts, link_slices, split_slice
 from prompt_das.inference.volume.linking import (
     Block,
+    BlockComponents,
     Components,
     label_block,
     link_blocks,
     measure_block,
+    measure_labels,
     split_into_blocks,
 )
 from prompt_das.inference.volume.progress import SliceBar
@@ -33,6 +37,7 @@ def label_instances(
     threshold: float,
     min_size: int,
     progress: bool = True,
+    centers: CenterRule | None = None,
 ) -> tuple[Components, np.ndarray]:
     """Turn the stored probability into stored instance ids.
 
@@ -41,23 +46,24 @@ def label_instances(
 
     ``group`` is a Zarr group as `prompt_das.volumes.writers.create_ome_zarr` makes it. Both passes over the volume are
     repeated if the process is killed: they take seconds where the network takes minutes.
+
+    ``centers``: how slices are split; None: instances are connected components.
     """
-    probability = group["probability"]
-    shape = probability.shape
+    shape = group["probability"].shape
     lowest = math.floor(255 * threshold) + 1
-    blocks = split_into_blocks(shape, linked=linked)
-    measured = []
+    labeling: _Labeling = (
+        _ComponentLabeling(group, lowest, linked)
+        if centers is None
+        else _CenterLabeling(group, lowest, linked, centers)
+    )
     with SliceBar("Finding instances", shape[0], 0, progress) as bar:
-        for block in blocks:
-            stored = _read_block(probability, block)
-            measured.append(measure_block(stored >= lowest, stored, block))
-            bar.slice_done(block.stop - block.start)
+        measured = list(labeling.measure(bar))
     ids, instances = link_blocks(measured, min_size)
     points = _NearestVoxels(instances.centroid)
     labels = add_instances(group, shape, len(instances), voxel_size)
     with SliceBar("Writing instances", shape[0], 0, progress) as bar:
-        for block, id_of in zip(blocks, ids, strict=True):
-            in_block, _ = label_block(_read_block(probability, block) >= lowest)
+        for block, id_of in zip(labeling.blocks, ids, strict=True):
+            in_block = labeling.label(block)
             id_of = id_of.astype(labels.dtype)
             for z in range(block.start, block.stop):
                 labels_of_slice = id_of[in_block[z - block.start]]
@@ -65,6 +71,63 @@ def label_instances(
                 points.add_slice(z, labels_of_slice)
                 bar.slice_done()
     return instances, points.voxels
+
+
+class _Labeling(Protocol):
+    """How blocks are labeled: the same labels at each call, (D, H, W) 0 ... n."""
+
+    blocks: list[Block]
+
+    def measure(self, bar: SliceBar) -> Iterator[BlockComponents]: ...
+
+    def label(self, block: Block) -> np.ndarray: ...
+
+
+class _ComponentLabeling:
+    """Connected components of blocks, or of slices."""
+
+    def __init__(self, group: Any, lowest: int, linked: bool) -> None:
+        self.blocks = split_into_blocks(group["probability"].shape, linked=linked)
+        self._probability, self._lowest = group["probability"], lowest
+
+    def measure(self, bar: SliceBar) -> Iterator[BlockComponents]:
+        for block in self.blocks:
+            stored = _read_block(self._probability, block)
+            yield measure_block(stored >= self._lowest, stored, block)
+            bar.slice_done(block.stop - block.start)
+
+    def label(self, block: Block) -> np.ndarray:
+        return label_block(_read_block(self._probability, block) >= self._lowest)[0]
+
+
+class _CenterLabeling:
+    """Slices that are split at centers, and linked by what they share with the next."""
+
+    def __init__(self, group: Any, lowest: int, linked: bool, rule: CenterRule) -> None:
+        self.blocks = split_into_blocks(group["probability"].shape, linked=False)
+        self._group, self._lowest, self._linked, self._rule = group, lowest, linked, rule
+
+    def measure(self, bar: SliceBar) -> Iterator[BlockComponents]:
+        none = np.zeros(0, np.int64)
+        waiting: tuple[Components, np.ndarray] | None = None  # numbers and lower links of the slice before
+        before: SliceParts | None = None
+        for block in self.blocks:
+            parts, stored = self._split(block)
+            links = link_slices(before, parts) if before is not None and self._linked else (none, none)
+            if waiting is not None:
+                yield BlockComponents(*waiting, top=links[0])
+            count = len(parts.component) - 1
+            waiting = measure_labels(parts.labels[None], count, stored[None], block), links[1]
+            before = parts
+            bar.slice_done()
+        if waiting is not None:
+            yield BlockComponents(*waiting, top=none)
+
+    def label(self, block: Block) -> np.ndarray:
+        return self._split(block)[0].labels[None]
+
+    def _split(self, block: Block) -> tuple[SliceParts, np.ndarray]:
+        return split_slice(self._group, block.start, self._rule, self._lowest, linked=self._linked)
 
 
 class _NearestVoxels:

@@ -79,7 +79,11 @@ class Components:
 
 @dataclass(frozen=True)
 class BlockComponents:
-    """The components of a block, and those that the regions of its first and last slice belong to, in one order."""
+    """The components of a block, and the labels of those that go on below and above it.
+
+    ``top`` of a block and ``bottom`` of the next are pairs: the same regions of the shared slice, in one order, or the
+    links of :mod:`prompt_das.inference.volume.center_instances`.
+    """
 
     components: Components
     bottom: np.ndarray
@@ -127,6 +131,13 @@ def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block) -> Bl
         block: where it lies in the volume.
     """
     labels, count = label_block(mask)
+    bottom = _labels_of_regions(labels[0])
+    top = _labels_of_regions(labels[-1]) if block.end > block.stop else bottom[:0]
+    return BlockComponents(measure_labels(labels, count, probability, block), bottom, top)
+
+
+def measure_labels(labels: np.ndarray, count: int, probability: np.ndarray, block: Block) -> Components:
+    """Numbers of the components 1 ... ``count`` of a block (D, H, W), without its shared last slice."""
     _, height, width = labels.shape
     own = block.stop - block.start
     voxels = np.flatnonzero(labels[:own])
@@ -139,7 +150,7 @@ def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block) -> Bl
     np.minimum.at(first, which, voxels + block.start * height * width)
     np.minimum.at(low, which, index)
     np.maximum.at(high, which, index + 1)
-    components = Components(
+    return Components(
         first=first,
         size=np.bincount(which, minlength=count),
         low=low,
@@ -147,9 +158,6 @@ def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block) -> Bl
         index_sum=np.stack([np.bincount(which, index[:, axis], count) for axis in range(3)], axis=-1),
         probability_sum=np.bincount(which, probability[:own].ravel()[voxels], count),
     )
-    bottom = _labels_of_regions(labels[0])
-    top = _labels_of_regions(labels[-1]) if block.end > block.stop else bottom[:0]
-    return BlockComponents(components, bottom, top)
 
 
 def link_blocks(blocks: Sequence[BlockComponents], min_size: int = 0) -> tuple[list[np.ndarray], Components]:

@@ -21,6 +21,7 @@ from typing import Any
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.config.plugins import import_plugins
 from prompt_das.data.physical_scale import warn_of_size
+from prompt_das.inference.volume.center_instances import CenterRule
 from prompt_das.inference.volume.durable import make_receipt, sync_tree
 from prompt_das.inference.volume.executors import Executor, run_here
 from prompt_das.inference.volume.export import STORE, export
@@ -44,6 +45,7 @@ from prompt_das.volumes.writers import create_ome_zarr
 
 import numpy as np
 import zarr
+from detectron2.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,7 @@ def predict_volume(
     scale = source.scale(cfg, opened.voxel_size)
     files.check([*network_files, opened.image_path, *opened.files])
     min_size = cfg.TEST.MIN_INSTANCE_SIZE if settings.min_size is None else settings.min_size
+    centers = _center_rule(cfg, settings, opened)
     provenance = {
         "image": {
             "path": opened.slices[0]["file_name"],
@@ -120,6 +123,7 @@ def predict_volume(
         "instances": "volume" if settings.linked else "slice",
         "threshold": settings.threshold,
         "min_size": min_size,
+        **({} if centers is None else {"centers": {"threshold": centers.peak_threshold, "kernel": centers.kernel}}),
     }
     job = {
         **provenance,
@@ -143,7 +147,7 @@ def predict_volume(
 
         group = zarr.open_group(str(store), mode="r+")
         instances, points = label_instances(
-            group, opened.voxel_size, settings.linked, settings.threshold, min_size, progress
+            group, opened.voxel_size, settings.linked, settings.threshold, min_size, progress, centers
         )
         warn_of_size(cfg, instances.cross_section, scale, str(opened.image_path))
         group.attrs["prompt_das"] = {
@@ -157,6 +161,19 @@ def predict_volume(
             results[TABLE] = files.table
         work.finish(results)
     return Result(instances, skipped)
+
+
+def _center_rule(cfg: CfgNode, settings: VolumeSettings, opened: OpenedSource) -> CenterRule | None:
+    """How slices are split at centers; None where instances are components."""
+    if not settings.from_centers(cfg.TEST.INSTANCES):
+        return None
+    peaks = cfg.DOMAIN_ADAPT.POINTS
+    clicks = {
+        z: opened.prompts[dataset_dict["slice"]]
+        for z, dataset_dict in enumerate(opened.slices)
+        if dataset_dict["slice"] in opened.prompts
+    }
+    return CenterRule(settings.threshold, float(peaks.THRESHOLD), int(peaks.KERNEL), clicks)
 
 
 def _find_network(

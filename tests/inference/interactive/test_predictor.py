@@ -17,9 +17,10 @@ from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.inference.interactive.resize import Box
 from prompt_das.inference.interactive.segmentation import Segmentation
 from prompt_das.modeling import PromptDAS
-from prompt_das.ops.connected_components import connected_components, semantic_to_instances
+from prompt_das.ops.connected_components import connected_components, remove_small, semantic_to_instances
 from prompt_das.ops.points import find_peaks
 from prompt_das.ops.sliding_window import sliding_window
+from prompt_das.ops.split_instances import split_at_centers
 from prompt_das.volumes.resize import resize_image
 
 import numpy as np
@@ -174,6 +175,38 @@ def test_mask_and_instances_are_those_of_the_probability(predictor: Predictor) -
     assert 0 < answer.mask.mean() < 1
     assert np.array_equal(answer.instances, semantic_to_instances(answer.mask, min_size=3))
     assert answer.instances is answer.instances  # computed once
+
+
+def test_instances_are_split_at_centers_and_clicks(make: Make) -> None:
+    """Two clicks on one component are two instances; the density is that of `centers=True`, at the slice's size."""
+    predictor = make("INPUT.SCALE", "0.5", "TEST.INSTANCES", "centers")
+    predictor.set_image(IMAGE)
+    assert predictor.instances == "centers"
+    whole = connected_components(predictor.predict(NONE).mask)
+    rows, columns = np.nonzero(whole == np.bincount(whole.ravel())[1:].argmax() + 1)
+    points = np.stack([columns, rows], -1)[[0, -1]].astype(np.float32) + np.float32(0.5)
+    answer = predictor.predict(points)
+    assert answer.centers is None  # nobody asked for them
+    assert answer.centers_map.shape == IMAGE.shape
+    labels, _ = split_at_centers(
+        answer.probability, answer.centers_map, points, peak_threshold=predictor.center_threshold
+    )
+    assert np.array_equal(answer.instances, remove_small(labels, 3))
+    at = labels[points[:, 1].astype(int), points[:, 0].astype(int)]
+    assert at.min() == 0 or at[0] != at[1]
+
+
+def test_on_the_way_instances_are_components(make: Make) -> None:
+    predictor = make("TEST.INSTANCES", "centers")
+    answers = list(predictor.stream(POINTS, image=IMAGE, interval=0))
+    assert len(answers) > 1
+    assert [answer.centers_map is None for answer in answers] == [True] * (len(answers) - 1) + [False]
+    assert np.array_equal(answers[0].instances, semantic_to_instances(answers[0].mask, min_size=3))
+
+
+def test_instances_that_are_not_known(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match="instances is 'centres'; use 'components' or 'centers'"):
+        Predictor((predictor.cfg, predictor._model), instances="centres")
 
 
 def test_centers_are_the_peaks_of_the_density(make: Make) -> None:

@@ -220,6 +220,68 @@ def test_a_folder_an_image_and_a_description(predict: Predict, folder: Path, ima
     assert group.attrs["prompt_das"]["image"]["path"] == str(folder)
 
 
+# ---- instances from centers
+
+
+@pytest.fixture
+def many_clicks(tmp_path: Path) -> Path:
+    """On two slices, some of them on the same component, which they split."""
+    path = tmp_path / "many.json"
+    y, x = np.mgrid[4:48:8, 4:40:8] + 0.5
+    write_points(path, dict.fromkeys((1, 3), np.stack([x.ravel(), y.ravel()], -1).astype(np.float32)))
+    return path
+
+
+def test_instances_from_centers_are_the_same_wherever_and_however_often_it_was_stopped(
+    predict: Predict, images: Path, many_clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"points": many_clicks, "instances_from": "centers", "min_size": 0}
+    result = predict(images, tmp_path / "whole.zarr", **given)
+    joined = predict(images, tmp_path / "joined.zarr", points=many_clicks, min_size=0)
+    assert len(result.instances) > len(joined.instances)
+    maps = arrays(tmp_path / "whole.zarr")
+    assert np.array_equal(maps[INSTANCES] > 0, maps["probability"] >= 128)
+    provenance = [
+        zarr.open_group(str(tmp_path / n), mode="r").attrs["prompt_das"] for n in ("whole.zarr", "joined.zarr")
+    ]
+    assert provenance[0]["centers"] == {"threshold": 0.05, "kernel": 5}  # those of the tiny network
+    assert "centers" not in provenance[1]
+
+    expected = content(tmp_path / "whole.zarr")
+    log = Workspace.log
+    monkeypatch.setattr(Workspace, "log", stopping_after(4))
+    with pytest.raises(KeyboardInterrupt):
+        predict(images, tmp_path / "stopped.zarr", **given)
+    monkeypatch.setattr(Workspace, "log", log)
+    with pytest.raises(FileExistsError, match=r"stopped\.zarr"):
+        predict(images, tmp_path / "stopped.zarr", points=many_clicks, min_size=0)  # another job
+    predict(images, tmp_path / "stopped.zarr", **given)
+    assert content(tmp_path / "stopped.zarr") == expected
+
+    def backwards(function: Any, tasks: Any) -> Any:
+        for task in reversed(tasks):
+            yield from function([task])
+
+    predict(images, tmp_path / "backwards.zarr", executor=backwards, **given)
+    assert content(tmp_path / "backwards.zarr") == expected
+
+
+def test_the_config_chooses_and_settings_override_it(
+    predict: Predict, images: Path, many_clicks: Path, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"points": many_clicks, "min_size": 0, "opts": ["TEST.INSTANCES", "centers"]}
+    split = predict(images, tmp_path / "split.zarr", **given)
+    whole = predict(images, tmp_path / "whole.zarr", instances_from="components", **given)
+    assert len(split.instances) > len(whole.instances)
+
+
+def test_centers_need_the_density(predict: Predict, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"instances from centers need the density .*: leave --no-density"):
+        predict(images, tmp_path / "out.zarr", density=False, opts=["TEST.INSTANCES", "centers"])
+    with pytest.raises(ValueError, match="instances_from is 'centres'; use 'components' or 'centers'"):
+        VolumeSettings(instances_from="centres")
+
+
 # ---- the table
 
 

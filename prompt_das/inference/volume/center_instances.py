@@ -1,0 +1,117 @@
+"""Instances of a volume whose slices are split at centers: each slice on its own, then linked with its neighbors.
+
+A slice depends on its own maps and clicks, and a link on two slices, so nothing depends on how the volume is cut into
+blocks, or where a run was stopped.
+
+Shapes: H, W height and width of the volume; n parts of a slice, m links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from prompt_das.ops.split_instances import split_at_centers
+
+import numpy as np
+
+_AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+
+
+@dataclass(frozen=True)
+class CenterRule:
+    """How slices are split, see :func:`prompt_das.ops.split_instances.split_at_centers`.
+
+    Attributes:
+        threshold: of the foreground.
+        peak_threshold, kernel: of peaks of the density.
+        clicks: (N, 3) of some slices, by their index.
+    """
+
+    threshold: float
+    peak_threshold: float
+    kernel: int
+    clicks: Mapping[int, np.ndarray]
+
+
+class SliceParts(NamedTuple):
+    """The parts of a slice: (H, W) labels 0 ... n, and (n + 1,) the connected component that each is a part of."""
+
+    labels: np.ndarray
+    component: np.ndarray
+
+
+def split_slice(
+    group: Any, z: int, rule: CenterRule, lowest: int, *, linked: bool = True
+) -> tuple[SliceParts, np.ndarray]:
+    """Split a slice of a stored volume: its parts, and its probability (H, W) as it is stored, 255 is 1.
+
+    ``lowest``: stored probability of the foreground. ``linked``: neighboring slices count as well, see
+    :func:`read_density`.
+    """
+    probability = np.asarray(group["probability"][z])
+    density = read_density(group["density"], z) if linked else np.asarray(group["density"][z])
+    labels, component = split_at_centers(
+        probability.astype(np.float32) / 255,
+        density.astype(np.float32) / 255,
+        rule.clicks.get(z),
+        mask=probability >= lowest,
+        threshold=rule.threshold,
+        peak_threshold=rule.peak_threshold,
+        kernel=rule.kernel,
+    )
+    return SliceParts(labels, component), probability
+
+
+def read_density(density: Any, z: int) -> np.ndarray:
+    """The median of a slice's density (H, W) and those of its two neighbors; of the first and the last slice its own.
+
+    A center that one slice misses, or has alone, is outvoted by the slices beside it: instances go through several
+    slices, and their centers move little from one to the next.
+    """
+    if not 0 < z < density.shape[0] - 1:
+        return np.asarray(density[z])
+    below, here, above = np.asarray(density[z - 1 : z + 2])
+    return np.maximum(np.minimum(below, here), np.minimum(np.maximum(below, here), above))
+
+
+def link_slices(lower: SliceParts, upper: SliceParts) -> tuple[np.ndarray, np.ndarray]:
+    """Which parts of two neighboring slices are one instance: (m,) labels of the lower, and of the upper slice.
+
+    Those that touch at a face, an edge or a corner of a voxel, as components do. But of the parts of one component a
+    part of the other slice gets one only, pairs of most contact first: what was split is not joined by a neighbor that
+    lies on both. So slices without any split are linked as components are.
+    """
+    count = np.int64(len(upper.component))
+    height, width = lower.labels.shape
+    touching = []
+    for dy, dx in _AROUND:
+        below = lower.labels[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
+        above = upper.labels[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
+        both = (below > 0) & (above > 0)
+        touching.append(below[both] * count + above[both])
+    pairs, contact = np.unique(np.concatenate(touching), return_counts=True)
+    first, second = np.divmod(pairs, count)
+    linked = np.zeros(len(pairs), bool)
+    waiting = np.arange(len(pairs))
+    while len(waiting):  # a few rounds: those that prefer each other, then those that are left, without these
+        sides = [
+            first[waiting] * (count + 1) + upper.component[second[waiting]],
+            second[waiting] * (len(lower.component) + 1) + lower.component[first[waiting]],
+        ]
+        best = _most(sides[0], contact[waiting]) & _most(sides[1], contact[waiting])
+        linked[waiting[best]] = True
+        taken = np.any([np.isin(side, side[best]) for side in sides], axis=0)
+        waiting = waiting[~taken]
+    return first[linked], second[linked]
+
+
+def _most(group: np.ndarray, contact: np.ndarray) -> np.ndarray:
+    """(pairs,) bool: the pair of most contact of each group, the first of equal ones."""
+    order = np.lexsort((-contact, group))  # stable
+    best = np.ones(len(order), bool)
+    best[1:] = group[order][1:] != group[order][:-1]
+    result = np.zeros(len(order), bool)
+    result[order] = best
+    return result
