@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 from prompt_das.modeling.meta_arch import NO_PROMPTS, PromptDAS
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, MIN_INSTANCE_SIZE, connected_components
-from prompt_das.ops.points import find_peaks, instance_centers
+from prompt_das.ops.points import instance_centers
+from prompt_das.ops.slice_peaks import find_slice_peaks
 from prompt_das.utils.atomic_write import atomic_write
 
 import numpy as np
@@ -104,9 +105,9 @@ def _maybe(probability: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _peaks(probability: np.ndarray, mask: np.ndarray, density: torch.Tensor, z: int) -> list[Proposal]:
-    points, valid, scores = find_peaks(density[None], threshold=PEAK, kernel=5, top_k=1024)
+    points, scores = find_slice_peaks(density.cpu().numpy(), threshold=PEAK, kernel=5, top_k=1024)
     found = []
-    for (x, y), height in zip(points[valid].tolist(), scores[valid].tolist(), strict=True):
+    for (x, y), height in zip(points.tolist(), scores.tolist(), strict=True):
         here = float(probability[int(y), int(x)])
         if not mask[int(y), int(x)]:
             score = max(uncertainty(here), min(height, 1.0))

@@ -22,14 +22,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, connected_components, in_raster_order
-from prompt_das.ops.points import PEAK_THRESHOLD, POSITIVE, as_clicks, find_peaks
+from prompt_das.ops.points import PEAK_THRESHOLD, POSITIVE, as_clicks
+from prompt_das.ops.slice_peaks import find_slice_peaks
 
 import cv2
 import numpy as np
 import scipy.ndimage
 import scipy.sparse
 import scipy.sparse.csgraph
-import torch
 
 # Fall of the density, of which a sure peak is 1, plus share by which the mask narrows, that splits. Two sure peaks
 # reach it by themselves when they are 2.7 sigma apart; peaks below 0.6 never do.
@@ -112,9 +112,8 @@ def find_candidates(
         columns, rows = np.floor(checked[checked[:, 2] == POSITIVE, :2]).astype(np.int64).T
     clicked = np.stack([rows, columns], axis=-1)
     clicked = np.unique(clicked[mask[rows, columns]], axis=0)
-    # Beside what is not known (NaN) there is no peak: a higher one may be there.
-    points, valid, _ = find_peaks(torch.tensor(density)[None], peak_threshold, kernel, MAX_PEAKS)
-    columns, rows = np.floor(points[valid].numpy()).astype(np.int64).T
+    points, _ = find_slice_peaks(density, peak_threshold, kernel, MAX_PEAKS)
+    columns, rows = np.floor(points).astype(np.int64).T
     on_mask = mask[rows, columns]
     peaks = np.stack([rows[on_mask], columns[on_mask]], axis=-1)
     peaks = peaks[~(peaks[:, None] == clicked).all(-1).any(-1)]

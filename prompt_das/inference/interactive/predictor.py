@@ -29,7 +29,7 @@ from prompt_das.inference.interactive.slice_maps import SliceMaps
 from prompt_das.inference.interactive.windows import WindowPredictor
 from prompt_das.modeling.load import load_model
 from prompt_das.modeling.meta_arch import PromptDAS
-from prompt_das.ops.points import find_peaks
+from prompt_das.ops.slice_peaks import find_slice_peaks
 from prompt_das.volumes.intensity import check_slice, preprocess, slice_intensity_range
 
 import numpy as np
@@ -321,8 +321,8 @@ class Predictor:
         return self.instances == "centers"
 
     def _find_centers(self, current: SliceMaps, density: Tensor, origin: Tensor) -> Centers:
-        points, valid, scores = find_peaks(density[None], self.center_threshold, self._kernel, MAX_CENTERS)
-        return Centers(current.to_slice(points[valid] + origin).cpu().numpy(), scores[valid].cpu().numpy())
+        points, scores = find_slice_peaks(density.cpu().numpy(), self.center_threshold, self._kernel, MAX_CENTERS)
+        return Centers(current.to_slice(torch.from_numpy(points) + origin.cpu()).numpy(), scores)
 
 
 class _Call(NamedTuple):
