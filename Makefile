@@ -1,6 +1,6 @@
 # Every target makes the environment it needs: .venv, once. What that takes: python3 >= 3.11 with venv, a package index,
 # about 6 GB of disk. No compiler, no GPU.
-#   make demo          the whole method on two small synthetic EM domains, 2 to 5 minutes on 2 cores
+#   make demo          a strange volume, ten clicks, adaptation, a table and a figure: three minutes on 2 cores
 #   make test          the tests; test-slow runs those that take minutes
 #   make test-faults   a run killed at 50 random moments and resumed: it ends as if nothing had happened; and some 1500
 #                      damaged and hostile files: refused, or read rightly; minutes

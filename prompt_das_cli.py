@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 THREADS = min(4, os.cpu_count() or 1)
+INPUT = "the volume: a folder of slices, TIFF, MRC, HDF5, Zarr, YAML, a name"
 WEIGHTS = "a checkpoint (.pth), a .safetensors file, or the name of a model"
 
 
@@ -75,9 +76,9 @@ def predict(parser: argparse.ArgumentParser) -> None:
         prompt-das predict --weights my_model.safetensors --input my_lab.yaml --output result.tif \\
             --points clicks.csv --table instances.csv
 
-    INPUT is a folder of slices, a TIFF, HDF5 or Zarr volume, a single image, a YAML file that describes a volume, or a
-    registered name such as lucchi_test. OUTPUT is OME-Zarr, HDF5 or TIFF by its ending. It appears when it is complete;
-    stopped before, the same command goes on where it was.
+    INPUT is a folder of slices, a TIFF, MRC, HDF5 or Zarr volume, a single image, a YAML file that describes a volume,
+    or a registered name such as lucchi_test. OUTPUT is OME-Zarr, HDF5 or TIFF by its ending. It appears when it is
+    complete; stopped before, the same command goes on where it was.
     """
     parser.add_argument("--weights", required=True, help=WEIGHTS)
     parser.add_argument("--input", required=True, help="the volume, see above")
@@ -114,16 +115,16 @@ def predict(parser: argparse.ArgumentParser) -> None:
 def adapt(parser: argparse.ArgumentParser) -> None:
     """Adapt weights to your volume: from its images and a few clicks, without anybody's labels, in ten minutes.
 
-        prompt-das adapt --weights model_final.pth --input scans/ --points clicks.csv --output mine.safetensors
-        prompt-das adapt --weights model_final.pth --input scans/ --points clicks.csv --output mine.safetensors --resume
-        prompt-das adapt --weights model_final.pth --input my_lab.yaml --output mine.safetensors --source synthetic
+        prompt-das adapt --weights em-small --input scans/ --points clicks.csv --output mine.safetensors
+        prompt-das adapt --weights em-small --input scans/ --points clicks.csv --output mine.safetensors --resume
+        prompt-das adapt --weights em-small --input my_lab.yaml --output mine.safetensors --source synthetic
 
     INPUT is whatever `predict` takes, POINTS any file of points (label 0: a negative click); without them the network
     makes points itself. A fifth of the clicks is kept aside to watch the adaptation: the best moment is written, and
     where nothing was better, the weights as they were. Stopped by Ctrl-C, it ends with exit code 75; --resume goes on.
     """
     parser.add_argument("--weights", required=True, help=WEIGHTS)
-    parser.add_argument("--input", required=True, help="the volume: a folder of slices, TIFF, HDF5, Zarr, YAML, a name")
+    parser.add_argument("--input", required=True, help=INPUT)
     parser.add_argument("--points", help="clicks: CSV with z, y, x (a napari export), or JSON; default: the YAML's")
     parser.add_argument("--output", required=True, type=Path, help="*.safetensors or *.pth")
     parser.add_argument("--source", help="train on a labeled volume as well: a name, `synthetic`, or its YAML")
@@ -142,13 +143,13 @@ def adapt(parser: argparse.ArgumentParser) -> None:
 def propose(parser: argparse.ArgumentParser) -> None:
     """Propose the places that are worth clicking next, the most uncertain first, as a file of points.
 
-        prompt-das propose --weights model_final.pth --input scans/ --points clicks.csv --output next.csv --number 20
+        prompt-das propose --weights em-small --input scans/ --points clicks.csv --output next.csv --number 20
 
     OUTPUT is CSV that napari opens: slice, row, column, a score (1: the network cannot decide) and the reason. Click on
     what is an object and drop the rest, or give it label 0, then `adapt` again. Places near POINTS are left out.
     """
     parser.add_argument("--weights", required=True, help=WEIGHTS)
-    parser.add_argument("--input", required=True, help="the volume: a folder of slices, TIFF, HDF5, Zarr, YAML, a name")
+    parser.add_argument("--input", required=True, help=INPUT)
     parser.add_argument("--points", help="clicks that there are already; default: the YAML's")
     parser.add_argument("--output", required=True, type=Path, help="*.csv")
     parser.add_argument("--number", type=int, default=20, help="of places (default: %(default)s)")
@@ -170,7 +171,7 @@ def new_project(parser: argparse.ArgumentParser) -> None:
     unsupervised. The folder gets the description of the volume and a config, a leaf on --base.
     """
     parser.add_argument("folder", type=Path, help="the new project")
-    parser.add_argument("--volume", required=True, help="the images: a folder of slices, TIFF, HDF5, Zarr")
+    parser.add_argument("--volume", required=True, help="the images: a folder of slices, TIFF, MRC, HDF5, Zarr")
     parser.add_argument("--points", help="clicks on some of its slices")
     parser.add_argument("--name", help="of the volume; default: that of the folder")
     parser.add_argument("--base", default="rat2human_wda", help="config to build on (default: %(default)s)")
@@ -282,6 +283,7 @@ def convert(parser: argparse.ArgumentParser) -> None:
         prompt-das convert --from training output/rat2human_wda/model_final.pth my_model.safetensors
         prompt-das convert --from training --float16 output/rat2human_wda/model_final.pth half_the_size.safetensors
         prompt-das convert --from training --student output/rat2human_wda/model_final.pth student.safetensors
+        prompt-das convert --from training model_final.pth careful.safetensors TEST.MIN_CONFIDENCE 0.9
 
     The result is a safetensors file with the config inside, as far as network, input and inference need it; every
     command takes it as weights. Put into the folder that `prompt-das models` names, it is known by its name.
@@ -295,6 +297,7 @@ def convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--float16", action="store_true", help="half the size: large tensors in half precision")
     parser.add_argument("input", type=Path, metavar="IN")
     parser.add_argument("output", type=Path, metavar="OUT", help="*.safetensors")
+    add_last_options(parser)
 
 
 def replay_batch(parser: argparse.ArgumentParser) -> None:
@@ -333,13 +336,15 @@ def reproduce(parser: argparse.ArgumentParser) -> None:
 
 
 def demo(parser: argparse.ArgumentParser) -> None:
-    """The whole method in five minutes: two synthetic EM domains, training, adaptation, evaluation, a table, a figure.
+    """The first hour with a strange volume, in three minutes: automatic result, ten clicks, adaptation, a figure.
 
         prompt-das demo
 
-    Nothing is random: every run on a machine gives the same numbers.
+    The volume is synthetic, of a style that the model has not seen, and the clicks are simulated.
     """
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="default: %(default)s")
+    parser.add_argument("--weights", default="em-small", metavar="WEIGHTS", help="default: %(default)s")
+    parser.add_argument("--minutes", type=float, default=1.5, help="of adaptation; default: %(default)s")
     add_options(parser)
 
 

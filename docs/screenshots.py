@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """The pictures of docs/getting_started/first_clicks.md: the plugin in a real window, used with the mouse.
 
-    make demo
     xvfb-run -s "-screen 0 1400x900x24" python -m docs.screenshots --output docs/getting_started
 
 opens the synthetic sample, segments it with the weights of the demo, clicks, shows suggestions, and runs on the
@@ -95,7 +94,7 @@ def camera_of(viewer: Any) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=Path("output/demo/wda/model_final.pth"))
+    parser.add_argument("--weights", default="em-small")
     parser.add_argument("--output", type=Path, default=Path("docs/getting_started"))
     args = parser.parse_args(arguments)
     _, truth = make_synthetic_volume(samples.SHAPE, "target", samples.SEED)

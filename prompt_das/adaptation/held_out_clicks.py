@@ -1,8 +1,9 @@
 """Clicks that are kept aside from an adaptation: which ones, and how well a network segments at their places.
 
-No masks are needed. The starting network, given a held-out click, says what the object there is; a network that adapts
-well finds that object without the click. A mask that floods everything holds all positive clicks, but its component is
-none of the objects; and negative clicks must stay background.
+No masks are needed. The starting network says what the object at a held-out click is: what it finds there by itself, or
+else what it segments when it is clicked there. A network that adapts well finds that object without the click. A mask
+that floods everything holds all positive clicks, but its component is none of the objects; and negative clicks must
+stay background.
 
 Shapes: N clicks (x, y, label), label 1 positive or 0 negative; S side of a window in pixels of the network.
 """
@@ -123,8 +124,10 @@ class HeldOutScore:
     """The score of a network at held-out clicks, 0 to 1.
 
     Of a positive click it is the IoU of two objects: the component of the automatic mask that holds the click (0 where
-    there is none, or where it floods the window), and what the starting network segments there when it is clicked. Of a
-    negative click it is 1 if its pixel is background. The score is the mean over the clicks.
+    there is none, or where it floods the window), and what the starting network segments there: by itself, or if it
+    misses the object, when it is clicked. So a network that changes what was found, to the larger for example, loses,
+    and one that finds more gains. Of a negative click it is 1 if its pixel is background. The score is the mean over
+    the clicks.
     """
 
     def __init__(self, windows: ClickWindows, start: PromptDAS, sigma: float) -> None:
@@ -134,10 +137,8 @@ class HeldOutScore:
             sigma: MODEL.CENTER_HEAD.SIGMA, for the disc that stands for an object which ``start`` does not segment.
         """
         self.windows = windows
-        self.objects = [
-            clicked_object(probability, click, DISC_SIGMAS * sigma)
-            for probability, click in zip(windows.predict(start, clicked=True), windows.clicks, strict=True)
-        ]
+        maps = zip(windows.predict(start), windows.predict(start, clicked=True), windows.clicks, strict=True)
+        self.objects = [object_at(*of_click, DISC_SIGMAS * sigma) for of_click in maps]
 
     def __call__(self, model: PromptDAS) -> float:
         """The score of a network in eval mode. NaN without any click."""
@@ -157,14 +158,15 @@ def component_at(probability: np.ndarray, click: np.ndarray) -> np.ndarray:
     return np.asarray((components == number) & (number > 0))
 
 
-def clicked_object(probability: np.ndarray, click: np.ndarray, radius: float) -> np.ndarray:
-    """(S, S) bool: the component at the click of a prediction that was given it, else a disc of ``radius`` pixels.
+def object_at(automatic: np.ndarray, clicked: np.ndarray, click: np.ndarray, radius: float) -> np.ndarray:
+    """(S, S) bool: the component at a click, predicted without it, else with it, else a disc of ``radius`` pixels.
 
     A component that floods the window is no object either.
     """
-    found = component_at(probability, click)
-    if found.any() and found.mean() <= LARGEST:
-        return found
+    for probability in (automatic, clicked):
+        found = component_at(probability, click)
+        if found.any() and found.mean() <= LARGEST:
+            return found
     rows, columns = np.ogrid[: found.shape[0], : found.shape[1]]
     return (columns + 0.5 - click[0]) ** 2 + (rows + 0.5 - click[1]) ** 2 <= max(radius, 1.0) ** 2
 

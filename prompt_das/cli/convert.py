@@ -23,19 +23,24 @@ PAPER = CONFIGS / "paper" / "rat2human_wda.yaml"
 
 
 def from_reference(
-    content: dict[str, Any], config_file: str | None, source: Path
+    content: dict[str, Any], config_file: str | None, source: Path, opts: Sequence[str]
 ) -> tuple[dict[str, torch.Tensor], str]:
     """The authors' state dict, bare or under a key of its own -> ours, and the config it belongs to."""
     for key in ("model", "state_dict"):
         if isinstance(content.get(key), dict):
             content = content[key]
     state = {name.removeprefix("module."): value for name, value in check_weights(content, source).items()}
-    cfg = get_prompt_das_cfg(config_file or str(PAPER), ["MODEL.VIT.WEIGHTS", ""])
+    cfg = get_prompt_das_cfg(config_file or str(PAPER), ["MODEL.VIT.WEIGHTS", "", *opts])
     return convert_reference_state_dict(state, cfg.INPUT.CROP_SIZE // cfg.MODEL.VIT.PATCH_SIZE), config_for_sharing(cfg)
 
 
 def from_training(
-    content: dict[str, Any], config_file: str | None, source: Path, student: bool, plugins: Sequence[str]
+    content: dict[str, Any],
+    config_file: str | None,
+    source: Path,
+    opts: Sequence[str],
+    student: bool,
+    plugins: Sequence[str],
 ) -> tuple[dict[str, torch.Tensor], str]:
     """A checkpoint of this project -> its teacher's or student's weights, and the config of the run.
 
@@ -44,7 +49,7 @@ def from_training(
     key = "model" if student or "teacher" not in content else "teacher"
     if key not in content:
         raise ValueError(f"{source} is not a training checkpoint: it has no {key!r}, only {list(content)[:5]}")
-    cfg = config_of_weights(source, config_file, plugins=plugins)
+    cfg = config_of_weights(source, config_file, opts, plugins)
     return check_weights(content[key], source), config_for_sharing(cfg)
 
 
@@ -53,9 +58,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.output}: weights are written as .safetensors")
     content = read_checkpoint(args.input)
     if args.kind == "reference":
-        state, config = from_reference(content, args.config_file, args.input)
+        state, config = from_reference(content, args.config_file, args.input, args.opts)
     else:
-        state, config = from_training(content, args.config_file, args.input, args.student, args.plugin)
+        state, config = from_training(content, args.config_file, args.input, args.opts, args.student, args.plugin)
     check(state, config, args.input)
     if args.float16:
         state = to_float16(state)

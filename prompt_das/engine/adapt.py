@@ -290,9 +290,6 @@ def run_settings(
         "DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS": (
             start_cfg.DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS or SUPERVISION_SIGMAS * start_cfg.MODEL.CENTER_HEAD.SIGMA
         ),
-        # On a strange volume the density stays below POINTS.THRESHOLD for long: nearly all components would become
-        # background, and the masks would shrink until nothing is found any more.
-        "DOMAIN_ADAPT.MASKS.REQUIRE_PEAK": False,
         "DOMAIN_ADAPT.TEACHER.RAMP_UP": False,
         # It is most of the loss at its start, and what it would teach takes longer than these minutes.
         "DOMAIN_ADAPT.USE_CONTRASTIVE": False,

@@ -9,7 +9,7 @@ from prompt_das.adaptation.held_out_clicks import (
     ClickWindows,
     HeldOutScore,
     box_around,
-    clicked_object,
+    object_at,
     split_clicks,
 )
 from prompt_das.data import dataset_mapper
@@ -99,6 +99,16 @@ def test_the_score_by_hand(windows: ClickWindows) -> None:
     assert score(Painted(START, NONE)) == 1  # type: ignore[arg-type]
 
 
+def test_what_the_start_finds_by_itself_should_stay_as_it_is(windows: ClickWindows) -> None:
+    """Of the first object the clicked one is larger, and no better; the second is only found when it is clicked."""
+    alone = ["##....", "##....", "......", "......", "......", "......"]
+    larger = ["###...", "###...", "###...", "......", "....##", "....##"]
+    score = HeldOutScore(windows, Painted(alone, larger), sigma=1.0)  # type: ignore[arg-type]
+    assert score(Painted(alone, NONE)) == pytest.approx((1 + 0 + 1) / 3)  # type: ignore[arg-type]
+    assert score(Painted(larger, NONE)) == pytest.approx((4 / 9 + 1 + 1) / 3)  # type: ignore[arg-type]
+    assert score(Painted(START, NONE)) == 1  # type: ignore[arg-type]
+
+
 def test_a_mask_that_floods_everything_has_no_score(windows: ClickWindows) -> None:
     everything = ["######"] * 6
     for clicked in (START, NONE, everything):
@@ -108,7 +118,7 @@ def test_a_mask_that_floods_everything_has_no_score(windows: ClickWindows) -> No
 
 def test_a_disc_takes_the_place_of_an_object_that_does_not_follow_the_click() -> None:
     """Radius 1 around the middle of a pixel: it and its four neighbors."""
-    disc = clicked_object(np.zeros((5, 5)), np.array([2.5, 1.5, 1]), 1.0)
+    disc = object_at(np.zeros((5, 5)), np.zeros((5, 5)), np.array([2.5, 1.5, 1]), 1.0)
     assert np.argwhere(disc).tolist() == [[0, 2], [1, 1], [1, 2], [1, 3], [2, 2]]
 
 
