@@ -46,11 +46,12 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         prompt-das evaluate --config-file rat2human_wda --weights model.safetensors \\
             TEST.WINDOW.STRIDE 128 TEST.WINDOW.ROTATIONS 4
         prompt-das evaluate --config-file rat2human_wda --weights model.safetensors --clicks
+        prompt-das evaluate --weights em-small DATASETS.TEST "('lucchi_test',)"
         prompt-das evaluate --predictions ours.zarr other.h5::main --truth my_lab.yaml --output comparison
 
-    The keys of the second example are the paper's test protocol. The results are printed, and written to
-    OUTPUT_DIR/inference. With --clicks simulated users correct each slice click by click, at the largest error: Dice
-    and PQ against the number of clicks, and what one click does.
+    The keys of the second example are the paper's test protocol. Without --config-file the config inside the weights
+    counts. The results are printed, and written to OUTPUT_DIR/inference. With --clicks simulated users correct each
+    slice click by click, at the largest error: Dice and PQ against the number of clicks, and what one click does.
 
     With --predictions no model is run: label volumes (TIFF, HDF5, Zarr, folders; `path::array` is an array inside a
     file) are compared with --truth in slices and in 3-D, side by side in one table.

@@ -6,9 +6,9 @@ import argparse
 from functools import partial
 
 from prompt_das.cli import train
-from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.physical_scale import require_one_volume, with_diameter
 from prompt_das.engine.compare_labels import compare_labels
+from prompt_das.engine.setup import config_of_args
 from prompt_das.evaluation import comparison_report
 
 from tqdm import tqdm
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
     if args.weights:
         args.opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
     if args.diameter is not None:
-        cfg = get_prompt_das_cfg(args.config_file, args.opts)
+        cfg = config_of_args(args, args.opts)
         require_one_volume(cfg.DATASETS.TEST)
         args.opts = [*args.opts, *with_diameter(cfg, args.diameter)]
     train.run(args)

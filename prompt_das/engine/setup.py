@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from prompt_das.checkpoint.model_zoo import find_weights
+from prompt_das.checkpoint.safe_load import read_config
 from prompt_das.config.find import find_config
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.plugins import import_plugins
@@ -60,6 +63,17 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     torch.manual_seed(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
 
 
+def config_of_args(args: argparse.Namespace, opts: Sequence[str]) -> CfgNode:
+    """The config of a tool's arguments; of an evaluation that names none, the one inside the weights, if there is one.
+
+    Raises:
+        FileNotFoundError, ValueError: there are no such weights or config, or they cannot be used.
+    """
+    weights = getattr(args, "weights", None)
+    inside = read_config(find_weights(weights)) if args.eval_only and weights and not args.config_file else ""
+    return get_prompt_das_cfg(args.config_file, opts, text=inside, name=f"the config inside of {weights}")
+
+
 def setup_from_args(args: argparse.Namespace) -> CfgNode:
     """The config of a tool's arguments, checked, with ``OUTPUT_DIR`` locked, after :func:`setup_run`.
 
@@ -73,7 +87,7 @@ def setup_from_args(args: argparse.Namespace) -> CfgNode:
     """
     given = import_plugins(getattr(args, "plugin", []))  # Detectron2's own parser has no such argument
     opts = ["PLUGINS", str(given), *args.opts] if given else args.opts
-    cfg = get_prompt_das_cfg(args.config_file, opts)
+    cfg = config_of_args(args, opts)
     import_plugins(cfg.PLUGINS)
     register_config_volumes(cfg, args.config_file)
     try:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
+from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.physical_scale import NetworkScale
+from prompt_das.engine.setup import config_of_args
 from prompt_das_cli import main
 
 import pytest
+import torch
 from detectron2.config import CfgNode
 
 CONFIG = "quick/synthetic_wda"
@@ -43,3 +47,15 @@ def test_a_diameter_is_of_one_volume_and_of_a_physical_scale(evaluated: Callable
         evaluated("--diameter", "29", *PHYSICAL, "DATASETS.TEST", "('a', 'b')")
     with pytest.raises(SystemExit, match="was not"):
         evaluated("--diameter", "29")
+
+
+def test_without_a_config_file_the_one_inside_the_weights_counts(tmp_path: Path) -> None:
+    weights = tmp_path / "mine.safetensors"
+    export_weights(weights, {"x": torch.zeros(1)}, "VERSION: 2\nINPUT: {CROP_SIZE: 96, PIXEL_SIZE: 17.0}\n")
+    args = argparse.Namespace(config_file=None, weights=str(weights), eval_only=True)
+    cfg = config_of_args(args, ["INPUT.PIXEL_SIZE", "20"])
+    assert (cfg.INPUT.CROP_SIZE, cfg.INPUT.PIXEL_SIZE) == (96, 20)
+    args.config_file = CONFIG
+    assert config_of_args(args, []).INPUT.PIXEL_SIZE == 0
+    args = argparse.Namespace(config_file=None, eval_only=False)  # a training
+    assert config_of_args(args, []).INPUT.CROP_SIZE == 384
