@@ -45,14 +45,11 @@ def test_a_tiny_demo(
 
 @pytest.mark.slow
 @pytest.mark.skipif("em-small" not in list_models(), reason="em-small does not come with this package")
-def test_the_demo_shows_that_clicks_and_adaptation_help(tmp_path: Path) -> None:
+def test_the_demo_shows_that_clicks_help_and_the_adaptation_does_no_harm(tmp_path: Path) -> None:
     main(["demo", "--output", str(tmp_path)])
-    dice = {
-        name: parts["all others"]["Dice"] for name, parts in json.loads((tmp_path / "demo.json").read_text()).items()
-    }
-    clicked = json.loads((tmp_path / "demo.json").read_text())
-    assert dice["adapted"] > dice["as the model comes"]
-    assert (
-        clicked["with ten clicks"]["slices clicked on"]["Dice"]
-        > clicked["as the model comes"]["slices clicked on"]["Dice"]
-    )
+    results = json.loads((tmp_path / "demo.json").read_text())
+    start, clicked, adapted, _ = (results[stage] for stage in STAGES)
+    assert start["all others"]["Dice"] > 75
+    assert start["all others"]["PQ"] > 50
+    assert clicked["slices clicked on"]["Dice"] > start["slices clicked on"]["Dice"] + 2
+    assert adapted["all others"]["Dice"] > start["all others"]["Dice"] - 1
