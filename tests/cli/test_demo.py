@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from prompt_das.checkpoint.model_zoo import list_models
 from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.cli import demo
 from prompt_das.config.load import get_prompt_das_cfg
@@ -44,7 +43,6 @@ def test_a_tiny_demo(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("em-small" not in list_models(), reason="em-small does not come with this package")
 def test_the_demo_shows_that_clicks_help_and_the_adaptation_does_no_harm(tmp_path: Path) -> None:
     main(["demo", "--output", str(tmp_path)])
     results = json.loads((tmp_path / "demo.json").read_text())
