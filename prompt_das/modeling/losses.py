@@ -37,7 +37,8 @@ def dice_loss(
 ) -> Tensor:
     """Soft Dice loss (Milletari et al. 2016) of all images together, since one alone may hold no foreground.
 
-    Not in the paper. Arguments as of :func:`segmentation_loss`.
+    Not in the paper. Of several processes each has the loss of its own images. Arguments as of
+    :func:`segmentation_loss`.
     """
     weight = torch.ones_like(logits, dtype=torch.float32) if pixel_valid is None else pixel_valid.float()
     if image_weight is not None:
