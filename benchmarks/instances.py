@@ -34,7 +34,7 @@ KERNEL = 5
 
 @dataclass(frozen=True)
 class Faults:
-    """Of a network: in pixels, in units of the density, or shares of the centers."""
+    """Faults of a simulated network, in pixels, in units of the density, or as shares of the centers."""
 
     blur: float = 0.0
     bumps: float = 0.0  # standard deviation of the noise of the probability

@@ -100,7 +100,7 @@ def test_the_score_by_hand(windows: ClickWindows) -> None:
 
 
 def test_what_the_start_finds_by_itself_should_stay_as_it_is(windows: ClickWindows) -> None:
-    """Of the first object the clicked one is larger, and no better; the second is only found when it is clicked."""
+    """The click enlarges the first object, which is no gain; the second is only found when it is clicked."""
     alone = ["##....", "##....", "......", "......", "......", "......"]
     larger = ["###...", "###...", "###...", "......", "....##", "....##"]
     score = HeldOutScore(windows, Painted(alone, larger), sigma=1.0)  # type: ignore[arg-type]

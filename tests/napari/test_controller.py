@@ -377,7 +377,7 @@ def test_a_layer_without_units_waits_for_a_diameter(
 def test_threshold_and_smallest_size_change_what_is_shown(
     ready: PluginHarness, weights: Path, image: np.ndarray, tmp_path: Path
 ) -> None:
-    """Of the slice in view and of the whole volume, without a new prediction; of this image only."""
+    """Both hold for the slice in view and for the whole volume."""
     ready.segment(image)
     answer = Predictor(weights).predict([], image=image[0])
     low, middle = np.quantile(answer.probability, (0.3, 0.5))
