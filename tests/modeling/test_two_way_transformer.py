@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 
-from prompt_das.modeling.two_way_transformer import Attention, TwoWayBlock, TwoWayTransformer
+from prompt_das.modeling.two_way_transformer import (
+    Attention,
+    TwoWayBlock,
+    TwoWayTransformer,
+    scaled_dot_product_attention,
+)
 
 import pytest
 import torch
@@ -46,6 +51,16 @@ def test_heads_attend_within_their_own_channels() -> None:
     k = torch.tensor([[[1.0, 0.0, -1.0, 0.0], [-1.0, 0.0, 1.0, 0.0]]])
     v = torch.tensor([[[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]])
     assert attention(q, k, v).flatten().tolist() == pytest.approx([1, 2, 7, 8])
+
+
+def test_attention_on_a_cpu_trains_in_float32_and_predicts_in_bfloat16() -> None:
+    """Torch's backward pass of bfloat16 attention takes three times as long there."""
+    q, k, v = (torch.randn(2, 2, 5, 4).bfloat16() for _ in range(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert scaled_dot_product_attention(q, k, v, None).dtype == torch.bfloat16
+        trained = scaled_dot_product_attention(q.requires_grad_(), k, v, None)
+    weights = (q.float() @ k.float().transpose(2, 3) / 2).softmax(-1)
+    torch.testing.assert_close(trained, weights @ v.float(), rtol=1e-5, atol=1e-6)
 
 
 def test_all_attentions_work_at_half_width() -> None:
