@@ -17,7 +17,7 @@ from prompt_das.data.slices import read_image, read_labels
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import as_clicks, instance_centers, sample_sparse_points
 from prompt_das.volumes.point_files import SlicePoints
-from prompt_das.volumes.resize import resize_labels
+from prompt_das.volumes.resize import resize_mask
 from prompt_das.volumes.synthetic_tissue.micrograph import make_micrograph
 from prompt_das.volumes.volume import Box, VolumeError
 
@@ -76,7 +76,7 @@ class CropReader:
 
     def fit_mask(self, labels: np.ndarray) -> np.ndarray:
         """The mask of the labels (h, w) of a box at the network's scale: (size, size) uint8, 0 beyond the slice."""
-        crop = resize_labels((labels > 0).astype(np.uint8), self.scale)[: self.size, : self.size]
+        crop = resize_mask(labels > 0, self.scale)[: self.size, : self.size]
         return np.pad(crop, self._padding(crop))
 
     def _padding(self, crop: np.ndarray) -> list[tuple[int, int]]:

@@ -14,8 +14,14 @@ def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def resize_labels(labels: np.ndarray, scale: float) -> np.ndarray:
-    """(H, W) ids at ``scale`` network pixels per image pixel: those of the nearest pixels."""
-    return _resize(labels, scale, cv2.INTER_NEAREST)
+    """(H, W) ids at ``scale`` network pixels per image pixel: those at the centers of its pixels."""
+    # OpenCV's plain INTER_NEAREST takes their upper left corners: at 0.25 all borders move by 1.5 image pixels.
+    return _resize(labels, scale, cv2.INTER_NEAREST_EXACT)
+
+
+def resize_mask(mask: np.ndarray, scale: float) -> np.ndarray:
+    """(H, W) bool at ``scale`` network pixels per image pixel -> uint8, 1 where at least half of a pixel is."""
+    return (resize_image(mask.astype(np.uint8) * 255, scale) > 127).astype(np.uint8)
 
 
 def _resize(array: np.ndarray, scale: float, interpolation: int) -> np.ndarray:
