@@ -1,9 +1,9 @@
 """Clicks that are kept aside from an adaptation: which ones, and how well a network segments at their places.
 
 No masks are needed. The starting network says what the object at a held-out click is: what it finds there by itself, or
-else what it segments when it is clicked there. A network that adapts well finds that object without the click. A mask
-that floods everything holds all positive clicks, but its component is none of the objects; and negative clicks must
-stay background.
+else what it segments when it is clicked there. A network that adapts well finds that object without the click, and
+keeps what the starting network was sure of around it. Where that was in doubt, at the borders of objects above all, it
+may decide otherwise: there an adaptation gains most.
 
 Shapes: N clicks (x, y, label), label 1 positive or 0 negative; S side of a window in pixels of the network.
 """
@@ -11,7 +11,7 @@ Shapes: N clicks (x, y, label), label 1 positive or 0 negative; S side of a wind
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from prompt_das.data.dataset_mapper import CropReader
 from prompt_das.modeling.meta_arch import PromptDAS
@@ -32,6 +32,7 @@ MOST = 64  # more of them tell hardly more, and each is a window to predict ever
 # center-point head: about the radius of a small object. Any fixed disc does: scores are only compared with each other.
 DISC_SIGMAS = 2.0
 LARGEST = 0.5  # of a window: what covers more is a mask that floods it, and no object
+SURE = 0.9  # probability of the foreground, or of the background, from which on the starting network is believed
 
 
 def split_clicks(clicks: Mapping[int, np.ndarray], seed: int) -> tuple[SliceClicks, SliceClicks]:
@@ -120,14 +121,29 @@ def box_around(click: np.ndarray, side: int, dataset_dict: Mapping[str, Any]) ->
     return start[0], start[1], stop[0], stop[1]
 
 
-class HeldOutScore:
-    """The score of a network at held-out clicks, 0 to 1.
+class Known(NamedTuple):
+    """What is believed of a window: from its click, and from what the starting network is sure of.
 
-    Of a positive click it is the IoU of two objects: the component of the automatic mask that holds the click (0 where
-    there is none, or where it floods the window), and what the starting network segments there: by itself, or if it
-    misses the object, when it is clicked. So a network that changes what was found, to the larger for example, loses,
-    and one that finds more gains. Of a negative click it is 1 if its pixel is background. The score is the mean over
-    the clicks.
+    Attributes:
+        clicked: (S, S) bool, pixels of the object at a positive click; none at a negative one.
+        others: (S, S) bool, pixels of other objects, without one that a negative click is on.
+        background: (S, S) bool.
+        num_others: the number of other objects.
+    """
+
+    clicked: np.ndarray
+    others: np.ndarray
+    background: np.ndarray
+    num_others: int
+
+
+class HeldOutScore:
+    """The score of a network at held-out clicks, 0 to 1: a mean over clicks and over the other objects around them.
+
+    Of a positive click it is the IoU of the component of the automatic mask that holds the click (0 where there is
+    none, or where it floods the window) with the object there, of a negative one 1 if its pixel is background. Other
+    objects count with their common IoU. Only pixels of which :class:`Known` says something are counted. So a network
+    loses that forgets what was found, or finds what surely was background, and one that finds more clicks gains.
     """
 
     def __init__(self, windows: ClickWindows, start: PromptDAS, sigma: float) -> None:
@@ -138,17 +154,20 @@ class HeldOutScore:
         """
         self.windows = windows
         maps = zip(windows.predict(start), windows.predict(start, clicked=True), windows.clicks, strict=True)
-        self.objects = [object_at(*of_click, DISC_SIGMAS * sigma) for of_click in maps]
+        self.known = [known_of_window(*of_click, DISC_SIGMAS * sigma) for of_click in maps]
 
     def __call__(self, model: PromptDAS) -> float:
         """The score of a network in eval mode. NaN without any click."""
-        scores = [
-            score_of_click(probability, click, known)
-            for probability, click, known in zip(
-                self.windows.predict(model), self.windows.clicks, self.objects, strict=True
-            )
-        ]
-        return float(np.mean(scores)) if scores else float("nan")
+        if not len(self.windows):
+            return float("nan")
+        of_clicks, of_others = [], []
+        for probability, click, known in zip(self.windows.predict(model), self.windows.clicks, self.known, strict=True):
+            at_click = component_at(probability, click)
+            of_clicks.append(score_of_click(at_click, click, known))
+            rest = (probability > FOREGROUND_THRESHOLD) & ~at_click
+            of_others.append(overlap(rest, known.others, known.background))
+        number = sum(known.num_others for known in self.known)
+        return float((sum(of_clicks) + number * iou(*np.sum(of_others, axis=0))) / (len(of_clicks) + number))
 
 
 def component_at(probability: np.ndarray, click: np.ndarray) -> np.ndarray:
@@ -158,22 +177,59 @@ def component_at(probability: np.ndarray, click: np.ndarray) -> np.ndarray:
     return np.asarray((components == number) & (number > 0))
 
 
-def object_at(automatic: np.ndarray, clicked: np.ndarray, click: np.ndarray, radius: float) -> np.ndarray:
-    """(S, S) bool: the component at a click, predicted without it, else with it, else a disc of ``radius`` pixels.
+def known_of_window(automatic: np.ndarray, clicked: np.ndarray, click: np.ndarray, radius: float) -> Known:
+    """What a click and the starting network say of a window.
+
+    Args:
+        automatic, clicked: (S, S) foreground probability without and with the click.
+        click: (3,) as (x, y, label).
+        radius: of the disc that stands for an object which is found neither way, in pixels.
+    """
+    at_click = component_at(automatic, click)
+    if click[2] == NEGATIVE:
+        known = np.zeros_like(at_click)
+    else:
+        known, at_click = object_at(automatic, clicked, click, radius)
+    components = connected_components((automatic > FOREGROUND_THRESHOLD) & ~at_click)
+    others = (components > 0) & (automatic >= SURE)
+    background = (automatic <= 1 - SURE) & ~at_click
+    return Known(known, others, background, len(np.unique(components[others])))
+
+
+def object_at(
+    automatic: np.ndarray, clicked: np.ndarray, click: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The object at a click, predicted without it, else with it, else a disc of ``radius`` pixels.
 
     A component that floods the window is no object either.
+
+    Returns:
+        (S, S) bool each: the pixels that are surely its own, and all of them.
     """
     for probability in (automatic, clicked):
         found = component_at(probability, click)
         if found.any() and found.mean() <= LARGEST:
-            return found
+            sure = found & (probability >= SURE)
+            return (sure if sure.any() else found), found
     rows, columns = np.ogrid[: found.shape[0], : found.shape[1]]
-    return (columns + 0.5 - click[0]) ** 2 + (rows + 0.5 - click[1]) ** 2 <= max(radius, 1.0) ** 2
+    disc = (columns + 0.5 - click[0]) ** 2 + (rows + 0.5 - click[1]) ** 2 <= max(radius, 1.0) ** 2
+    return disc, disc
 
 
-def score_of_click(probability: np.ndarray, click: np.ndarray, known: np.ndarray) -> float:
-    """The score of one click, see :class:`HeldOutScore`; ``known``: (S, S) bool, the object of a positive one."""
-    found = component_at(probability, click)
+def score_of_click(at_click: np.ndarray, click: np.ndarray, known: Known) -> float:
+    """The score of one click, see :class:`HeldOutScore`; ``at_click``: (S, S) bool, the component that holds it."""
     if click[2] == NEGATIVE:
-        return float(not found.any())
-    return float((found & known).sum() / (found | known).sum()) if found.mean() <= LARGEST else 0.0
+        return float(not at_click.any())
+    if at_click.mean() > LARGEST:
+        return 0.0
+    return iou(*overlap(at_click, known.clicked, known.background | known.others))
+
+
+def overlap(mask: np.ndarray, foreground: np.ndarray, background: np.ndarray) -> tuple[int, int]:
+    """Pixels in the intersection of a mask with ``foreground``, and in the union of both; others are not counted."""
+    return int((mask & foreground).sum()), int((foreground | (mask & background)).sum())
+
+
+def iou(intersection: int, union: int) -> float:
+    """1 where both are empty."""
+    return intersection / union if union else 1.0

@@ -40,5 +40,5 @@ def describe(done: Adaptation) -> str:
     if done.before is None:
         return "the last weights; no clicks watched the adaptation, so look at the result"
     after = "none" if done.after is None else f"{done.after:.3f}"
-    scores = f"score at the held-out clicks {done.before:.3f} before, {after} at best after"
-    return scores if done.adapted else f"the weights as they were, since nothing was better: {scores}"
+    scores = f"score at the held-out clicks {done.before:.3f} before, {after} after"
+    return scores if done.adapted else f"the weights as they were, since the adapted ones forgot too much: {scores}"

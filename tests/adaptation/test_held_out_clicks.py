@@ -74,7 +74,8 @@ class Painted:
 
 
 def picture(rows: list[str]) -> torch.Tensor:
-    return torch.tensor([[0.9 if letter == "#" else 0.1 for letter in row] for row in rows])
+    """# surely foreground, + rather foreground, - rather background, . surely background."""
+    return torch.tensor([[{"#": 0.9, "+": 0.6, "-": 0.4, ".": 0.1}[letter] for letter in row] for row in rows])
 
 
 @pytest.fixture
@@ -91,7 +92,10 @@ NONE = ["......"] * 6
 
 
 def test_the_score_by_hand(windows: ClickWindows) -> None:
-    """First object: 2 of 4 pixels, 1/2. Second: all 4, and 2 too many, 4/6. The negative one is background: 1."""
+    """The start finds nothing by itself, so no other object counts, and what it segments when clicked is the truth.
+
+    First object: 2 of 4 pixels, 1/2. Second: all 4, and 2 too many, 4/6. The negative click is on background: 1.
+    """
     score = HeldOutScore(windows, Painted(NONE, START), sigma=1.0)  # type: ignore[arg-type]
     found = ["##....", "......", "......", "....##", "....##", "....##"]
     assert score(Painted(found, NONE)) == pytest.approx((1 / 2 + 4 / 6 + 1) / 3)  # type: ignore[arg-type]
@@ -99,14 +103,40 @@ def test_the_score_by_hand(windows: ClickWindows) -> None:
     assert score(Painted(START, NONE)) == 1  # type: ignore[arg-type]
 
 
-def test_what_the_start_finds_by_itself_should_stay_as_it_is(windows: ClickWindows) -> None:
-    """The click enlarges the first object, which is no gain; the second is only found when it is clicked."""
-    alone = ["##....", "##....", "......", "......", "......", "......"]
-    larger = ["###...", "###...", "###...", "......", "....##", "....##"]
-    score = HeldOutScore(windows, Painted(alone, larger), sigma=1.0)  # type: ignore[arg-type]
-    assert score(Painted(alone, NONE)) == pytest.approx((1 + 0 + 1) / 3)  # type: ignore[arg-type]
-    assert score(Painted(larger, NONE)) == pytest.approx((4 / 9 + 1 + 1) / 3)  # type: ignore[arg-type]
+def test_other_objects_around_the_clicks_count(windows: ClickWindows) -> None:
+    """In the windows of the positive clicks there is one other object each, in that of the negative one both.
+
+    A network that loses the first object loses its click (0 instead of 1), and 8 of the 16 pixels of other objects.
+    """
+    score = HeldOutScore(windows, Painted(START, START), sigma=1.0)  # type: ignore[arg-type]
+    assert [known.num_others for known in score.known] == [1, 1, 2]
     assert score(Painted(START, NONE)) == 1  # type: ignore[arg-type]
+    one = [*NONE[:4], "....##", "....##"]
+    assert score(Painted(one, NONE)) == pytest.approx((0 + 1 + 1 + 4 * 8 / 16) / 7)  # type: ignore[arg-type]
+
+
+def test_new_objects_where_surely_was_background_cost(windows: ClickWindows) -> None:
+    """Two pixels in each of the three windows: of other objects 16 pixels are right, and 6 too many."""
+    score = HeldOutScore(windows, Painted(START, START), sigma=1.0)  # type: ignore[arg-type]
+    more = [*START[:4], "#...##", "#...##"]
+    assert score(Painted(more, NONE)) == pytest.approx((3 + 4 * 16 / 22) / 7)  # type: ignore[arg-type]
+
+
+def test_borders_that_were_in_doubt_may_move(windows: ClickWindows) -> None:
+    doubtful = ["##+-..", "##+-..", "++--..", "----++", "..--##", "..--##"]
+    score = HeldOutScore(windows, Painted(doubtful, NONE), sigma=1.0)  # type: ignore[arg-type]
+    larger = ["####..", "####..", "####..", "......", "....##", "....##"]
+    for network in (doubtful, larger, START):
+        assert score(Painted(network, NONE)) == 1  # type: ignore[arg-type]
+
+
+def test_what_a_negative_click_is_on_should_go(windows: ClickWindows) -> None:
+    wrong = ["##...#", "##...#", "......", "......", "....##", "....##"]
+    score = HeldOutScore(windows, Painted(wrong, NONE), sigma=1.0)  # type: ignore[arg-type]
+    assert [known.num_others for known in score.known] == [2, 2, 2]  # in its own window it is none
+    assert score(Painted(wrong, NONE)) == pytest.approx((1 + 1 + 0 + 6) / 9)  # type: ignore[arg-type]
+    gone = (1 + 1 + 1 + 6 * 16 / 20) / 9  # in the other two windows its pixels count as those of an object
+    assert score(Painted(START, NONE)) == pytest.approx(gone)  # type: ignore[arg-type]
 
 
 def test_a_mask_that_floods_everything_has_no_score(windows: ClickWindows) -> None:
@@ -118,7 +148,7 @@ def test_a_mask_that_floods_everything_has_no_score(windows: ClickWindows) -> No
 
 def test_a_disc_takes_the_place_of_an_object_that_does_not_follow_the_click() -> None:
     """Radius 1 around the middle of a pixel: it and its four neighbors."""
-    disc = object_at(np.zeros((5, 5)), np.zeros((5, 5)), np.array([2.5, 1.5, 1]), 1.0)
+    disc, _ = object_at(np.zeros((5, 5)), np.zeros((5, 5)), np.array([2.5, 1.5, 1]), 1.0)
     assert np.argwhere(disc).tolist() == [[0, 2], [1, 1], [1, 2], [1, 3], [2, 2]]
 
 

@@ -72,7 +72,7 @@ def same(a: Path, b: Path) -> bool:
 def test_adapted_weights_are_written_and_predict(
     weights: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LEAST_GAIN", -2)  # a tiny network gets better by chance only
+    monkeypatch.setattr(module, "TOLERANCE", 2)  # a tiny network forgets quickly
     done = adapt(weights, source, tmp_path / "mine.safetensors", opts=QUICK, progress=False)
     assert done.adapted
     assert done.iterations == 4
@@ -105,11 +105,11 @@ def test_a_training_that_makes_it_worse_leaves_the_weights_as_they_were(
     volume = str(synthetic_data / "synthetic" / "target" / "im")
     output = tmp_path / "mine.safetensors"
     command = ["adapt", "--weights", str(weights), "--input", volume, "--points", str(clicks), "--output", str(output)]
-    scores = iter([0.5, 0.4, 0.505, 0.3, 0.2, 0.1])  # of the start, and then; 0.505 is no more than chance
+    scores = iter([0.5, 0.39, 0.3, 0.2, 0.1, 0.05])  # of the start, and then
     monkeypatch.setattr(module.HeldOutScore, "__call__", lambda score, model: next(scores))
     main([*command, *QUICK])
     assert same(output, weights)
-    assert "the weights as they were, since nothing was better" in capsys.readouterr().out
+    assert "the weights as they were, since the adapted ones forgot too much" in capsys.readouterr().out
 
 
 def test_without_points_the_network_makes_them_and_nothing_watches(
@@ -150,7 +150,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_weights(
     points: bool,
     end: type[HookBase],
 ) -> None:
-    monkeypatch.setattr(module, "LEAST_GAIN", -2)
+    monkeypatch.setattr(module, "TOLERANCE", 2)
     source = source if points else VolumeSource(source.volume)
     whole = adapt(weights, source, tmp_path / "whole.safetensors", opts=QUICK, progress=False)
     make_hooks = module.ClickWatch.__call__
@@ -228,10 +228,10 @@ def test_held_out_clicks_are_not_trained_on(
 ) -> None:
     read = {}
 
-    def train(cfg: CfgNode, score: Any, **_: Any) -> tuple[float, dict[str, Any]]:
+    def train(cfg: CfgNode, score: Any, *_: Any, **__: Any) -> tuple[float, None]:
         read["train"] = read_clicks(cfg.DATASETS.SPARSE_POINTS.FILE)
         read["windows"] = len(score.windows)
-        return 0.0, {}
+        return 0.0, None
 
     monkeypatch.setattr(module, "train", train)
     adapt(weights, source, tmp_path / "mine.pth", opts=QUICK, progress=False)
@@ -249,9 +249,9 @@ def test_a_diameter_gives_the_target_its_scale_and_leaves_that_of_the_source(
     export_weights(start, PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
     seen = {}
 
-    def train(cfg: CfgNode, score: Any, **_: Any) -> tuple[float, dict[str, Any]]:
+    def train(cfg: CfgNode, score: Any, *_: Any, **__: Any) -> tuple[float, None]:
         seen.update(scale=NetworkScale.from_config(cfg), slice=get_slices(cfg.DATASETS.TARGET)[0])
-        return 0.0, {}
+        return 0.0, None
 
     monkeypatch.setattr(module, "train", train)
     volume = VolumeSource(source.volume, points=source.points, diameter=20)
