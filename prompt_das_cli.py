@@ -121,8 +121,9 @@ def adapt(parser: argparse.ArgumentParser) -> None:
         prompt-das adapt --weights em-small --input my_lab.yaml --output mine.safetensors --source synthetic
 
     INPUT is whatever `predict` takes, POINTS any file of points (label 0: a negative click); without them the network
-    makes points itself. A fifth of the clicks is kept aside to watch the adaptation: the best moment is written, and
-    where nothing was better, the weights as they were. Stopped by Ctrl-C, it ends with exit code 75; --resume goes on.
+    makes points itself. A fifth of the clicks is kept aside to watch the adaptation: the last moment is written at
+    which they found no harm, and where there is none, the weights as they were. Stopped by Ctrl-C, it ends with exit
+    code 75; --resume goes on.
     """
     parser.add_argument("--weights", required=True, help=WEIGHTS)
     parser.add_argument("--input", required=True, help=INPUT)

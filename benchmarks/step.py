@@ -147,6 +147,7 @@ def config(size: str, precision: str | None, opts: list[str]) -> CfgNode:
     """The paper's network in a size, which is what the other side is; without ``precision``, in the size's own."""
     paper = ["MODEL.PROMPT_ENCODER.NAME", "PointPromptEncoder", "INPUT.CLICKS.ENABLED", "False"]
     paper += ["MODEL.DECODER.HIGH_RES_FEATURES", "False", "MODEL.LOSS.DICE_WEIGHT", "0.0"]
+    paper += ["MODEL.DECODER.CONTRASTIVE_FROM", "tokens", "MODEL.LOSS.CONTRASTIVE_CENTERED", "False"]
     fixed = ["VIS_PERIOD", "0", "MODEL.VIT.WEIGHTS", "", *paper]
     cfg = get_prompt_das_cfg(str(CONFIG_OF_SIZE[size]), [*fixed, *opts])
     if precision is not None:

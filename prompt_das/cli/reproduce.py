@@ -58,7 +58,9 @@ PAPER_REACH = ("TEST.CLICK_REACH", "image")
 # Those of configs/quick.
 PAPER_FEATURES = ("MODEL.DECODER.HIGH_RES_FEATURES", "False")
 PAPER_LOSS = ("MODEL.LOSS.DICE_WEIGHT", "0.0")
-PAPER = (*PAPER_ENCODER, *PAPER_TARGETS, *PAPER_PROMPTS, *PAPER_MASKS, *PAPER_REACH, *PAPER_FEATURES, *PAPER_LOSS)
+PAPER_CONTRAST = ("MODEL.DECODER.CONTRASTIVE_FROM", "tokens", "MODEL.LOSS.CONTRASTIVE_CENTERED", "False")
+PAPER_ADAPTATION = (*PAPER_PROMPTS, *PAPER_MASKS, *PAPER_CONTRAST)
+PAPER = (*PAPER_ENCODER, *PAPER_TARGETS, *PAPER_ADAPTATION, *PAPER_REACH, *PAPER_FEATURES, *PAPER_LOSS)
 PAPER_SOURCE = Run("paper_source", "source", PAPER)
 DENSE_SOURCE = Run("dense_source", "source", (*PAPER_TARGETS, *PAPER_REACH))
 COARSE_SOURCE = Run("coarse_source", "source", PAPER_FEATURES)
@@ -90,7 +92,6 @@ TEST_PROMPTS: list[Row] = [
     ("Supervised", ORACLE, "0%"),
 ]
 
-CONTRASTIVE_FEATURES = ("MODEL.DECODER.CONTRASTIVE_FROM", "features", "MODEL.LOSS.CONTRASTIVE_CENTERED", "True")
 PARTS: list[Row] = [  # what is not in the paper, with all centers clicked in every other row
     (title, run, ratio)
     for title, run in (
@@ -102,8 +103,8 @@ PARTS: list[Row] = [  # what is not in the paper, with all centers clicked in ev
         ("All but high-resolution features", Run("coarse", "wda", PAPER_FEATURES, COARSE_SOURCE)),
         ("All but the Dice loss", Run("without_dice", "wda", PAPER_LOSS, NO_DICE_SOURCE)),
         ("All", WDA),
-        ("All, contrastive features", Run("contrastive_features", "wda", CONTRASTIVE_FEATURES)),
-        ("All, no contrastive loss", Run("no_contrastive", "wda", ("DOMAIN_ADAPT.USE_CONTRASTIVE", "False"))),
+        ("All but contrastive features", Run("contrastive_tokens", "wda", PAPER_CONTRAST)),
+        ("All but the contrastive loss", Run("no_contrastive", "wda", ("DOMAIN_ADAPT.USE_CONTRASTIVE", "False"))),
     )
     for ratio in ("0%", "100%")
 ]

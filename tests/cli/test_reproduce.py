@@ -189,7 +189,7 @@ def test_the_ablation_of_new_parts_starts_from_sources_of_the_same_network(
         "without_peaks": "source",
         "coarse": "coarse_source",
         "without_dice": "without_dice_source",
-        "contrastive_features": "source",
+        "contrastive_tokens": "source",
         "no_contrastive": "source",
     }
     names = [Path(value_of(command, "OUTPUT_DIR")).name for command in started]
