@@ -21,6 +21,7 @@ from typing import Any
 from prompt_das.config.yaml_loader import read_yaml
 from prompt_das.data.physical_scale import require_nanometers
 from prompt_das.data.slices import HELP, VolumeSpec, load_slices
+from prompt_das.volumes.address import Address, Location, as_location, is_address
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -107,7 +108,7 @@ def register_volumes_from_yaml(path: str | Path) -> list[str]:
         if value is not None and (not isinstance(value, str) or not value or "\0" in value):
             raise ValueError(f"{path}: {key} must be text, not {value!r:.100}")
     for key in ("images", "labels", "points"):
-        if description.get(key) is not None:
+        if description.get(key) is not None and not is_address(description[key]):
             description[key] = path.resolve().parent / os.path.expanduser(
                 description[key]
             )  # as it is for an unknown ~user
@@ -183,15 +184,16 @@ def find_volume(
     """The slices (dicts as in `prompt_das.data.slices`) and the description of whatever a user names as a volume.
 
     Args:
-        volume: a folder of slices, a file, a YAML file that describes one volume, or a registered name.
+        volume: a folder of slices, a file, an address, a YAML file that describes one volume, or a registered name.
         dataset, intensity_range, voxel_size: of a folder or file, see `register_em_volume`; a voxel size that is given
             wins over that of a description, which wins over that of the file's metadata.
 
     Raises FileNotFoundError, ValueError (VolumeError for damaged data) that name what is wrong.
     """
-    name, path = str(volume), Path(volume).expanduser()
+    path = as_location(volume)
+    name = str(path) if isinstance(path, Address) else str(volume)
     size = _voxel_size(name, voxel_size)
-    if path.suffix.lower() not in (".yaml", ".yml") and (path.exists() or os.sep in name or path.suffix):
+    if isinstance(path, Address) or _is_images(path, name):
         window = _intensity_range(name, intensity_range)
         spec = VolumeSpec(_absolute(path), images_dataset=dataset, intensity_range=window, voxel_size=size)
         slices = load_slices(path.name, spec)
@@ -208,6 +210,11 @@ def find_volume(
     return [{**dataset_dict, "voxel_size": size} for dataset_dict in slices], spec
 
 
+def _is_images(path: Path, name: str) -> bool:
+    """Whether a text names a file or folder of images, not a description or a registered volume."""
+    return path.suffix.lower() not in (".yaml", ".yml") and (path.exists() or os.sep in name or bool(path.suffix))
+
+
 def register_slices(slices: Sequence[dict[str, Any]], spec: VolumeSpec) -> str:
     """Register what :func:`find_volume` found, without its points, for `cfg.DATASETS` -> its name.
 
@@ -215,6 +222,8 @@ def register_slices(slices: Sequence[dict[str, Any]], spec: VolumeSpec) -> str:
     """
     digest = hashlib.sha256(repr([(d["file_name"], d["image_dataset"], d["slice"]) for d in slices]).encode())
     digest.update(repr((spec.voxel_size, slices[0]["intensity_range"])).encode())
+    if "box" in slices[0]:
+        digest.update(repr(slices[0]["box"]).encode())
     name = f"{re.sub(r'[^a-zA-Z0-9]+', '_', slices[0]['dataset_name']).strip('_')}_{digest.hexdigest()[:8]}"
     if name not in DatasetCatalog.list():
         named = [{**dataset_dict, "dataset_name": name} for dataset_dict in slices]
@@ -275,8 +284,11 @@ def _synthetic_slices() -> list[dict[str, Any]]:
     return [{**common, "synthetic": True, "voxel_size": (SYNTHETIC_PIXEL_SIZE,) * 3}]
 
 
-def _absolute(path: str | Path) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+def _absolute(path: Location | str) -> str:
+    location = as_location(path)
+    if isinstance(location, Address):
+        return location
+    return os.path.abspath(location)
 
 
 def _numbers(name: str, key: str, values: Iterable[float] | None, count: int) -> Any:

@@ -7,6 +7,7 @@ A slice's dict:
     label_file_name, label_dataset, label_slice    the same for the labels (None without labels)
     slice_name        file name of the slice, None if the volume is one file
     height, width     pixels
+    box               (y0, x0, y1, x1) of the stored slice that these pixels are; only of a part of the slices
     voxel_size        (z, y, x) in nm: as registered, else of the file's metadata; None if it is not known
     intensity_range   (lo, hi) mapped to 0..255, or None for 8-bit images
     label_type        "instance" (ids) or "semantic" (a mask, whose 8-connected components are the instances)
@@ -25,9 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.ops.connected_components import connected_components
+from prompt_das.volumes.address import Address, Location, is_address
+from prompt_das.volumes.cropped_volume import CroppedVolume
 from prompt_das.volumes.image_files import decode_rgb_ids
 from prompt_das.volumes.intensity import estimate_intensity_range, read_preprocessed
 from prompt_das.volumes.open_volume import open_volume
+from prompt_das.volumes.region import Region
 from prompt_das.volumes.volume import Box, Volume, VolumeError, volume_errors
 
 import numpy as np
@@ -41,7 +45,7 @@ _MAX_INT32, _MAX_INT64 = np.iinfo(np.int32).max, np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class VolumeSpec:
-    """Where a registered volume lies on disk. Relative paths are under `data_root()`."""
+    """Where a registered volume lies: a path, of which a relative one is under `data_root()`, or an address."""
 
     images: str
     labels: str | None = None
@@ -62,15 +66,27 @@ def data_root() -> Path:
 
 
 def open_image_volume(dataset_dict: dict[str, Any]) -> Volume:
-    """The volume that a slice belongs to, opened once per process."""
-    return _open(dataset_dict["file_name"], dataset_dict["image_dataset"])
+    """The volume that a slice belongs to, opened once per process; of cropped slices the cropped one."""
+    return _cropped(_open(dataset_dict["file_name"], dataset_dict["image_dataset"]), dataset_dict)
 
 
 def open_label_volume(dataset_dict: dict[str, Any]) -> Volume:
     """The volume of a slice's labels, opened once per process. Raises ValueError for a slice without labels."""
     if dataset_dict["label_file_name"] is None:
         raise ValueError(f"{dataset_dict['image_id']}: data set '{dataset_dict['dataset_name']}' has no labels")
-    return _open(dataset_dict["label_file_name"], dataset_dict["label_dataset"])
+    return _cropped(_open(dataset_dict["label_file_name"], dataset_dict["label_dataset"]), dataset_dict)
+
+
+def _cropped(volume: Volume, dataset_dict: dict[str, Any]) -> Volume:
+    box = dataset_dict.get("box")
+    return volume if box is None else CroppedVolume(volume, box)
+
+
+def crop_slices(dataset_dicts: Sequence[dict[str, Any]], region: Region) -> list[dict[str, Any]]:
+    """The dicts of a region: z counts the ``dataset_dicts``, y and x their pixels. Slices keep their numbers."""
+    y0, x0, y1, x1 = region.box
+    size = {"box": region.box, "height": y1 - y0, "width": x1 - x0}
+    return [{**dataset_dict, **size} for dataset_dict in dataset_dicts[slice(*region.z)]]
 
 
 def read_image(dataset_dict: dict[str, Any], box: Box | None = None, scale: float = 1.0) -> np.ndarray:
@@ -132,7 +148,7 @@ def load_slices(name: str, spec: VolumeSpec) -> list[dict[str, Any]]:
     images, labels, pairs = _mitoem(name, spec) if spec.mitoem_split else _plain(name, spec)
     intensity_range = spec.intensity_range
     if intensity_range is None and images.dtype != np.uint8:
-        intensity_range = _estimated_range(str(images.path), images.dataset)
+        intensity_range = _estimated_range(_as_text(images.path), images.dataset)
     if spec.expected is not None and len(pairs) < spec.expected:
         logger.warning("%s: only %d of the %d slices are in %s", name, len(pairs), spec.expected, images.path)
     voxel_size = spec.voxel_size or images.voxel_size
@@ -143,10 +159,10 @@ def load_slices(name: str, spec: VolumeSpec) -> list[dict[str, Any]]:
             {
                 "dataset_name": name,
                 "image_id": f"{name}/{short_names[z] if short_names else f'{z:04d}'}",
-                "file_name": str(images.path),
+                "file_name": _as_text(images.path),
                 "image_dataset": images.dataset,
                 "slice": z,
-                "label_file_name": str(labels.path) if labels else None,
+                "label_file_name": _as_text(labels.path) if labels else None,
                 "label_dataset": labels.dataset if labels else None,
                 "label_slice": label_z,
                 "slice_name": images.slice_names[z] if images.slice_names else None,
@@ -158,6 +174,11 @@ def load_slices(name: str, spec: VolumeSpec) -> list[dict[str, Any]]:
             }
         )
     return dataset_dicts
+
+
+def _as_text(path: Location) -> str:
+    """A path or an address as `open_volume` takes it; str() would take the credentials from an address."""
+    return path if isinstance(path, Address) else str(path)
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
@@ -260,6 +281,8 @@ def _by_number(volume: Volume) -> dict[int, str]:
 
 
 def _open_named(name: str, path: str, dataset: str | None) -> Volume:
+    if is_address(path):
+        return _open(path, dataset)
     full = data_root() / path  # an absolute path stays as it is
     if not full.exists():
         root = "" if Path(path).is_absolute() else f" (DETECTRON2_DATASETS is '{data_root()}')"

@@ -21,6 +21,7 @@ from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.napari.layers import LayerVolume
 from prompt_das.ops.points import POSITIVE
 from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.volumes.address import is_address
 from prompt_das.volumes.open_volume import HDF5_SUFFIXES, TIFF_SUFFIXES, open_volume
 from prompt_das.volumes.point_files import write_points
 from prompt_das.volumes.volume import Volume
@@ -173,12 +174,14 @@ def make_project(
 
 def holds(file: str, volume: LayerVolume) -> bool:
     """Whether a file holds this volume, as far as its first and middle slice tell."""
+    if is_address(file):  # comparing it would take the network, and the window would wait
+        return False
     try:
         stored = open_volume(file)
         if stored.shape != volume.shape or stored.dtype != volume.dtype:
             return False
         return all(np.array_equal(stored.read(z), volume.read(z)) for z in (0, len(volume) // 2))
-    except (ValueError, OSError):  # a format of another plugin, several arrays, an address in the network
+    except (ValueError, OSError):  # a format of another plugin, several arrays
         return False
 
 

@@ -22,6 +22,7 @@ from prompt_das.napari.layers import (
 )
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
 from prompt_das.ops.points import NEGATIVE, POSITIVE
+from prompt_das.volumes.address import is_address
 from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.voxel_size import VoxelSize
 
@@ -86,7 +87,8 @@ class ImageSession:
     def _voxel_size_of_file(self) -> VoxelSize | None:
         path = self.image.source.path
         try:
-            volume = None if path is None else open_volume(path)
+            # At an address, the window would have to wait for the network.
+            volume = None if path is None or is_address(path) else open_volume(path)
         except (OSError, ValueError):  # napari reads more than this package does
             return None
         return volume.voxel_size if volume is not None and volume.shape == self.volume.shape else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
+from prompt_das.volumes.address import Location
 from prompt_das.volumes.memory_limit import require_memory
 from prompt_das.volumes.volume import Box, Volume, VolumeError
 from prompt_das.volumes.voxel_size import VoxelSize, of_attributes
@@ -21,7 +21,7 @@ class ArrayVolume(Volume):
 
     axes: str | None = None  # a letter an axis, where the file names them
 
-    def __init__(self, path: Path, dataset: str | None):
+    def __init__(self, path: Location, dataset: str | None):
         super().__init__(path, dataset)
         array = self._handle()
         self._order = _order_of_axes(self.axes, array.shape, path)
@@ -57,13 +57,13 @@ class ArrayVolume(Volume):
         return array if y_axis < x_axis else np.ascontiguousarray(array.T)
 
 
-def three_dimensions(shape: Sequence[int], path: Path) -> tuple[int, int, int]:
+def three_dimensions(shape: Sequence[int], path: Location) -> tuple[int, int, int]:
     """(Z, H, W) of an array whose last axes are (z, y, x) or (y, x). Raises VolumeError for others longer than 1."""
     z, y, x = _order_of_axes(None, shape, path)
     return int(shape[z]) if z is not None else 1, int(shape[y]), int(shape[x])
 
 
-def _order_of_axes(axes: str | None, shape: Sequence[int], path: Path) -> tuple[int | None, int, int]:
+def _order_of_axes(axes: str | None, shape: Sequence[int], path: Location) -> tuple[int | None, int, int]:
     """Which axes of the array are z, y and x; z is None for a single slice."""
     count = len(shape)
     if axes is None:
@@ -81,7 +81,7 @@ def _order_of_axes(axes: str | None, shape: Sequence[int], path: Path) -> tuple[
     return (axes.index("z") if "z" in axes else None), axes.index("y"), axes.index("x")
 
 
-def only_array(names: list[str], path: Path) -> str:
+def only_array(names: list[str], path: Location) -> str:
     """The name of the one array in a file. Raises VolumeError where there are several, or none."""
     if len(names) != 1:
         raise VolumeError(f"{path} holds the arrays {names}: say which one (`images_dataset` or `labels_dataset`)")

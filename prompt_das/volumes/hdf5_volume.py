@@ -31,7 +31,7 @@ class HDF5Volume(ArrayVolume):
             raise VolumeError(f"{self.path} has no array '{name}'; it has {sorted(_names(file))}")
         _require_own_storage(dataset)
         if dataset.is_virtual:
-            _require_sources(dataset, self.path)
+            _require_sources(dataset, Path(self.path))
         return dataset
 
     def chunks_written(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A path -> the volume that is there, in whatever format."""
+"""A path or an address -> the volume that is there, in whatever format."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_das.utils.natural_sort import natural_key
+from prompt_das.volumes.address import Address, as_location
 from prompt_das.volumes.folder_volume import FolderVolume
 from prompt_das.volumes.hdf5_volume import HDF5Volume
 from prompt_das.volumes.memory_limit import require_slices
@@ -23,23 +24,35 @@ MRC_SUFFIXES = (".mrc", ".rec", ".map")
 def open_volume(path: str | Path, dataset: str | None = None) -> Volume:
     """Open a volume without reading it. `dataset` is the array inside an HDF5 or Zarr file, if it has several.
 
-    Raises FileNotFoundError for a missing path or an empty folder, VolumeError for what is not a readable volume.
+    `path` may be an address as well (https://, s3://, gs://), of a Zarr.
+
+    Raises FileNotFoundError for a missing path or an empty folder, VolumeError for what is not a readable volume,
+    RemoteError for an address whose data are out of reach.
     """
-    path = Path(path).expanduser()
+    location = as_location(path)
+    files = [] if isinstance(location, Address) else _files_at(location)
+    with volume_errors(str(location)):
+        if isinstance(location, Address):
+            volume: Volume = ZarrVolume(location, dataset)
+        else:
+            volume = _open_by_suffix(location, files, dataset)
+        require_slices(len(volume))
+    if 0 in volume.shape:
+        raise VolumeError(f"{location} is empty: {volume.shape[0]} slices of {volume.shape[1]} x {volume.shape[2]}")
+    if volume.dtype.kind not in "buif":
+        raise VolumeError(f"{location} holds {volume.dtype}: expected integers, floats or a mask")
+    return volume
+
+
+def _files_at(path: Path) -> list[Path]:
+    """The slices of a folder; else the path itself. Raises FileNotFoundError if nothing is there."""
     with volume_errors(str(path)):
         exists, files = path.exists(), _slices_in(path) if path.is_dir() and not _is_zarr(path) else [path]
     if not exists:
         raise FileNotFoundError(f"{path} does not exist; datasets/README.md says what is expected where")
     if not files:
         raise FileNotFoundError(f"{path} holds no slices ({', '.join(IMAGE_SUFFIXES)})")
-    with volume_errors(str(path)):
-        volume = _open_by_suffix(path, files, dataset)
-        require_slices(len(volume))
-    if 0 in volume.shape:
-        raise VolumeError(f"{path} is empty: {volume.shape[0]} slices of {volume.shape[1]} x {volume.shape[2]}")
-    if volume.dtype.kind not in "buif":
-        raise VolumeError(f"{path} holds {volume.dtype}: expected integers, floats or a mask")
-    return volume
+    return files
 
 
 def _slices_in(folder: Path) -> list[Path]:

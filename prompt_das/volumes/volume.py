@@ -21,9 +21,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+from prompt_das.volumes.address import Location
 from prompt_das.volumes.memory_limit import require_memory
 from prompt_das.volumes.voxel_size import VoxelSize, plausible
 
@@ -46,12 +46,19 @@ class VolumeError(ValueError):
     """Stored data cannot be read: damaged, incomplete, or not what the rest of the volume is. Names file and slice."""
 
 
+class RemoteError(OSError):
+    """Data at an address are out of reach: no answer, no permission, or they are gone. Names the address.
+
+    Unlike a VolumeError it is nothing about one slice: the next one would fail as well, and later all may be readable.
+    """
+
+
 @contextmanager
 def volume_errors(what: str) -> Iterator[None]:
-    """Whatever goes wrong within while `what` is read becomes a VolumeError."""
+    """Whatever goes wrong within while `what` is read becomes a VolumeError, but for a RemoteError."""
     try:
         yield
-    except VolumeError:
+    except (VolumeError, RemoteError):
         raise
     except _LIBRARY_ERRORS as error:
         reason = " ".join(str(error).split())  # in one line
@@ -67,7 +74,7 @@ class Volume(ABC):
 
     Attributes: `shape` (Z, H, W); `dtype`, of the stored values; `slice_names`, file names of the slices where
     they are known, else None; `min_is_white`: whether the smallest value is shown white (a TIFF may say so), the values
-    stay as stored; `path`, `dataset`: where the volume was opened from.
+    stay as stored; `path`, a path or an address, and `dataset`: where the volume was opened from.
     """
 
     shape: tuple[int, int, int]
@@ -75,7 +82,7 @@ class Volume(ABC):
     slice_names: list[str] | None = None
     min_is_white = False
 
-    def __init__(self, path: Path, dataset: str | None = None):
+    def __init__(self, path: Location, dataset: str | None = None):
         self.path = path
         self.dataset = dataset
         self._opened: Any = None
@@ -99,7 +106,8 @@ class Volume(ABC):
     def read(self, z: int, box: Box | None = None) -> np.ndarray:
         """Slice z, or a box of it: (h, w), or (h, w, 3) if the slices are stored in color, in the stored type.
 
-        Raises VolumeError if the stored data cannot be read, IndexError and ValueError for what does not exist.
+        Raises VolumeError if the stored data cannot be read, RemoteError if their server cannot be reached, IndexError
+        and ValueError for what does not exist.
         """
         depth, height, width = self.shape
         if not 0 <= z < depth:
@@ -124,6 +132,10 @@ class Volume(ABC):
     def chunks_written(self) -> tuple[int, int]:
         """(all, those there) of the chunks of an array; what is not there reads as zeros. (0, 0) for other formats."""
         return 0, 0
+
+    def documents(self) -> dict[str, str]:
+        """SHA-256 of the files of metadata of a volume at an address; {} for a volume on this machine."""
+        return {}
 
     def _handle(self) -> Any:
         # A file handle inherited by a forked worker shares its position with the parent: open again instead.

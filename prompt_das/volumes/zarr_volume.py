@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from prompt_das.volumes.address import Address, Location
 from prompt_das.volumes.array_volume import ArrayVolume, only_array
-from prompt_das.volumes.volume import Box, VolumeError
+from prompt_das.volumes.volume import RemoteError, VolumeError
 from prompt_das.volumes.voxel_size import VoxelSize, of_multiscales
-from prompt_das.volumes.zarr_chunks import RegularFiles, require_safe_codecs, require_sound_chunks
+from prompt_das.volumes.zarr_chunks import ChunkChecks, RegularFiles
 
-import numpy as np
 import zarr
 
 
@@ -19,17 +19,29 @@ class ZarrVolume(ArrayVolume):
     _described: tuple[dict[str, Any], dict[str, Any]] | None = None  # OME-Zarr: of the image, and of its array
 
     def _open(self) -> Any:
-        root = zarr.open(RegularFiles(self.path, read_only=True), mode="r")
+        store = _open_store(self.path)
+        try:
+            root = zarr.open(store, mode="r")
+        except FileNotFoundError:
+            if isinstance(self.path, Address):
+                raise RemoteError(
+                    f"{self.path} holds no Zarr: there is no zarr.json, .zarray or .zgroup. Is the address right?"
+                ) from None
+            raise
         array = root if isinstance(root, zarr.Array) else self._find(root)
-        require_safe_codecs(array)
+        store.checks = ChunkChecks(array)
         self.axes = self.axes or _dimension_names(array)
         return array
 
+    def documents(self) -> dict[str, str]:
+        store = self._handle().store
+        return {} if isinstance(store, RegularFiles) else dict(store.documents)
+
     def _find(self, group: zarr.Group) -> zarr.Array:
-        name = self.dataset or _finest_scale(group, self.path) or only_array(sorted(group.array_keys()), self.path)
+        name = self.dataset or _finest_scale(group, self.path) or _only_array(group, self.path)
         array = group.get(name)
         if not isinstance(array, zarr.Array):
-            raise VolumeError(f"{self.path} has no array '{name}'; it has {sorted(group.array_keys())}")
+            raise VolumeError(f"{self.path} has no array '{name}'{_names_in(group)}")
         parent = PurePosixPath(name).parent
         image = group if parent == PurePosixPath() else group[str(parent)]
         for scales in _multiscales(image):
@@ -47,12 +59,33 @@ class ZarrVolume(ArrayVolume):
 
     def chunks_written(self) -> tuple[int, int]:
         array = self._handle()
+        if not array.store.supports_listing:
+            return 0, 0
         return array.nchunks, array.nchunks_initialized
 
-    def _read(self, z: int, box: Box) -> np.ndarray:
-        array = self._handle()
-        require_sound_chunks(self.path / array.path, array, self._region(z, box))
-        return super()._read(z, box)
+
+def _open_store(path: Location) -> Any:
+    if not isinstance(path, Address):
+        return RegularFiles(path, read_only=True)
+    from prompt_das.volumes.remote_files import RemoteFiles  # here: its libraries are an extra
+
+    return RemoteFiles(path)
+
+
+def _can_list(group: zarr.Group) -> bool:
+    return group.store.supports_listing or group.metadata.consolidated_metadata is not None
+
+
+def _only_array(group: zarr.Group, path: Location) -> str:
+    if not _can_list(group):
+        raise VolumeError(
+            f"{path} holds several arrays, and a server does not list them: say which one (--dataset, `images_dataset`)"
+        )
+    return only_array(sorted(group.array_keys()), path)
+
+
+def _names_in(group: zarr.Group) -> str:
+    return f"; it has {sorted(group.array_keys())}" if _can_list(group) else ""
 
 
 def _multiscales(group: Any) -> list[dict[str, Any]]:
@@ -61,7 +94,7 @@ def _multiscales(group: Any) -> list[dict[str, Any]]:
     return attributes.get("ome", attributes).get("multiscales") or []
 
 
-def _finest_scale(group: zarr.Group, path: Path) -> str | None:
+def _finest_scale(group: zarr.Group, path: Location) -> str | None:
     """The path of the largest array of the first image, whatever its place in the list."""
     scales = _multiscales(group)
     if not scales:

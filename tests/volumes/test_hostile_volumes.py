@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import bz2
 import faulthandler
-import gzip
 import json
-import lzma
 import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from hostile_zarr import inflating, zarr_of_format_2
 from prompt_das.data.datasets import find_volume
 from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.volume import VolumeError
@@ -84,35 +81,6 @@ def test_names_for_another_number_of_slices(tmp_path: Path) -> None:
 # ---- Zarr
 
 
-def inflating(data: bytes) -> dict[str, tuple[dict[str, Any], bytes]]:
-    """By name: the compressor and the chunk of an array (2, 8, 8) whose first slice inflates to ``data``."""
-    return {
-        "zstd": ({"id": "zstd", "level": 1}, numcodecs.Zstd(1).encode(data)),
-        "zstd, size not written": ({"id": "zstd", "level": 1}, zstd_stream(data)),
-        "blosc": ({"id": "blosc", "cname": "lz4", "clevel": 1, "shuffle": 0}, numcodecs.Blosc().encode(data)),
-        "lz4": ({"id": "lz4", "acceleration": 1}, numcodecs.LZ4().encode(data)),
-        "bz2": ({"id": "bz2", "level": 9}, bz2.compress(data)),
-        "lzma": ({"id": "lzma", "format": 1, "check": -1, "preset": None, "filters": None}, lzma.compress(data)),
-        "zlib": ({"id": "zlib", "level": 1}, zlib.compress(data)),
-        "gzip": ({"id": "gzip", "level": 1}, gzip.compress(data)),
-    }
-
-
-def zstd_stream(data: bytes) -> bytes:
-    """A frame that does not say how large it is: raw blocks of at most 100 kB."""
-    blocks = [data[i : i + 100_000] for i in range(0, len(data), 100_000)]
-    headers = [struct.pack("<I", len(b) << 3 | (i == len(blocks) - 1))[:3] for i, b in enumerate(blocks)]
-    return b"\x28\xb5\x2f\xfd\x00\x58" + b"".join(h + b for h, b in zip(headers, blocks))
-
-
-def zarr_of_format_2(path: Path, compressor: dict[str, Any], chunk: bytes) -> Path:
-    zarr.create_array(str(path), shape=(2, 8, 8), chunks=(1, 8, 8), dtype="u1", zarr_format=2)
-    metadata = json.loads((path / ".zarray").read_text())
-    (path / ".zarray").write_text(json.dumps({**metadata, "compressor": compressor}))
-    (path / "0.0.0").write_bytes(chunk)
-    return path
-
-
 @pytest.mark.parametrize("codec", sorted(inflating(b"")))
 def test_a_chunk_of_its_size_is_read(tmp_path: Path, codec: str) -> None:
     path = zarr_of_format_2(tmp_path / "v.zarr", *inflating(VOXELS[0].tobytes())[codec])
@@ -150,6 +118,22 @@ def test_a_chunk_in_a_shard_that_inflates_past_its_size(tmp_path: Path) -> None:
     assert "inflates to more than the 32 bytes of a chunk" in refused(path)
     (path / "c" / "0" / "0" / "0").write_bytes(b"short")
     assert "is damaged or incomplete" in refused(path)
+
+
+def test_a_checksum_behind_a_chunk_does_not_hide_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "v.zarr"
+    codecs = [zarr.codecs.ZstdCodec(), zarr.codecs.Crc32cCodec()]
+    zarr.create_array(str(path), shape=(2, 8, 8), chunks=(1, 8, 8), dtype="u1", compressors=codecs)[:] = VOXELS
+    np.testing.assert_array_equal(open_volume(path).read(1), VOXELS[1])
+    (path / "c" / "0" / "0" / "0").write_bytes(numcodecs.Zstd(1).encode(bytes(10**6)) + bytes(4))
+    assert "inflates to more than the 64 bytes of a chunk" in refused(path)
+
+
+def test_a_file_that_is_larger_than_a_chunk_can_be_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "v.zarr"
+    zarr.create_array(str(path), shape=(2, 8, 8), chunks=(1, 8, 8), dtype="u1", compressors=None)[:] = VOXELS
+    os.truncate(path / "c" / "0" / "0" / "0", 2**40)  # a file with a hole, which takes no room
+    assert "1,099,511,627,776 bytes, more than" in refused(path)
 
 
 def test_chunks_that_are_compressed_several_times(tmp_path: Path) -> None:
