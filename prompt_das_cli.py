@@ -76,10 +76,11 @@ def predict(parser: argparse.ArgumentParser) -> None:
         prompt-das predict --weights output/rat2human_wda/model_final.pth --input scans/ --output result.zarr
         prompt-das predict --weights my_model.safetensors --input my_lab.yaml --output result.tif \\
             --points clicks.csv --table instances.csv
+        prompt-das predict --weights em-small --input scans/ --roi 100:150,2000:4000,: --output part.zarr
 
-    INPUT is a folder of slices, a TIFF, MRC, HDF5 or Zarr volume, a single image, a YAML file that describes a volume,
-    or a registered name such as lucchi_test. OUTPUT is OME-Zarr, HDF5 or TIFF by its ending. It appears when it is
-    complete; stopped before, the same command goes on where it was.
+    INPUT is a folder of slices, a TIFF, MRC, HDF5 or Zarr volume, a single image, a Zarr at an https://, s3:// or gs://
+    address, a YAML file that describes a volume, or a registered name such as lucchi_test. OUTPUT is OME-Zarr, HDF5 or
+    TIFF by its ending. It appears when it is complete; stopped before, the same command goes on where it was.
     """
     parser.add_argument("--weights", required=True, help=WEIGHTS)
     parser.add_argument("--input", required=True, help="the volume, see above")
@@ -98,6 +99,7 @@ def predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at slices that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT, or an unfinished one")
     add_array(parser)
+    add_region(parser)
     add_diameter(parser)
     parser.add_argument("--config-file", help="default: the one in the weights or beside them")
     add_plugin(parser)
@@ -136,6 +138,7 @@ def adapt(parser: argparse.ArgumentParser) -> None:
     begun.add_argument("--resume", action="store_true", help="go on with an adaptation that was stopped")
     begun.add_argument("--overwrite", action="store_true", help="replace OUTPUT, or an adaptation that was stopped")
     add_array(parser)
+    add_region(parser)
     add_diameter(parser)
     add_plugin(parser)
     parser.add_argument("--device", help="cuda, cuda:1 or cpu; default: the config's, or cpu where there is no GPU")
@@ -411,6 +414,11 @@ def add_array(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="the array inside an HDF5 or Zarr file, if it has several")
     parser.add_argument("--voxel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help="in nm")
     parser.add_argument("--intensity-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="gray values 0 and 255")
+
+
+def add_region(parser: argparse.ArgumentParser) -> None:
+    text = "only this region, in voxels from 0, half open; ends may be left out: 100:150,2000:4000,:"
+    parser.add_argument("--roi", metavar="Z0:Z1,Y0:Y1,X0:X1", help=text)
 
 
 def add_diameter(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ def input_volume(args: argparse.Namespace) -> VolumeSource:
         voxel_size=args.voxel_size,
         points=args.points,
         diameter=args.diameter,
+        roi=getattr(args, "roi", None),
     )
 
 

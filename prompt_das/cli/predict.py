@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> None:
     if result is None:
         print(f"{args.output} was complete")
         return
-    print(f"{args.output}: {len(result.instances)} instances")
+    where = "" if result.region is None else f" in the region {result.region} (z,y,x) of {source.volume}"
+    print(f"{args.output}: {len(result.instances)} instances{where}")
     if result.skipped:
         print(f"{len(result.skipped)} slices were skipped and are empty:")
         problems = list(result.skipped.values())

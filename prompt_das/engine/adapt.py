@@ -27,7 +27,7 @@ from prompt_das.checkpoint.safe_load import CONFIG, export_weights, read_checkpo
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.sharing import config_for_sharing
 from prompt_das.data.dataset_mapper import CropReader
-from prompt_das.data.datasets import ensure_registered, find_volume, register_slices, register_volumes_from_yaml
+from prompt_das.data.datasets import ensure_registered, register_slices, register_volumes_from_yaml
 from prompt_das.data.physical_scale import scale_of_diameter
 from prompt_das.data.slices import open_image_volume
 from prompt_das.engine import run_folder
@@ -43,7 +43,7 @@ from prompt_das.engine.adapt_schedule import (
 from prompt_das.engine.checks import check_run
 from prompt_das.engine.hooks.held_out_clicks import ClickWatch
 from prompt_das.engine.trainer import build_trainer
-from prompt_das.inference.volume.source import VolumeSource
+from prompt_das.inference.volume.source import VolumeSource, keep_prompts
 from prompt_das.modeling.load import config_of_weights, load_model
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.point_files import SliceClicks, read_clicks, write_points
@@ -221,12 +221,7 @@ def find_target(volume: VolumeSource, cfg: CfgNode) -> Target:
     if volume.diameter is not None:
         # Not as INPUT.SCALE, which would hold for a source as well.
         voxel_size = (scale_of_diameter(cfg, volume.diameter) * cfg.INPUT.PIXEL_SIZE,) * 3
-    slices, spec = find_volume(
-        volume.volume,
-        dataset=volume.dataset,
-        intensity_range=volume.intensity_range,
-        voxel_size=voxel_size,
-    )
+    slices, spec, _ = volume.find(voxel_size)
     if not slices:
         raise ValueError(f"{volume.volume} has no slices")
     name = register_slices(slices, spec)
@@ -234,11 +229,13 @@ def find_target(volume: VolumeSource, cfg: CfgNode) -> Target:
     file = volume.points or spec.points
     if file is None:
         return Target(name, slices, None, "")
-    images = open_image_volume(slices[0])
-    clicks = read_clicks(file, images.slice_names, num_slices=ANY_NUMBER)  # the check below says more
+    whole = open_image_volume({**slices[0], "box": None})
+    clicks = read_clicks(file, whole.slice_names, num_slices=ANY_NUMBER)  # the checks below say more
     used = {dataset_dict["slice"] for dataset_dict in slices}
-    require_usable(str(file), clicks, images.shape, used)
-    return Target(name, slices, {z: of_slice for z, of_slice in clicks.items() if z in used}, str(file))
+    require_usable(str(file), clicks, whole.shape, used)
+    clicks = keep_prompts(file, clicks, slices)
+    require_usable(str(file), clicks, whole.shape, used)  # again, since a region may have fewer
+    return Target(name, slices, clicks, str(file))
 
 
 def keep_aside(target: Target, folder: Path, seed: int, *, resume: bool) -> SliceClicks:

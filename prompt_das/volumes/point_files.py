@@ -38,6 +38,7 @@ from prompt_das.ops.points import (
     sample_sparse_points,
 )
 from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.volumes.volume import Box
 
 import numpy as np
 
@@ -122,6 +123,21 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         return {}
     return {key: content[key] for key in ("dataset", "ratio", "seed") if content.get(key) is not None}
+
+
+def crop_clicks(slice_clicks: SliceClicks, box: Box) -> SliceClicks:
+    """The clicks inside a box (y0, x0, y1, x1) of the slices, in pixels of that box.
+
+    Slices whose clicks are all outside are left out: the box of them was perhaps not annotated.
+    """
+    y0, x0, y1, x1 = box
+    cropped = {}
+    for z, clicks in slice_clicks.items():
+        x, y = clicks[:, 0], clicks[:, 1]
+        inside = clicks[(y0 <= y) & (y < y1) & (x0 <= x) & (x < x1)]
+        if len(inside) or not len(clicks):
+            cropped[z] = inside - np.array([x0, y0, 0], np.float32)
+    return cropped
 
 
 def read_points(

@@ -31,6 +31,7 @@ _CHUNK = 1024  # pixels; each slice has chunks of its own, so that slices can be
 _NGFF = "0.4"
 
 Progress = Callable[[int], object]
+Origin = tuple[int, int, int]
 
 
 def create_ome_zarr(
@@ -40,24 +41,32 @@ def create_ome_zarr(
     voxel_size: VoxelSize | None,
     about: dict[str, Any],
     dtype: Any = np.uint8,
+    origin: Origin = (0, 0, 0),
 ) -> zarr.Group:
-    """A new OME-Zarr with arrays of the given names, all zero, and what it is ``about``."""
+    """A new OME-Zarr with arrays of the given names, all zero, and what it is ``about``.
+
+    ``origin``: the voxel (z, y, x) of a larger volume that is the first one here, which the metadata will say.
+    """
     group = zarr.open_group(str(path), mode="w", zarr_format=2)
     for name in names:
         _create_array(group, name, shape, dtype)
-    group.attrs["multiscales"] = [_multiscale(name, name, voxel_size) for name in names]
+    group.attrs["multiscales"] = [_multiscale(name, name, voxel_size, origin) for name in names]
     group.attrs["prompt_das"] = about
     return group
 
 
 def add_instances(
-    group: zarr.Group, shape: tuple[int, int, int], count: int, voxel_size: VoxelSize | None
+    group: zarr.Group,
+    shape: tuple[int, int, int],
+    count: int,
+    voxel_size: VoxelSize | None,
+    origin: Origin = (0, 0, 0),
 ) -> zarr.Array:
     """The array of instance ids, of a type that holds ``count`` of them; one that is there already is replaced."""
     labels = group.require_group("labels")
     labels.attrs["labels"] = ["instances"]
     image = labels.create_group("instances", overwrite=True)
-    image.attrs["multiscales"] = [_multiscale("instances", "0", voxel_size)]
+    image.attrs["multiscales"] = [_multiscale("instances", "0", voxel_size, origin)]
     image.attrs["image-label"] = {"version": _NGFF, "source": {"image": "../../"}}
     # By name: of NumPy's two types called uint64, Zarr knows one.
     return _create_array(image, "0", shape, np.promote_types(np.uint16, np.min_scalar_type(count)).name)
@@ -126,13 +135,17 @@ def _create_array(group: zarr.Group, name: str, shape: tuple[int, int, int], dty
     return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, fill_value=0, chunk_key_encoding=key)
 
 
-def _multiscale(name: str, path: str, voxel_size: VoxelSize | None) -> dict[str, Any]:
-    """NGFF metadata of one array at one resolution."""
+def _multiscale(name: str, path: str, voxel_size: VoxelSize | None, origin: Origin) -> dict[str, Any]:
+    """NGFF metadata of one array at one resolution, whose first voxel is the voxel ``origin`` of a larger volume."""
     unit = {} if voxel_size is None else {"unit": "nanometer"}
     scale = [float(size) for size in voxel_size or (1, 1, 1)]
+    transformations: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+    if any(origin):
+        translation = [index * size for index, size in zip(origin, scale, strict=True)]
+        transformations.append({"type": "translation", "translation": translation})
     return {
         "version": _NGFF,
         "name": name,
         "axes": [{"name": axis, "type": "space", **unit} for axis in "zyx"],
-        "datasets": [{"path": path, "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
+        "datasets": [{"path": path, "coordinateTransformations": transformations}],
     }

@@ -67,6 +67,13 @@ def test_options_reach_the_prediction(arguments: list[str], tmp_path: Path) -> N
     assert not (tmp_path / "out.zarr" / "density").exists()
 
 
+def test_a_region_is_named_in_the_end(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "ends outside of" in error_of([*arguments, "--roi", "0:4,:,:"])
+    main([*arguments, "--roi", "1:,8:40,:"])
+    assert f"instances in the region 1:3,8:40,0:50 (z,y,x) of {tmp_path / 'scan.tif'}" in capsys.readouterr().out
+    assert open_volume(tmp_path / "out.zarr", INSTANCES).shape == (2, 32, 50)
+
+
 def test_errors_are_one_line(arguments: list[str], tmp_path: Path) -> None:
     assert "no weights at nowhere.pth" in error_of([*arguments, "--weights", "nowhere.pth"])
     main(arguments)

@@ -193,6 +193,21 @@ def test_too_few_clicks_are_refused_with_the_slices_to_click(
     assert not (tmp_path / "mine.pth.adapting").exists()
 
 
+def test_a_region_is_adapted_to_as_a_volume_of_its_own(
+    weights: Path, source: VolumeSource, tiny_cfg: CfgNode, tmp_path: Path
+) -> None:
+    region = VolumeSource(source.volume, points=source.points, roi="1:6,16:96,:90")
+    target, whole = (module.find_target(volume, tiny_cfg) for volume in (region, source))
+    assert target.name != whole.name
+    assert [(d["slice"], d["height"], d["width"]) for d in target.slices] == [(z, 80, 90) for z in range(1, 6)]
+    assert target.clicks
+    assert whole.clicks
+    for z, clicks in target.clicks.items():
+        inside = (whole.clicks[z][:, 1] >= 16) & (whole.clicks[z][:, 0] < 90)
+        np.testing.assert_array_equal(clicks, whole.clicks[z][inside] - [0, 16, 0])
+    assert adapt(weights, region, tmp_path / "mine.pth", opts=QUICK, progress=False).output.is_file()
+
+
 def test_clicks_outside_are_refused_and_exchanged_axes_are_named(
     weights: Path, source: VolumeSource, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def label_instances(
     min_size: int,
     progress: bool = True,
     centers: CenterRule | None = None,
+    origin: tuple[int, int, int] = (0, 0, 0),
 ) -> tuple[Components, np.ndarray]:
     """Turn the stored probability into stored instance ids.
 
@@ -47,7 +48,8 @@ def label_instances(
     ``group`` is a Zarr group as `prompt_das.volumes.writers.create_ome_zarr` makes it. Both passes over the volume are
     repeated if the process is killed: they take seconds where the network takes minutes.
 
-    ``centers``: how slices are split; None: instances are connected components.
+    ``centers``: how slices are split; None: instances are connected components. ``origin``: where the arrays lie in a
+    larger volume, which the metadata of the labels will say; what is returned counts from the arrays' first voxel.
     """
     shape = group["probability"].shape
     lowest = math.floor(255 * threshold) + 1
@@ -60,7 +62,7 @@ def label_instances(
         measured = list(labeling.measure(bar))
     ids, instances = link_blocks(measured, min_size)
     points = _NearestVoxels(instances.centroid)
-    labels = add_instances(group, shape, len(instances), voxel_size)
+    labels = add_instances(group, shape, len(instances), voxel_size, origin)
     with SliceBar("Writing instances", shape[0], 0, progress) as bar:
         for block, id_of in zip(labeling.blocks, ids, strict=True):
             in_block = labeling.label(block)

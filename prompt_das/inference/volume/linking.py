@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from prompt_das.ops.connected_components import connected_components
 
@@ -60,6 +60,11 @@ class Components:
 
     def __getitem__(self, which: np.ndarray) -> Components:
         return Components(*(getattr(self, field.name)[which] for field in fields(self)))
+
+    def moved(self, offset: tuple[int, int, int]) -> Components:
+        """The same components with (z, y, x) added to where they lie; ``first`` stays an index of the arrays."""
+        moved = {"low": self.low + offset, "high": self.high + offset}
+        return replace(self, **moved, index_sum=self.index_sum + self.size[:, None] * np.array(offset))
 
     @property
     def centroid(self) -> np.ndarray:

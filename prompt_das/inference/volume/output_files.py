@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from prompt_das.volumes.open_volume import HDF5_SUFFIXES, TIFF_SUFFIXES
 
 FORMATS = {".zarr": "zarr", **dict.fromkeys(HDF5_SUFFIXES, "hdf5"), **dict.fromkeys(TIFF_SUFFIXES, "tiff")}
+_LIKE_ADDRESS = re.compile(r"(https?|s3|gs):/")  # as a path has one slash only
 LONGEST_ADDITION = len(".part")  # to the name of the output, for the folder that the job works in
 
 
@@ -30,6 +32,9 @@ class OutputFiles:
     @classmethod
     def plan(cls, output: str | Path, maps: Sequence[str], table: str | Path | None) -> OutputFiles:
         """List the files for an output and a table. Raises ValueError if the format is unknown."""
+        for path in (output, table):
+            if address := _LIKE_ADDRESS.match(str(path)):
+                raise ValueError(f"results are written to a disk, not to {address[1]}://; copy them there afterwards")
         output = Path(output)
         if output.suffix.lower() not in FORMATS:
             raise ValueError(f"{output}: '{output.suffix}' is not a format that is written; use {', '.join(FORMATS)}")

@@ -39,7 +39,9 @@ from prompt_das.inference.volume.slice_prediction import (
 )
 from prompt_das.inference.volume.source import OpenedSource, VolumeSource
 from prompt_das.inference.volume.workspace import Workspace
+from prompt_das.volumes.address import Address
 from prompt_das.volumes.point_files import SlicePoints
+from prompt_das.volumes.region import Region
 from prompt_das.volumes.volume import VolumeError
 from prompt_das.volumes.writers import create_ome_zarr
 
@@ -49,16 +51,24 @@ from detectron2.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
+NO_OFFSET = (0, 0, 0)
 NO_POINTS = np.zeros((0, 2), np.float32)
 TABLE = "table.csv"  # in the folder of the job
 
 
 @dataclass(frozen=True)
 class Result:
-    """Instances of a volume in the order of their ids 1 ... n, and why slices were skipped, by their index."""
+    """What came of a prediction.
+
+    Attributes:
+        instances: in the order of their ids 1 ... n, in voxels of the whole volume.
+        skipped: why slices were skipped, by their index in the result.
+        region: of the volume that was predicted, where it was not all of it.
+    """
 
     instances: Components
     skipped: dict[int, str]
+    region: Region | None = None
 
 
 def predict_volume(
@@ -95,6 +105,7 @@ def predict_volume(
         FileExistsError: there is a result already, or an unfinished one of other settings or inputs.
         FileNotFoundError: no weights, config, volume or points.
         VolumeError: a slice cannot be read.
+        RemoteError: the server of an address does not answer, or the data there are gone; what was done is kept.
         ValueError: an argument, the weights or the points make no sense, or the network needs a voxel size that is not
             known; the message says which.
         OSError: the disk is full, for example; what was done is kept.
@@ -106,7 +117,8 @@ def predict_volume(
     source = source if isinstance(source, VolumeSource) else VolumeSource(source)
     opened = source.open()
     scale = source.scale(cfg, opened.voxel_size)
-    files.check([*network_files, opened.image_path, *opened.files])
+    images = [] if isinstance(opened.location, Address) else [opened.location]
+    files.check([*network_files, *images, *opened.files])
     min_size = cfg.TEST.MIN_INSTANCE_SIZE if settings.min_size is None else settings.min_size
     centers = _center_rule(cfg, settings, opened)
     provenance = {
@@ -115,6 +127,7 @@ def predict_volume(
             "dataset": opened.slices[0]["image_dataset"],
             "slices": opened.shape[0],
         },
+        **({} if opened.region is None else {"region": opened.region._asdict()}),
         "intensity_range": opened.slices[0]["intensity_range"],
         "weights": {"name": Path(network.weights).name, "sha256": digests[0]},
         "network": _sha256(_network_settings(cfg).encode()),
@@ -134,12 +147,13 @@ def predict_volume(
         "shape": opened.shape,
         **opened.fingerprint,
     }
+    origin = NO_OFFSET if opened.region is None else opened.region.origin
     with Workspace(files.output, job, beside=files.paths[1:], overwrite=overwrite) as work:
         if work.finished:
             return None
         store = work.folder / STORE
         if not any("created" in line for line in work.journal):
-            create_ome_zarr(store, opened.shape, settings.maps, opened.voxel_size, provenance)
+            create_ome_zarr(store, opened.shape, settings.maps, opened.voxel_size, provenance, origin=origin)
             sync_tree(store)
             work.log(created=True)
         predict = partial(predict_slices, network, str(store), settings.density)
@@ -147,9 +161,10 @@ def predict_volume(
 
         group = zarr.open_group(str(store), mode="r+")
         instances, points = label_instances(
-            group, opened.voxel_size, settings.linked, settings.threshold, min_size, progress, centers
+            group, opened.voxel_size, settings.linked, settings.threshold, min_size, progress, centers, origin
         )
-        warn_of_size(cfg, instances.cross_section, scale, str(opened.image_path))
+        instances = instances.moved(origin)
+        warn_of_size(cfg, instances.cross_section, scale, str(opened.location))
         group.attrs["prompt_das"] = {
             **provenance,
             "count": len(instances),
@@ -157,10 +172,10 @@ def predict_volume(
         }
         results = export(work.folder, group, files, opened.voxel_size, settings.maps, progress)
         if files.table is not None:
-            write_table(work.folder / TABLE, instances, points, settings.linked, opened.voxel_size)
+            write_table(work.folder / TABLE, instances, points + origin, settings.linked, opened.voxel_size)
             results[TABLE] = files.table
         work.finish(results)
-    return Result(instances, skipped)
+    return Result(instances, skipped, opened.region)
 
 
 def _center_rule(cfg: CfgNode, settings: VolumeSettings, opened: OpenedSource) -> CenterRule | None:
