@@ -15,7 +15,7 @@ from prompt_das.data.physical_scale import NetworkScale, scale_of_diameter
 from prompt_das.data.slices import open_image_volume
 from prompt_das.volumes.point_files import SliceClicks, read_clicks
 from prompt_das.volumes.volume import VolumeError
-from prompt_das.volumes.writers import VoxelSize
+from prompt_das.volumes.voxel_size import VoxelSize
 
 import numpy as np
 from detectron2.config import CfgNode
