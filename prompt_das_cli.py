@@ -86,7 +86,8 @@ def predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, help="the volume, see above")
     parser.add_argument("--output", required=True, type=Path, help="*.zarr, *.h5 or *.tif")
     parser.add_argument("--points", help="prompts: CSV with z, y, x (a napari export), or JSON; default: the YAML's")
-    parser.add_argument("--table", type=Path, help="CSV with one row for each instance")
+    parser.add_argument("--table", type=Path, help="*.csv or *.parquet with one row for each instance")
+    parser.add_argument("--ome-version", choices=["0.4", "0.5"], default="0.4", help="of *.zarr; 0.5 has shards")
     parser.add_argument("--instances", choices=["volume", "slice"], default="volume", help="3-D, or of each slice")
     parser.add_argument(
         "--instances-from",

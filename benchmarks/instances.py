@@ -20,8 +20,8 @@ from prompt_das.inference.volume.center_instances import CenterRule
 from prompt_das.inference.volume.instances import label_instances
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, MIN_INSTANCE_SIZE
 from prompt_das.ops.points import PEAK_THRESHOLD, instance_centers, render_density
+from prompt_das.volumes.ome_zarr import INSTANCES, create_ome_zarr, finest
 from prompt_das.volumes.synthetic import SLICE_DISTANCE, make_synthetic_volume
-from prompt_das.volumes.writers import INSTANCES, create_ome_zarr
 
 import numpy as np
 import scipy.ndimage
@@ -142,7 +142,7 @@ def label(probability: np.ndarray, density: np.ndarray, instances_from: str) -> 
         path = Path(folder) / "volume.zarr"
         create_ome_zarr(path, probability.shape, ("probability", "density"), None, {})
         group: Any = zarr.open_group(str(path), mode="r+")
-        group["probability"][:], group["density"][:] = probability, density
+        finest(group, "probability")[:], finest(group, "density")[:] = probability, density
         label_instances(group, None, True, FOREGROUND_THRESHOLD, MIN_INSTANCE_SIZE, False, rule)
         return np.asarray(group[INSTANCES])
 

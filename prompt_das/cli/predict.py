@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
                 args.output,
                 settings,
                 table=args.table,
+                ome_version=args.ome_version,
                 overwrite=args.overwrite,
                 config_file=args.config_file,
                 opts=overrides(args),

@@ -17,7 +17,7 @@ from typing import IO
 from prompt_das.napari.files import Report, copy_volume, holds
 from prompt_das.napari.layers import LayerVolume
 from prompt_das.volumes.point_files import write_points
-from prompt_das.volumes.writers import VoxelSize
+from prompt_das.volumes.voxel_size import VoxelSize
 
 import numpy as np
 

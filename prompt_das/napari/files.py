@@ -22,10 +22,21 @@ from prompt_das.napari.layers import LayerVolume
 from prompt_das.ops.points import POSITIVE
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.address import is_address
+from prompt_das.volumes.ome_zarr import (
+    INSTANCES,
+    LABELS,
+    add_instances,
+    add_levels,
+    create_ome_zarr,
+    describe_instances,
+    finest,
+)
 from prompt_das.volumes.open_volume import HDF5_SUFFIXES, TIFF_SUFFIXES, open_volume
 from prompt_das.volumes.point_files import write_points
+from prompt_das.volumes.pyramid import mode
 from prompt_das.volumes.volume import Volume
-from prompt_das.volumes.writers import INSTANCES, VoxelSize, add_instances, create_ome_zarr, write_tiff
+from prompt_das.volumes.voxel_size import VoxelSize
+from prompt_das.volumes.writers import write_tiff
 
 import dask.array
 import numpy as np
@@ -53,7 +64,12 @@ def save_labels(path: str | Path, labels: Any, voxel_size: VoxelSize | None, rep
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             part = Path(folder, path.name)
             group = create_ome_zarr(part, shape, (), voxel_size, {"instances": "from napari"})
+
+            def on(count: int) -> None:
+                report(shape[0], shape[0])  # raises if the user stops it
+
             copy_slices(labels, add_instances(group, shape, count, voxel_size), report)
+            describe_instances(group, add_levels(group, LABELS, voxel_size, mode, on), voxel_size, {})
             part.rename(path)
         return path
     dtype = np.promote_types(np.uint16, np.min_scalar_type(count))
@@ -195,7 +211,7 @@ def copy_volume(volume: Volume, beside: Path, voxel_size: VoxelSize | None, repo
             report(0, len(volume))
             image = np.ascontiguousarray(volume.read(z))
             digest.update(image.data)
-            group["image"][z] = image
+            finest(group, "image")[z] = image
         for file in part.rglob("*"):  # the name has a digest of the content: equal copies count as unchanged
             os.utime(file, (0, 0))
         copy = beside.with_name(f"{beside.name}.{digest.hexdigest()}.zarr")

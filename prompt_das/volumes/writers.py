@@ -1,15 +1,7 @@
-"""Results on disk: OME-Zarr that is filled slice by slice, and copies of it as TIFF or HDF5.
+"""Copies of arrays as HDF5 and TIFF, slice by slice; :mod:`prompt_das.volumes.ome_zarr` has the arrays.
 
-Z, H, W: slices, height and width of a volume, in voxels. Voxel sizes are (z, y, x) in nanometres.
-
-The OME-Zarr (NGFF 0.4, Zarr format 2: what today's viewers all read)
-
-    probability          uint8 (Z, H, W), 255 is 1
-    density              uint8 (Z, H, W), 255 is 1
-    labels/instances/0   ids (Z, H, W), 0 is background
-    .zattrs              multiscales of the arrays; `prompt_das`: the image that it was made from, and the settings
-
-holds nothing that depends on the time or the machine, so equal inputs give equal files.
+Nothing in them depends on the time or the machine, so equal inputs give equal files. Z, H, W: slices, height and width
+of a volume, in voxels. Voxel sizes are (z, y, x) in nanometers.
 """
 
 from __future__ import annotations
@@ -26,50 +18,10 @@ import numpy as np
 import tifffile
 import zarr
 
-INSTANCES = "labels/instances/0"
-_CHUNK = 1024  # pixels; each slice has chunks of its own, so that slices can be written at the same time
-_NGFF = "0.4"
+_CHUNK = 1024  # pixels
+_LARGEST_TIFF = 0xF000_0000  # bytes before compression, which may add some to noise; offsets have 32 bits
 
 Progress = Callable[[int], object]
-Origin = tuple[int, int, int]
-
-
-def create_ome_zarr(
-    path: Path,
-    shape: tuple[int, int, int],
-    names: tuple[str, ...],
-    voxel_size: VoxelSize | None,
-    about: dict[str, Any],
-    dtype: Any = np.uint8,
-    origin: Origin = (0, 0, 0),
-) -> zarr.Group:
-    """A new OME-Zarr with arrays of the given names, all zero, and what it is ``about``.
-
-    ``origin``: the voxel (z, y, x) of a larger volume that is the first one here, which the metadata will say.
-    """
-    group = zarr.open_group(str(path), mode="w", zarr_format=2)
-    for name in names:
-        _create_array(group, name, shape, dtype)
-    group.attrs["multiscales"] = [_multiscale(name, name, voxel_size, origin) for name in names]
-    group.attrs["prompt_das"] = about
-    return group
-
-
-def add_instances(
-    group: zarr.Group,
-    shape: tuple[int, int, int],
-    count: int,
-    voxel_size: VoxelSize | None,
-    origin: Origin = (0, 0, 0),
-) -> zarr.Array:
-    """The array of instance ids, of a type that holds ``count`` of them; one that is there already is replaced."""
-    labels = group.require_group("labels")
-    labels.attrs["labels"] = ["instances"]
-    image = labels.create_group("instances", overwrite=True)
-    image.attrs["multiscales"] = [_multiscale("instances", "0", voxel_size, origin)]
-    image.attrs["image-label"] = {"version": _NGFF, "source": {"image": "../../"}}
-    # By name: of NumPy's two types called uint64, Zarr knows one.
-    return _create_array(image, "0", shape, np.promote_types(np.uint16, np.min_scalar_type(count)).name)
 
 
 def write_hdf5(
@@ -96,30 +48,35 @@ def write_hdf5(
 
 
 def write_tiff(path: Path, array: zarr.Array, voxel_size: VoxelSize | None, on: Progress) -> None:
-    """Copy an array slice by slice into a multi-page TIFF (BigTIFF, Deflate), with the pixel size as its resolution."""
+    """Copy an array slice by slice into a multi-page TIFF (Deflate; BigTIFF only if it is larger than 4 GB).
+
+    It is described as ImageJ's own stacks are, so Fiji shows it at its size, the distance of slices included.
+    """
 
     def pages() -> Iterator[np.ndarray]:
         for one in _slices(array):
             on(1)
             yield one
 
+    depth = array.shape[0]
+    description = ["ImageJ=1.53t", f"images={depth}", f"slices={depth}", "loop=false"]
     resolution: dict[str, Any] = {}
-    metadata: dict[str, Any] = {"axes": "ZYX"}
     if voxel_size is not None:
         z, y, x = voxel_size
-        resolution = {"resolution": (1e7 / x, 1e7 / y), "resolutionunit": "CENTIMETER"}
-        metadata |= {"PhysicalSizeX": x, "PhysicalSizeY": y, "PhysicalSizeZ": z, "PhysicalSizeUnit": "nm"}
+        resolution = {"resolution": (1 / x, 1 / y), "resolutionunit": "NONE"}
+        description += ["unit=nm", f"spacing={z}"]
     tifffile.imwrite(
         path,
         pages(),
         shape=array.shape,
         dtype=array.dtype,
-        bigtiff=True,
+        bigtiff=array.nbytes > _LARGEST_TIFF,
         photometric="minisblack",
         compression="zlib",
-        predictor=True,
+        predictor=False,  # ImageJ ignores it where it reads Deflate, and shows differences of pixels
         rowsperstrip=min(_CHUNK // 4, array.shape[1]),
-        metadata=metadata,
+        description="\n".join(description) + "\n",
+        metadata=None,
         **resolution,
     )
 
@@ -127,25 +84,3 @@ def write_tiff(path: Path, array: zarr.Array, voxel_size: VoxelSize | None, on: 
 def _slices(array: zarr.Array) -> Iterator[np.ndarray]:
     for z in range(array.shape[0]):
         yield np.asarray(array[z])
-
-
-def _create_array(group: zarr.Group, name: str, shape: tuple[int, int, int], dtype: Any) -> zarr.Array:
-    chunks = (1, *(min(_CHUNK, side) for side in shape[1:]))
-    key: Any = {"name": "v2", "separator": "/"}
-    return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, fill_value=0, chunk_key_encoding=key)
-
-
-def _multiscale(name: str, path: str, voxel_size: VoxelSize | None, origin: Origin) -> dict[str, Any]:
-    """NGFF metadata of one array at one resolution, whose first voxel is the voxel ``origin`` of a larger volume."""
-    unit = {} if voxel_size is None else {"unit": "nanometer"}
-    scale = [float(size) for size in voxel_size or (1, 1, 1)]
-    transformations: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
-    if any(origin):
-        translation = [index * size for index, size in zip(origin, scale, strict=True)]
-        transformations.append({"type": "translation", "translation": translation})
-    return {
-        "version": _NGFF,
-        "name": name,
-        "axes": [{"name": axis, "type": "space", **unit} for axis in "zyx"],
-        "datasets": [{"path": path, "coordinateTransformations": transformations}],
-    }

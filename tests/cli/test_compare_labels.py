@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from prompt_das.volumes.writers import INSTANCES, add_instances, create_ome_zarr
+from prompt_das.volumes.ome_zarr import INSTANCES, add_instances, create_ome_zarr
 from prompt_das_cli import main
 
 import cv2

@@ -9,8 +9,8 @@ from pathlib import Path
 from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.cli.predict import explain
 from prompt_das.modeling import PromptDAS
+from prompt_das.volumes.ome_zarr import INSTANCES
 from prompt_das.volumes.open_volume import open_volume
-from prompt_das.volumes.writers import INSTANCES
 from prompt_das_cli import main
 
 import numpy as np
@@ -59,12 +59,15 @@ def test_centers_without_their_density_are_refused(arguments: list[str]) -> None
 def test_options_reach_the_prediction(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "clicks.csv").write_text("z,y,x\n1,5,6\n")
     options = ["--instances", "slice", "--no-density", "--points", str(tmp_path / "clicks.csv"), "--device", "cpu"]
+    options += ["--ome-version", "0.5", "--table", str(tmp_path / "table.parquet")]
     main([*arguments, *options, "TEST.WINDOW.STRIDE", "16"])
     attributes = zarr.open_group(str(tmp_path / "out.zarr"), mode="r").attrs["prompt_das"]
     assert attributes["instances"] == "slice"
     assert attributes["prompts"] == 1
     assert attributes["window"]["STRIDE"] == 16
     assert not (tmp_path / "out.zarr" / "density").exists()
+    assert (tmp_path / "out.zarr" / "zarr.json").exists()
+    assert (tmp_path / "table.parquet").read_bytes()[:4] == b"PAR1"
 
 
 def test_a_region_is_named_in_the_end(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from prompt_das.volumes.ome_zarr import create_ome_zarr, finest
 from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.voxel_size import plausible
-from prompt_das.volumes.writers import create_ome_zarr, write_hdf5, write_tiff
+from prompt_das.volumes.writers import write_hdf5, write_tiff
 
 import h5py
 import numpy as np
@@ -118,7 +119,7 @@ def test_absurd_sizes_are_not_known_and_the_volume_opens(tmp_path: Path, stored:
 
 def test_what_this_package_writes_it_reads_again(tmp_path: Path) -> None:
     group = create_ome_zarr(tmp_path / "a.zarr", STACK.shape, ("probability",), SIZE, {})
-    array: Any = group["probability"]
+    array = finest(group, "probability")
     write_hdf5(tmp_path / "a.h5", {"probability": array}, SIZE, {}, lambda _: None)
     write_tiff(tmp_path / "a.tif", array, SIZE, lambda _: None)
     for name in ("a.zarr", "a.h5", "a.tif"):

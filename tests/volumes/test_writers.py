@@ -1,12 +1,13 @@
-"""What is written can be read by this package and means the same to others."""
+"""Copies as HDF5 and TIFF can be read by this package and mean the same to others."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from prompt_das.volumes.ome_zarr import INSTANCES, add_instances, create_ome_zarr, finest
 from prompt_das.volumes.open_volume import open_volume
-from prompt_das.volumes.writers import INSTANCES, add_instances, create_ome_zarr, write_hdf5, write_tiff
+from prompt_das.volumes.writers import write_hdf5, write_tiff
 
 import h5py
 import numpy as np
@@ -28,7 +29,7 @@ def values(rng: np.random.Generator) -> np.ndarray:
 def group(tmp_path: Path, values: np.ndarray) -> zarr.Group:
     group = create_ome_zarr(tmp_path / "out.zarr", SHAPE, ("probability",), VOXEL_SIZE, ABOUT)
     for z, one in enumerate(values):
-        group["probability"][z] = one
+        finest(group, "probability")[z] = one
     labels = add_instances(group, SHAPE, 70_000, VOXEL_SIZE)
     labels[1] = values[1] * np.uint32(270)
     return group
@@ -42,50 +43,9 @@ def assert_equal_volume(path: Path, dataset: str | None, expected: np.ndarray) -
     np.testing.assert_array_equal(volume.read(1, (1020, 3, 1028, 9)), expected[1, 1020:1028, 3:9])
 
 
-def test_the_zarr_reads_as_a_volume(tmp_path: Path, group: zarr.Group, values: np.ndarray) -> None:
-    assert_equal_volume(tmp_path / "out.zarr", None, values)  # the first map is what a viewer opens
-    ids = np.zeros(SHAPE, np.uint32)
-    ids[1] = values[1] * np.uint32(270)
-    assert_equal_volume(tmp_path / "out.zarr", INSTANCES, ids)
-
-
-def test_the_metadata_are_those_of_ome_ngff_0_4(tmp_path: Path, group: zarr.Group) -> None:
-    root = tmp_path / "out.zarr"
-    attributes = json.loads((root / ".zattrs").read_text())
-    (scales,) = attributes["multiscales"]
-    assert scales["version"] == "0.4"
-    assert scales["axes"] == [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
-    (dataset,) = scales["datasets"]
-    assert dataset["coordinateTransformations"] == [{"type": "scale", "scale": [30, 8, 4]}]
-    array = json.loads((root / dataset["path"] / ".zarray").read_text())
-    assert array["zarr_format"] == 2
-    assert array["dimension_separator"] == "/"
-    assert attributes["prompt_das"] == ABOUT
-    assert json.loads((root / "labels" / ".zattrs").read_text())["labels"] == ["instances"]
-    label = json.loads((root / "labels" / "instances" / ".zattrs").read_text())
-    assert label["image-label"]["source"]["image"] == "../../"
-    assert label["multiscales"][0]["datasets"][0]["path"] == "0"
-
-
-@pytest.mark.parametrize(
-    ("count", "dtype"),
-    [(0, "uint16"), (65_535, "uint16"), (65_536, "uint32"), (2**32 - 1, "uint32"), (2**32, "uint64")],
-)
-def test_ids_get_a_type_that_holds_them(tmp_path: Path, count: int, dtype: str) -> None:
-    group = create_ome_zarr(tmp_path / "out.zarr", (1, 2, 2), ("probability",), None, {})
-    assert add_instances(group, (1, 2, 2), count, None).dtype == dtype
-
-
-def test_instances_are_written_anew(group: zarr.Group) -> None:
-    assert np.any(group[INSTANCES][:])
-    labels = add_instances(group, SHAPE, 5, None)
-    assert labels.dtype == np.uint16
-    assert not np.any(labels[:])
-
-
 def test_hdf5_is_a_copy(tmp_path: Path, group: zarr.Group, values: np.ndarray) -> None:
     seen: list[int] = []
-    arrays = {"probability": group["probability"], "labels": group[INSTANCES]}
+    arrays = {"probability": finest(group, "probability"), "labels": group[INSTANCES]}
     write_hdf5(tmp_path / "out.h5", arrays, VOXEL_SIZE, ABOUT, seen.append)
     assert sum(seen) == 6
     assert_equal_volume(tmp_path / "out.h5", "probability", values)
@@ -95,24 +55,45 @@ def test_hdf5_is_a_copy(tmp_path: Path, group: zarr.Group, values: np.ndarray) -
         assert json.loads(file.attrs["prompt_das"]) == ABOUT
 
 
-@pytest.mark.parametrize("name", ["probability", INSTANCES])
+@pytest.mark.parametrize("name", ["probability/0", INSTANCES])
 def test_tiff_is_a_copy(tmp_path: Path, group: zarr.Group, name: str) -> None:
     seen: list[int] = []
     write_tiff(tmp_path / "out.tif", group[name], VOXEL_SIZE, seen.append)
     assert sum(seen) == 3
     assert_equal_volume(tmp_path / "out.tif", None, np.asarray(group[name]))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), group[name][:])
+
+
+def test_imagej_reads_the_size_of_a_tiff_with_the_distance_of_its_slices(tmp_path: Path, group: zarr.Group) -> None:
+    """ImageJ 1.52i shows 4 x 8 x 30 nm and these pixels. With a predictor it shows differences of pixels, silently."""
+    write_tiff(tmp_path / "out.tif", finest(group, "probability"), VOXEL_SIZE, lambda n: None)
     with tifffile.TiffFile(tmp_path / "out.tif") as tif:
+        assert tif.is_imagej
+        assert not tif.is_bigtiff
+        described = tif.imagej_metadata
+        assert described is not None
+        assert (described["unit"], described["spacing"], described["slices"]) == ("nm", 30, 3)
         tags = tif.pages[0].tags
-        pixels_per_cm = [tags[tag].value[0] / tags[tag].value[1] for tag in ("XResolution", "YResolution")]
-        assert pixels_per_cm == [1e7 / 4, 1e7 / 8]
+        assert [tags[tag].value[0] / tags[tag].value[1] for tag in ("XResolution", "YResolution")] == [1 / 4, 1 / 8]
+        assert tags["ResolutionUnit"].value == 1
+        assert (tags["Compression"].value, tags.get("Predictor")) == (8, None)
+    assert open_volume(tmp_path / "out.tif").voxel_size == VOXEL_SIZE
+
+
+def test_only_large_tiffs_are_bigtiff(tmp_path: Path, group: zarr.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = finest(group, "probability")
+    monkeypatch.setattr("prompt_das.volumes.writers._LARGEST_TIFF", array.nbytes - 1)
+    write_tiff(tmp_path / "out.tif", array, VOXEL_SIZE, lambda n: None)
+    with tifffile.TiffFile(tmp_path / "out.tif") as tif:
+        assert tif.is_bigtiff
+    assert open_volume(tmp_path / "out.tif").voxel_size == VOXEL_SIZE
 
 
 def test_equal_volumes_give_equal_files(tmp_path: Path, values: np.ndarray) -> None:
     for name in ("a", "b"):
         group = create_ome_zarr(tmp_path / name, SHAPE, ("probability",), VOXEL_SIZE, ABOUT)
-        group["probability"][:] = values
-        write_hdf5(tmp_path / f"{name}.h5", {"p": group["probability"]}, None, ABOUT, lambda n: None)
-        write_tiff(tmp_path / f"{name}.tif", group["probability"], None, lambda n: None)
+        finest(group, "probability")[:] = values
+        write_hdf5(tmp_path / f"{name}.h5", {"p": finest(group, "probability")}, None, ABOUT, lambda n: None)
+        write_tiff(tmp_path / f"{name}.tif", finest(group, "probability"), None, lambda n: None)
     for ending in ("h5", "tif"):
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prompt_das.ops.split_instances import split_at_centers
+from prompt_das.volumes.ome_zarr import finest
 
 import numpy as np
 
@@ -50,8 +51,9 @@ def split_slice(
     ``lowest``: stored probability of the foreground. ``linked``: neighboring slices count as well, see
     :func:`read_density`.
     """
-    probability = np.asarray(group["probability"][z])
-    density = read_density(group["density"], z) if linked else np.asarray(group["density"][z])
+    probability = np.asarray(finest(group, "probability")[z])
+    stored = finest(group, "density")
+    density = read_density(stored, z) if linked else np.asarray(stored[z])
     labels, component = split_at_centers(
         probability.astype(np.float32) / 255,
         density.astype(np.float32) / 255,

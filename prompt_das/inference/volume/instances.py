@@ -1,14 +1,12 @@
-"""From the stored probability of a volume to stored instances, and to a table of them.
+"""From the stored probability of a volume to stored instances.
 
 Memory is bounded by the size of a block, see :mod:`prompt_das.inference.volume.linking`.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 from prompt_das.inference.volume.center_instances import CenterRule, SliceParts, link_slices, split_slice
@@ -23,8 +21,8 @@ from prompt_das.inference.volume.linking import (
     split_into_blocks,
 )
 from prompt_das.inference.volume.progress import SliceBar
-from prompt_das.utils.atomic_write import atomic_write
-from prompt_das.volumes.writers import VoxelSize, add_instances
+from prompt_das.volumes.ome_zarr import add_instances, finest
+from prompt_das.volumes.voxel_size import VoxelSize
 
 import numpy as np
 import zarr
@@ -45,13 +43,13 @@ def label_instances(
     Returns the n instances, and for each (n, 3) the z, y, x of its voxel nearest to its centroid, the first in raster
     order of several: a point that lies inside, which a centroid of a bent instance may not.
 
-    ``group`` is a Zarr group as `prompt_das.volumes.writers.create_ome_zarr` makes it. Both passes over the volume are
+    ``group`` is a Zarr group as `prompt_das.volumes.ome_zarr.create_ome_zarr` makes it. Both passes over the volume are
     repeated if the process is killed: they take seconds where the network takes minutes.
 
     ``centers``: how slices are split; None: instances are connected components. ``origin``: where the arrays lie in a
     larger volume, which the metadata of the labels will say; what is returned counts from the arrays' first voxel.
     """
-    shape = group["probability"].shape
+    shape = finest(group, "probability").shape
     lowest = math.floor(255 * threshold) + 1
     labeling: _Labeling = (
         _ComponentLabeling(group, lowest, linked)
@@ -89,8 +87,8 @@ class _ComponentLabeling:
     """Connected components of blocks, or of slices."""
 
     def __init__(self, group: Any, lowest: int, linked: bool) -> None:
-        self.blocks = split_into_blocks(group["probability"].shape, linked=linked)
-        self._probability, self._lowest = group["probability"], lowest
+        self._probability, self._lowest = finest(group, "probability"), lowest
+        self.blocks = split_into_blocks(self._probability.shape, linked=linked)
 
     def measure(self, bar: SliceBar) -> Iterator[BlockComponents]:
         for block in self.blocks:
@@ -106,7 +104,7 @@ class _CenterLabeling:
     """Slices that are split at centers, and linked by what they share with the next."""
 
     def __init__(self, group: Any, lowest: int, linked: bool, rule: CenterRule) -> None:
-        self.blocks = split_into_blocks(group["probability"].shape, linked=False)
+        self.blocks = split_into_blocks(finest(group, "probability").shape, linked=False)
         self._group, self._lowest, self._linked, self._rule = group, lowest, linked, rule
 
     def measure(self, bar: SliceBar) -> Iterator[BlockComponents]:
@@ -155,34 +153,3 @@ class _NearestVoxels:
 
 def _read_block(array: zarr.Array, block: Block) -> np.ndarray:
     return np.asarray(array[block.start : block.end])
-
-
-def write_table(
-    path: str | Path, instances: Components, points: np.ndarray, linked: bool, voxel_size: VoxelSize | None
-) -> None:
-    """Write one row for each instance: id, point, centroid, bounding box (half open), size, mean probability.
-
-    The point z, y, x is the instance's voxel nearest to its centroid, so the file can be read as points, each of which
-    lies inside its instance. Coordinates count pixels as napari does: the center of the first one is 0. Sizes are also
-    in micrometers, if the voxel size is known.
-
-    Args:
-        points: (n, 3) z, y, x, see :func:`label_instances`.
-    """
-    low, high, centroid = instances.low, instances.high, instances.centroid
-    columns: dict[str, Any] = {"id": np.arange(1, len(instances) + 1)}
-    columns |= {axis: points[:, i] for i, axis in enumerate("zyx")}
-    columns |= {f"centroid_{axis}": centroid[:, i].round(3) for i, axis in enumerate("zyx") if linked or axis != "z"}
-    for i, axis in enumerate("zyx"):
-        if linked or axis != "z":
-            columns |= {f"{axis}_start": low[:, i], f"{axis}_stop": high[:, i]}
-    columns["voxels" if linked else "pixels"] = instances.size
-    if voxel_size is not None:
-        z, y, x = (size / 1000 for size in voxel_size)
-        physical = instances.size * (z * y * x if linked else y * x)
-        columns["volume_um3" if linked else "area_um2"] = np.array([f"{size:.6g}" for size in physical])
-    columns["mean_probability"] = (instances.probability / 255).round(4)
-    with atomic_write(path) as part, open(part, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))

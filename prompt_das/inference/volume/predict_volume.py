@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,38 +22,37 @@ from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.config.plugins import import_plugins
 from prompt_das.data.physical_scale import warn_of_size
 from prompt_das.inference.volume.center_instances import CenterRule
-from prompt_das.inference.volume.durable import make_receipt, sync_tree
+from prompt_das.inference.volume.durable import make_receipt
 from prompt_das.inference.volume.executors import Executor, run_here
-from prompt_das.inference.volume.export import STORE, export
-from prompt_das.inference.volume.instances import label_instances, write_table
+from prompt_das.inference.volume.export import export
+from prompt_das.inference.volume.instances import label_instances
 from prompt_das.inference.volume.linking import Components
-from prompt_das.inference.volume.output_files import OutputFiles
+from prompt_das.inference.volume.output_files import DEFAULT_OME_VERSION, OutputFiles
 from prompt_das.inference.volume.progress import SliceBar
 from prompt_das.inference.volume.settings import VolumeSettings
 from prompt_das.inference.volume.slice_prediction import (
     Network,
     SliceTask,
     load_network,
-    paths_of_slice,
     predict_slices,
 )
 from prompt_das.inference.volume.source import OpenedSource, VolumeSource
+from prompt_das.inference.volume.store import STORE, intact_slices, paths_of_slice, prepare_store
+from prompt_das.inference.volume.table import is_parquet, table_columns, write_table
 from prompt_das.inference.volume.workspace import Workspace
 from prompt_das.volumes.address import Address
+from prompt_das.volumes.ome_zarr import NO_OFFSET, create_ome_zarr
 from prompt_das.volumes.point_files import SlicePoints
 from prompt_das.volumes.region import Region
 from prompt_das.volumes.volume import VolumeError
-from prompt_das.volumes.writers import create_ome_zarr
 
 import numpy as np
-import zarr
 from detectron2.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
-NO_OFFSET = (0, 0, 0)
 NO_POINTS = np.zeros((0, 2), np.float32)
-TABLE = "table.csv"  # in the folder of the job
+TABLE = "table"  # in the folder of the job
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,7 @@ def predict_volume(
     settings: VolumeSettings | None = None,
     *,
     table: str | Path | None = None,
+    ome_version: str = DEFAULT_OME_VERSION,
     overwrite: bool = False,
     config_file: str | Path | None = None,
     opts: Sequence[str] = (),
@@ -93,7 +93,9 @@ def predict_volume(
         output: ``*.zarr`` (all maps and the labels), ``*.h5`` (the same) or ``*.tif`` (the labels; the maps go beside
             them, to ``*_probability.tif`` and ``*_density.tif``).
         settings: how instances are made.
-        table: CSV file with one row for each instance, see :func:`prompt_das.inference.volume.instances.write_table`.
+        table: CSV file, or Parquet by its ending, with one row for each instance, see
+            :func:`prompt_das.inference.volume.table.table_columns`.
+        ome_version: of an OME-Zarr, "0.4" or "0.5", see :mod:`prompt_das.volumes.ome_zarr`.
         overwrite: replace results that are there, and an unfinished job of other settings.
         executor: where slices are predicted, see :mod:`prompt_das.inference.volume.executors`.
         progress: show a bar with the time that is left.
@@ -111,7 +113,7 @@ def predict_volume(
         OSError: the disk is full, for example; what was done is kept.
     """
     settings = settings or VolumeSettings()
-    files = OutputFiles.plan(output, settings.maps, table)
+    files = OutputFiles.plan(output, settings.maps, table, ome_version)
     network, network_files, digests = _find_network(weights, config_file, opts, plugins)
     cfg, _ = load_network(network)  # also where others predict: to fail early
     source = source if isinstance(source, VolumeSource) else VolumeSource(source)
@@ -141,6 +143,7 @@ def predict_volume(
     job = {
         **provenance,
         "format": files.format,
+        "ome_version": files.ome_version,
         "maps": settings.maps,
         "voxel_size": opened.voxel_size,
         "prompts": _digest(opened.prompts),
@@ -151,15 +154,18 @@ def predict_volume(
     with Workspace(files.output, job, beside=files.paths[1:], overwrite=overwrite) as work:
         if work.finished:
             return None
-        store = work.folder / STORE
-        if not any("created" in line for line in work.journal):
-            create_ome_zarr(store, opened.shape, settings.maps, opened.voxel_size, provenance, origin=origin)
-            sync_tree(store)
-            work.log(created=True)
-        predict = partial(predict_slices, network, str(store), settings.density)
-        skipped = _predict(work, opened, scale, settings, predict, executor, progress)
-
-        group = zarr.open_group(str(store), mode="r+")
+        create = partial(
+            create_ome_zarr,
+            shape=opened.shape,
+            names=settings.maps,
+            voxel_size=opened.voxel_size,
+            about=provenance,
+            version=files.ome_version,
+            origin=origin,
+        )
+        group = prepare_store(work, create)
+        predict = partial(predict_slices, network, str(work.folder / STORE), settings.density)
+        skipped = _predict(work, group, opened, scale, settings, predict, executor, progress)
         instances, points = label_instances(
             group, opened.voxel_size, settings.linked, settings.threshold, min_size, progress, centers, origin
         )
@@ -170,9 +176,10 @@ def predict_volume(
             "count": len(instances),
             "skipped": {str(z): problem for z, problem in skipped.items()},
         }
-        results = export(work.folder, group, files, opened.voxel_size, settings.maps, progress)
+        columns = table_columns(instances, points + origin, settings.linked, opened.voxel_size)
+        results = export(work.folder, group, files, opened.voxel_size, origin, settings.maps, columns, progress)
         if files.table is not None:
-            write_table(work.folder / TABLE, instances, points + origin, settings.linked, opened.voxel_size)
+            write_table(work.folder / TABLE, columns, is_parquet(files.table))
             results[TABLE] = files.table
         work.finish(results)
     return Result(instances, skipped, opened.region)
@@ -211,6 +218,7 @@ def _find_network(
 
 def _predict(
     work: Workspace,
+    group: Any,
     opened: OpenedSource,
     scale: float,
     settings: VolumeSettings,
@@ -220,7 +228,7 @@ def _predict(
 ) -> dict[int, str]:
     """Predict what is not done yet -> why slices were skipped, by index, in order."""
     store = work.folder / STORE
-    done = _intact_slices(work, store, settings.maps)
+    done = intact_slices(work, group, settings.maps)
     prompts = opened.prompts
     tasks = [
         SliceTask(z, dataset_dict, prompts.get(dataset_dict["slice"], NO_POINTS), scale)
@@ -236,27 +244,13 @@ def _predict(
         for z, problem in executor(function, tasks):
             bar.slice_done()
             if problem is None:
-                work.log(slice=z, receipt=make_receipt(*paths_of_slice(store, settings.maps, z)))
+                work.log(slice=z, receipt=make_receipt(*paths_of_slice(group, store, settings.maps, z)))
             elif settings.on_error == "stop":
                 raise VolumeError(problem)
             else:
                 logger.warning("skipped: %s", problem)
                 skipped[z] = problem
     return dict(sorted(skipped.items()))
-
-
-def _intact_slices(work: Workspace, store: Path, maps: Sequence[str]) -> set[int]:
-    """Slices that are done and are still as they were written; the others leave the journal."""
-
-    def intact(line: Mapping[str, Any]) -> bool:
-        return "slice" not in line or make_receipt(*paths_of_slice(store, maps, line["slice"])) == line["receipt"]
-
-    journal = [line for line in work.journal if intact(line)]
-    if len(journal) < len(work.journal):
-        lost = len(work.journal) - len(journal)
-        logger.warning("%s: %d slices are damaged (did the machine lose power?) and are predicted again", store, lost)
-        work.rewrite(journal)
-    return {line["slice"] for line in journal if "slice" in line}
 
 
 def _digest(prompts: SlicePoints) -> str:

@@ -6,7 +6,7 @@ Maps are stored as uint8, 255 is 1: a pixel of probability 0.5 is stored as 128,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +16,11 @@ from typing import Any
 from prompt_das.data.slices import read_image
 from prompt_das.inference.volume.durable import sync_tree
 from prompt_das.inference.volume.executors import device_of_worker
+from prompt_das.inference.volume.store import paths_of_slice
 from prompt_das.modeling.load import load_model, resolve_device
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.utils.atomic_write import sync_folder
+from prompt_das.volumes.ome_zarr import finest
 from prompt_das.volumes.volume import VolumeError
 
 import numpy as np
@@ -123,18 +125,15 @@ def _try_to_read(task: SliceTask) -> Any:
         return error
 
 
-def paths_of_slice(store: Path, maps: Iterable[str], z: int) -> list[Path]:
-    """List the folders with the chunks of a slice, one for each map."""
-    return [store / name / str(z) for name in maps]
-
-
 def _write(group: Any, store: Path, z: int, maps: Mapping[str, np.ndarray]) -> None:
     """Write the maps of a slice and bring them to the disk."""
     for name, one in maps.items():
-        group[name][z] = one
-    for folder in paths_of_slice(store, maps, z):
+        finest(group, name)[z] = one
+    for name, folder in zip(maps, paths_of_slice(group, store, maps, z), strict=True):
         sync_tree(folder)
-        sync_folder(folder.parent)
+        while folder != store / finest(group, name).path:  # Zarr's format 3 has one more folder between them
+            folder = folder.parent
+            sync_folder(folder)
 
 
 def _written(z: int, writing: Future[None]) -> tuple[int, None]:

@@ -18,7 +18,7 @@ from prompt_das.volumes.address import Address, Location, as_location, is_addres
 from prompt_das.volumes.point_files import SliceClicks, crop_clicks, read_clicks
 from prompt_das.volumes.region import Region
 from prompt_das.volumes.volume import VolumeError
-from prompt_das.volumes.writers import VoxelSize
+from prompt_das.volumes.voxel_size import VoxelSize
 
 import numpy as np
 from detectron2.config import CfgNode

@@ -9,7 +9,7 @@ from prompt_das.inference.volume.center_instances import CenterRule, SliceParts,
 from prompt_das.inference.volume.instances import label_instances
 from prompt_das.inference.volume.linking import Block, Components
 from prompt_das.ops.split_instances import split_at_centers
-from prompt_das.volumes.writers import INSTANCES
+from prompt_das.volumes.ome_zarr import INSTANCES
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def label_maps(
     """Labels, instances and points of maps in uint8."""
     group = zarr.group(store=zarr.storage.MemoryStore(), zarr_format=2)
     for name, values in (("probability", probability), ("density", density)):
-        group.create_array(name, data=values, chunks=(1, *values.shape[1:]))
+        group.create_array(f"{name}/0", data=values, chunks=(1, *values.shape[1:]))
     rule = None if components else CenterRule(0.5, 0.49, 5, clicks or {})
     found, points = label_instances(group, None, linked, 0.5, min_size, False, rule)
     return np.asarray(group[INSTANCES]), found, points

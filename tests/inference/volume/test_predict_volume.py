@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import os
 import resource
 import shutil
@@ -23,13 +24,14 @@ from prompt_das.inference.volume.workspace import MARKER, Workspace
 from prompt_das.modeling import PromptDAS
 from prompt_das.modeling.load import load_model
 from prompt_das.ops.connected_components import semantic_to_instances
+from prompt_das.volumes.ome_zarr import INSTANCES, finest
 from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.point_files import read_points, write_points
 from prompt_das.volumes.volume import VolumeError
-from prompt_das.volumes.writers import INSTANCES
 
 import cv2
 import numpy as np
+import pyarrow.parquet
 import pytest
 import scipy.ndimage
 import tifffile
@@ -77,6 +79,13 @@ def folder(tmp_path: Path, slices: np.ndarray) -> Path:
     return path
 
 
+@pytest.fixture
+def several_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pyramids of three levels of the small slices here."""
+    monkeypatch.setattr("prompt_das.volumes.pyramid._COARSEST", 12)
+
+
+both_versions = pytest.mark.parametrize("version", ["0.4", "0.5"])
 Predict = Callable[..., Any]
 
 
@@ -99,7 +108,8 @@ def content(path: Path) -> dict[str, bytes]:
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
     group = zarr.open_group(str(path), mode="r")
-    return {name: np.asarray(group[name]) for name in ("probability", "density", INSTANCES)}
+    maps = {name: np.asarray(finest(group, name)) for name in ("probability", "density")}
+    return {**maps, INSTANCES: np.asarray(group[INSTANCES])}
 
 
 # ---- what is predicted
@@ -186,6 +196,24 @@ def test_other_formats_hold_the_same(predict: Predict, images: Path, tmp_path: P
             copy = open_volume(tmp_path / ("out.tif" if name == "labels" else f"out_{name}.tif"))
         np.testing.assert_array_equal(np.stack([copy.read(z) for z in range(len(copy))]), array)
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_other_versions_of_ome_zarr_hold_the_same(
+    predict: Predict, images: Path, tmp_path: Path, several_levels: None
+) -> None:
+    groups = []
+    for version in ("0.4", "0.5"):
+        predict(images, tmp_path / f"{version}.zarr", ome_version=version, voxel_size=(8, 8, 8))
+        groups.append(zarr.open_group(str(tmp_path / f"{version}.zarr"), mode="r"))
+    for name in ("probability", "density", "labels/instances"):
+        for level, shape in enumerate([(5, 48, 40), (3, 24, 20), (2, 12, 10)]):
+            stored = [np.asarray(group[f"{name}/{level}"]) for group in groups]
+            assert stored[0].shape == shape
+            assert stored[0].any()
+            np.testing.assert_array_equal(*stored)
+    assert groups[0].attrs["prompt_das"] == groups[1].attrs["prompt_das"]
+    described = groups[0]["labels/instances"].attrs["image-label"]["properties"]
+    assert sum(one["voxels"] for one in described) == np.count_nonzero(groups[0][INSTANCES])
 
 
 def test_weights_that_were_replaced_are_read_again(weights: Path, images: Path, tmp_path: Path) -> None:
@@ -305,6 +333,27 @@ def test_the_table_has_one_row_for_each_instance(predict: Predict, images: Path,
         assert [(int(row[f"{a}_start"]), int(row[f"{a}_stop"])) for a in "zyx"] == [(s.start, s.stop) for s in box]
 
 
+def test_a_table_in_parquet_holds_what_that_in_csv_holds(predict: Predict, images: Path, tmp_path: Path) -> None:
+    for ending in ("csv", "parquet"):
+        given: dict[str, Any] = {"table": tmp_path / f"table.{ending}", "voxel_size": (30, 8, 8)}
+        predict(images, tmp_path / f"{ending}.zarr", **given)
+    table = pyarrow.parquet.read_table(tmp_path / "table.parquet").to_pydict()
+    with open(tmp_path / "table.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert list(table) == list(rows[0])
+    for name, values in table.items():
+        assert values == [float(row[name]) for row in rows]
+
+
+def test_parquet_without_its_package_is_refused_before_anything_is_predicted(
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"table\.parquet needs pyarrow: pip install 'prompt_das\[parquet\]'"):
+        predict(images, tmp_path / "out.zarr", table=tmp_path / "table.parquet")
+    assert {path.name for path in tmp_path.iterdir()} == {"scan.tif"}
+
+
 @pytest.mark.parametrize("linked", [True, False])
 def test_the_table_can_be_read_as_points_each_inside_its_instance(
     predict: Predict, images: Path, tmp_path: Path, linked: bool
@@ -334,10 +383,16 @@ def stopping_after(count: int) -> Callable[..., None]:
     return stop
 
 
+@both_versions
 def test_stopped_after_any_step_it_goes_on_to_the_same_files(
-    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predict: Predict,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    several_levels: None,
+    version: str,
 ) -> None:
-    predict(images, tmp_path / "whole.zarr")
+    predict(images, tmp_path / "whole.zarr", ome_version=version)
     expected = content(tmp_path / "whole.zarr")
     log, predicted = Workspace.log, []
     network = PromptDAS.predict_slice
@@ -352,10 +407,10 @@ def test_stopped_after_any_step_it_goes_on_to_the_same_files(
         predicted.clear()
         monkeypatch.setattr(Workspace, "log", stopping_after(stop_at))
         with pytest.raises(KeyboardInterrupt):
-            predict(images, out)
+            predict(images, out, ome_version=version)
         assert not out.exists()
         monkeypatch.setattr(Workspace, "log", log)
-        predict(images, out)
+        predict(images, out, ome_version=version)
         assert content(out) == expected
         assert len(predicted) <= SHAPE[0] + 2  # the one in work and the one being written are lost, no more
     assert not list(tmp_path.glob("*.part"))
@@ -541,10 +596,11 @@ class Disk:
         return lost
 
 
+@both_versions
 def test_power_lost_after_any_line_of_the_journal_costs_nothing_that_the_journal_lists(
-    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    predict(images, tmp_path / "whole.zarr")
+    predict(images, tmp_path / "whole.zarr", ome_version=version)
     expected = content(tmp_path / "whole.zarr")
     log = Workspace.log
     disk = Disk(monkeypatch)
@@ -552,13 +608,49 @@ def test_power_lost_after_any_line_of_the_journal_costs_nothing_that_the_journal
         out = tmp_path / f"lost{stop_at}.zarr"
         monkeypatch.setattr(Workspace, "log", stopping_after(stop_at))
         with pytest.raises(KeyboardInterrupt):
-            predict(images, out)
+            predict(images, out, ome_version=version)
         monkeypatch.setattr(Workspace, "log", log)
         part = out.with_name(f"{out.name}.part")
         disk.lose_power(part)
         assert lines(part / "progress.jsonl") == stop_at
-        predict(images, out)
+        predict(images, out, ome_version=version)
         assert content(out) == expected
+
+
+@both_versions
+def test_power_lost_while_levels_and_attributes_are_written_costs_no_slice(
+    predict: Predict,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    several_levels: None,
+    version: str,
+) -> None:
+    """Attributes that were on the disk are written again at the end, and not flushed before all is."""
+    predict(images, tmp_path / "whole.zarr", ome_version=version)
+    disk = Disk(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            predict(images, tmp_path / "out.zarr", ome_version=version)
+    assert disk.lose_power(tmp_path / "out.zarr.part")
+    monkeypatch.setattr(PromptDAS, "predict_slice", lambda *_: pytest.fail("predicted again"))
+    predict(images, tmp_path / "out.zarr", ome_version=version)
+    assert content(tmp_path / "out.zarr") == content(tmp_path / "whole.zarr")
+
+
+def interrupt(*args: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_unfinished_job_of_an_earlier_version_is_named(predict: Predict, folder: Path, stopped: Path) -> None:
+    settings = stopped.with_name("out.zarr.part") / "settings.json"
+    before = json.loads(settings.read_text())
+    del before["ome_version"]  # and its arrays lie elsewhere
+    settings.write_text(json.dumps(before))
+    with pytest.raises(FileExistsError, match=r"begun with other settings \(ome_version None -> '0.4'\)"):
+        predict(folder, stopped)
+    predict(folder, stopped, overwrite=True)
 
 
 def test_power_lost_after_the_end_costs_nothing(
@@ -580,8 +672,8 @@ def test_a_slice_that_is_not_what_was_written_is_predicted_again(
         with pytest.raises(KeyboardInterrupt):
             predict(images, tmp_path / "out.zarr")
     store = tmp_path / "out.zarr.part" / "volume.zarr"
-    (store / "probability" / "1" / "0" / "0").write_bytes(b"")
-    shutil.rmtree(store / "density" / "2")
+    (store / "probability" / "0" / "1" / "0" / "0").write_bytes(b"")
+    shutil.rmtree(store / "density" / "0" / "2")
     predict(images, tmp_path / "out.zarr")
     assert content(tmp_path / "out.zarr") == content(tmp_path / "whole.zarr")
 
@@ -645,6 +737,8 @@ def test_weights_that_diverged(weights: Path, images: Path, tmp_path: Path, valu
     ("arguments", "message"),
     [
         ({"output": "out.png"}, r"'\.png' is not a format that is written"),
+        ({"output": "out.tif", "ome_version": "0.5"}, r"out\.tif is no OME-Zarr 0\.5: name it \*\.zarr"),
+        ({"ome_version": "0.6"}, r"OME-Zarr of version '0\.6' is not written; use 0\.4 or 0\.5"),
         ({"threshold": 1.5}, "threshold is 1.5"),
         ({"on_error": "ignore"}, "'stop' or 'skip'"),
         ({"volume": "nowhere.tif"}, r"nowhere\.tif does not exist"),

@@ -18,9 +18,9 @@ from prompt_das.inference.volume.settings import VolumeSettings
 from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.modeling import PromptDAS
 from prompt_das.volumes.address import Address
+from prompt_das.volumes.ome_zarr import INSTANCES
 from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.volume import RemoteError
-from prompt_das.volumes.writers import INSTANCES
 from zarr_server import ZarrServer, serve
 
 import h5py
@@ -73,7 +73,7 @@ def predict(weights: Path, volume: Any, output: Path, *, stride: int = 16, **kwa
     return predict_volume(weights, source, output, settings, progress=False, opts=opts, **kwargs)
 
 
-def map_of(output: Path, name: str = "probability") -> np.ndarray:
+def map_of(output: Path, name: str = "probability/0") -> np.ndarray:
     return np.asarray(zarr.open_group(str(output), mode="r")[name]).astype(int)
 
 
@@ -104,7 +104,7 @@ def test_whole_slices_are_those_of_the_whole_volume(weights: Path, scan: Path, t
     """Slices do not depend on each other."""
     predict(weights, scan, tmp_path / "whole.zarr")
     predict(weights, scan, tmp_path / "part.zarr", roi="1:3,:,:")
-    for name in ("probability", "density"):
+    for name in ("probability/0", "density/0"):
         np.testing.assert_array_equal(map_of(tmp_path / "part.zarr", name), map_of(tmp_path / "whole.zarr", name)[1:3])
 
 
