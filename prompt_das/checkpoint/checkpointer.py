@@ -166,7 +166,7 @@ class PromptDASCheckpointer(Checkpointer):
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
-        """Load the weights strictly, where fvcore logs a warning and goes on; "module." is DistributedDataParallel's."""
+        """Load the weights strictly, where fvcore logs a warning; "module." comes from DistributedDataParallel."""
         state = {name.removeprefix("module."): value for name, value in checkpoint.pop("model").items()}
         message = f"{self.loading}: the weights do not fit the network of this config."
         require_matching_state(state, expected_of(self.model.state_dict()), message)

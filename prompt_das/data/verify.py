@@ -16,13 +16,14 @@ from typing import Any
 
 from prompt_das.data.datasets import ensure_registered
 from prompt_das.data.slices import open_image_volume, read_image, read_labels
+from prompt_das.data.sparse_points import find_points_file
 from prompt_das.ops.connected_components import MIN_INSTANCE_SIZE, connected_components
 from prompt_das.ops.points import outside_image
 from prompt_das.volumes.point_files import SlicePoints, read_points
 from prompt_das.volumes.volume import Volume, VolumeError
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 ERROR, WARNING = "error", "warning"
 FLAT = 2.0  # standard deviation of intensities (0..255) of a slice that shows hardly anything
@@ -89,7 +90,7 @@ def check_dataset(
         return report
 
     labeled = dataset_dicts[0]["label_file_name"] is not None
-    file = points or MetadataCatalog.get(name).get("points")
+    file = find_points_file(name, points)
     found = _read_points(file, volume, dataset_dicts, report.problems) if file else {}
     with ThreadPoolExecutor(workers) as executor:
         seen = list(
