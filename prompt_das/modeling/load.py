@@ -23,6 +23,8 @@ def load_model(
     config_file: str | Path | None = None,
     opts: Sequence[str] = (),
     plugins: Sequence[str | Path] = (),
+    *,
+    device: str | torch.device | None = None,
 ) -> tuple[CfgNode, PromptDAS]:
     """A trained network, ready for inference, and its config.
 
@@ -33,11 +35,17 @@ def load_model(
         opts: overrides of the config, for example ``["MODEL.DEVICE", "cpu"]``.
         plugins: take the place of those that the config names, which are never imported because it names them, see
             :mod:`prompt_das.config.plugins`.
+        device: by default the config's, or the CPU where there is no GPU.
 
     Raises:
         FileNotFoundError: no weights, or no config or plugin for them.
-        ValueError: the file is damaged, its weights do not fit the config, or the config needs a plugin.
+        ValueError: the file is damaged, its weights do not fit the config, the config needs a plugin, or there is no
+            such device.
     """
+    if device is not None:
+        if torch.device(device).type != "cpu" and not torch.cuda.is_available():
+            raise ValueError(f"device is {str(device)!r}, but torch finds no GPU here; use 'cpu' or leave it out")
+        opts = [*opts, "MODEL.DEVICE", str(device)]
     weights = find_weights(weights)
     cfg = config_of_weights(weights, config_file, opts, plugins)
     model = build_for(cfg, weights)

@@ -919,7 +919,7 @@ def test_a_limited_click_decodes_its_windows_alone(limited: Predictor, monkeypat
     limited.predict([])
     calls = Calls(limited, monkeypatch)
     limited.predict(CLICKS[0][:1])
-    windows = sum(len(c) for c in limited._slice.clicks_per_window(np.array([[12.5, 20.5, 1]], np.float32)))
+    windows = sum(len(c) for c in limited._current.maps.clicks_per_window(np.array([[12.5, 20.5, 1]], np.float32)))
     assert calls.take() == (0, windows)
 
 
