@@ -135,10 +135,15 @@ def check_weights(state: object, path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def export_weights(path: str | Path, state: dict[str, Tensor], config: str, **about: str) -> None:
-    """Write weights for sharing as safetensors, with the config (YAML), ``about`` and a checksum in the metadata."""
+def export_weights(path: str | Path, state: dict[str, Tensor], config: str, **provenance: str) -> None:
+    """Write weights for sharing as safetensors.
+
+    Args:
+        config: YAML, written into the metadata, with a checksum of all.
+        provenance: further entries of the metadata.
+    """
     state = {name: value.contiguous() for name, value in state.items()}
-    metadata = {"format": "pt", "prompt_das.config": config, **about, CHECKSUM: "sha256"}
+    metadata = {"format": "pt", "prompt_das.config": config, **provenance, CHECKSUM: "sha256"}
     with atomic_write(path) as part:
         # not save_file: only their owner may read its files
         part.write_bytes(save(state, {**metadata, DIGEST: digest_of(state, metadata)}))

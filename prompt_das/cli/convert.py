@@ -16,7 +16,7 @@ from prompt_das.checkpoint.state_dict import expected_of, require_matching_state
 from prompt_das.config.find import CONFIGS
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.sharing import config_for_sharing
-from prompt_das.modeling.load import config_of_weights, meta_network
+from prompt_das.modeling.load import build_on_meta_device, config_of_weights
 
 import torch
 
@@ -72,5 +72,5 @@ def run(args: argparse.Namespace) -> None:
 
 def check(state: dict[str, torch.Tensor], config: str, source: Path) -> None:
     """Raise ValueError unless the weights fit the network of their config, name by name."""
-    network = meta_network(get_prompt_das_cfg(text=config))
+    network = build_on_meta_device(get_prompt_das_cfg(text=config))
     require_matching_state(state, expected_of(network.state_dict()), f"{source}: the weights do not fit their config.")

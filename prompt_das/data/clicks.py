@@ -98,9 +98,9 @@ class ClickSimulator:
         labels = [POSITIVE] * len(clicked) + [NEGATIVE] * len(removed)
         if rng.random() < self.added:
             if objects is not None:
-                regions, region_points = self.objects(objects, rng)
+                regions, region_points = self.choose_objects(objects, rng)
             else:
-                regions, region_points = self.regions(image, instances, rng)
+                regions, region_points = self.choose_regions(image, instances, rng)
             target = np.where(regions > 0, instances.max(initial=0) + regions.astype(target.dtype), target)
             points.append(region_points)
             labels += [POSITIVE] * len(region_points)
@@ -112,8 +112,8 @@ class ClickSimulator:
         _, centers = instance_centers(target)
         return (target > 0).astype(np.uint8), centers, as_clicks(np.concatenate(points), np.array(labels))
 
-    def objects(self, objects: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Up to ``max_added`` of the objects (H, W); returns as :meth:`regions`."""
+    def choose_objects(self, objects: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Up to ``max_added`` of the objects (H, W); returns as :meth:`choose_regions`."""
         ids, area = np.unique(objects, return_counts=True)
         usable = ids[(ids > 0) & (area >= REGION_AREA[0] * self.sigma**2)]
         chosen = rng.permutation(usable)[: int(rng.integers(1, self.max_added + 1))]
@@ -123,7 +123,9 @@ class ClickSimulator:
         found, centers = instance_centers(regions)
         return regions, self._click(regions, found, centers, np.arange(len(found)), rng)
 
-    def regions(self, image: np.ndarray, avoid: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def choose_regions(
+        self, image: np.ndarray, avoid: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Up to ``max_added`` regions of an image that do not touch ``avoid`` (H, W).
 
         Returns:

@@ -185,16 +185,16 @@ class PromptDAS(nn.Module):
                 contrastive_valid,
                 high_res,
             )
-            logits = heat = embedding.new_zeros((len(embedding), 0, 0))
+            logits = density = embedding.new_zeros((len(embedding), 0, 0))
             if with_mask:
                 logits = self.segmentation_head(out.mask_token, out.features).float()
                 logits = F.interpolate(logits[:, None], size=image_size, mode="bilinear", align_corners=False)[:, 0]
             if with_density:
-                heat = self.center_head(out.features).float()
+                density = self.center_head(out.features).float()
             embeddings = out.contrastive
             if contrastive_points is not None and self.contrastive_from == "features":
                 embeddings = self.decoder.embed_points(out.image, contrastive_points, image_size)
-            return Prediction(logits, heat, embeddings.float())
+            return Prediction(logits, density, embeddings.float())
 
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Training: see :meth:`losses`. Eval: see :meth:`inference`."""

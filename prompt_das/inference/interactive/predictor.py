@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from prompt_das.config.validation import CHOICES
 from prompt_das.data.physical_scale import default_scale
 from prompt_das.inference.interactive.arguments import check_clicks, check_region
 from prompt_das.inference.interactive.cache import TensorCache
@@ -38,7 +39,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 CACHE_BYTES = 2 << 30  # a slice of 4096 x 4096 pixels takes 1 GiB at the paper's size and stride 256
-INSTANCES = ("components", "centers")
 MAX_CENTERS = 4096  # of a slice, which may hold far more than the crops that DOMAIN_ADAPT.POINTS.TOP_K is for
 
 Progress = Callable[[int, int], None]
@@ -102,8 +102,9 @@ class Predictor:
             ValueError: damaged weights, weights of another network, a device that is not there, a size that can
                 hardly be meant, or instances that are not known.
         """
-        if instances not in (None, *INSTANCES):
-            raise ValueError(f"instances is {instances!r}; use {' or '.join(map(repr, INSTANCES))}")
+        known = CHOICES["TEST.INSTANCES"]
+        if instances not in (None, *known):
+            raise ValueError(f"instances is {instances!r}; use {' or '.join(map(repr, known))}")
         if isinstance(weights, tuple):
             self.cfg, self._model = weights
         else:
