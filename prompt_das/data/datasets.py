@@ -127,6 +127,19 @@ def register_volumes_from_yaml(path: str | Path) -> list[str]:
     return list(names)
 
 
+def is_description(volume: str | Path) -> bool:
+    """Whether what a user names as a volume is a YAML file that describes one."""
+    return Path(volume).suffix.lower() in (".yaml", ".yml")
+
+
+def names_of(volume: str | Path) -> list[str]:
+    """Make what a user names as a volume usable with DatasetCatalog.get: a YAML file, or a registered name.
+
+    Raises as :func:`register_volumes_from_yaml` and :func:`ensure_registered`.
+    """
+    return register_volumes_from_yaml(volume) if is_description(volume) else ensure_registered(str(volume))
+
+
 def unregister(name: str) -> None:
     """Forget a registered volume, or a part of one, so that its name is free again."""
     _specs.pop(name, None)
@@ -200,7 +213,7 @@ def find_volume(
         return slices, replace(spec, voxel_size=slices[0]["voxel_size"])
     if dataset or intensity_range:
         raise ValueError(f"{name} is a description, which says itself what the array and the intensity range are")
-    names = register_volumes_from_yaml(path) if path.suffix else ensure_registered(name)
+    names = names_of(volume)
     if len(names) > 1:
         raise ValueError(f"{name} describes the volumes {', '.join(names)}: say which of them")
     slices = DatasetCatalog.get(names[0])
@@ -220,7 +233,8 @@ def register_slices(slices: Sequence[dict[str, Any]], spec: VolumeSpec) -> str:
 
     The name follows from the slices and how they are read: the same ones have it in every process.
     """
-    digest = hashlib.sha256(repr([(d["file_name"], d["image_dataset"], d["slice"]) for d in slices]).encode())
+    keys = ("file_name", "image_dataset", "slice")
+    digest = hashlib.sha256(repr([tuple(dataset_dict[key] for key in keys) for dataset_dict in slices]).encode())
     digest.update(repr((spec.voxel_size, slices[0]["intensity_range"])).encode())
     if "box" in slices[0]:
         digest.update(repr(slices[0]["box"]).encode())
