@@ -1,9 +1,8 @@
-"""Volumes as Detectron2 data sets: the built-in names, and a user's own.
+"""Volumes as Detectron2 data sets: a user's own, and whatever a user names as a volume.
 
 Everything is lazy: registering reads nothing, `DatasetCatalog.get(name)` lists the slices and reads their headers
 (prompt_das/data/slices.py describes a slice's dict), `read_image` and `read_labels` read one slice or one crop of it.
-Built-in names live under the environment variable DETECTRON2_DATASETS (default `datasets`), which is looked up when a
-data set is used; datasets/README.md says what goes where.
+The names that come with the package are in prompt_das/data/builtin.py.
 """
 
 from __future__ import annotations
@@ -27,8 +26,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 EVALUATOR_TYPE = "em"
-SYNTHETIC = "synthetic"  # an endless labeled source (prompt_das.volumes.synthetic_tissue)
-SYNTHETIC_PIXEL_SIZE = 20.0  # in nm
 _YAML_KEYS = (
     "name", "images", "labels", "points", "voxel_size", "splits",
     "images_dataset", "labels_dataset", "intensity_range", "label_type",
@@ -80,7 +77,7 @@ def register_em_volume(
         intensity_range=_intensity_range(name, intensity_range),
         label_type=label_type,
     )
-    _register(name, spec)
+    register_spec(name, spec)
 
 
 def register_volumes_from_yaml(path: str | Path) -> list[str]:
@@ -225,7 +222,7 @@ def find_volume(
 
 def _is_images(path: Path, name: str) -> bool:
     """Whether a text names a file or folder of images, not a description or a registered volume."""
-    return path.suffix.lower() not in (".yaml", ".yml") and (path.exists() or os.sep in name or bool(path.suffix))
+    return not is_description(path) and (path.exists() or os.sep in name or bool(path.suffix))
 
 
 def register_slices(slices: Sequence[dict[str, Any]], spec: VolumeSpec) -> str:
@@ -246,7 +243,8 @@ def register_slices(slices: Sequence[dict[str, Any]], spec: VolumeSpec) -> str:
     return name
 
 
-def _register(name: str, spec: VolumeSpec) -> None:
+def register_spec(name: str, spec: VolumeSpec) -> None:
+    """Register a volume. Raises ValueError for a name that already means another one."""
     if name in _specs:
         if _specs[name] != spec:
             raise ValueError(f"data set '{name}' is already registered as another volume ({_specs[name].images})")
@@ -273,29 +271,6 @@ def _set_metadata(name: str, spec: VolumeSpec) -> None:
     keys = ("voxel_size", "images", "labels", "points", "intensity_range")
     fields = {key: value for key, value in asdict(spec).items() if key in keys}
     MetadataCatalog.get(name).set(evaluator_type=EVALUATOR_TYPE, thing_classes=["mitochondrion"], **fields)
-
-
-def _register_builtin() -> None:
-    for species, letter in (("rat", "R"), ("human", "H")):
-        for split, expected in (("train", 400), ("val", 100)):
-            spec = VolumeSpec(f"MitoEM-{letter}", voxel_size=(30, 8, 8), mitoem_split=split, expected=expected)
-            _register(f"mitoem_{species}_{split}", spec)
-    for domain in ("source", "target"):
-        for split in ("train", "val"):
-            spec = VolumeSpec(f"synthetic/{domain}", voxel_size=(30, 8, 8), mitoem_split=split)
-            _register(f"synthetic_{domain}_{split}", spec)
-    DatasetCatalog.register(SYNTHETIC, _synthetic_slices)
-    MetadataCatalog.get(SYNTHETIC).set(thing_classes=["mitochondrion"])
-    # VNC's labels are masks by origin; their components are the same if ids are found instead.
-    _register("vnc_train", VolumeSpec("vnc/img", "vnc/inst", voxel_size=(50, 4.6, 4.6), label_type="semantic"))
-    for split in ("train", "test"):
-        _register(f"lucchi_{split}", VolumeSpec(f"lucchi/{split}/img", f"lucchi/{split}/inst", voxel_size=(5, 5, 5)))
-
-
-def _synthetic_slices() -> list[dict[str, Any]]:
-    """One dict, from which training draws a new micrograph each time."""
-    common = {"dataset_name": SYNTHETIC, "image_id": SYNTHETIC, "label_file_name": SYNTHETIC}
-    return [{**common, "synthetic": True, "voxel_size": (SYNTHETIC_PIXEL_SIZE,) * 3}]
 
 
 def _absolute(path: Location | str) -> str:
@@ -340,6 +315,3 @@ def _slice_range(name: str, slices: Iterable[int] | None) -> tuple[int, int] | N
     if start != int(start) or stop != int(stop) or not 0 <= start < stop:
         raise ValueError(f"{name}: slices must be whole numbers 0 <= start < stop, not [{start:g}, {stop:g}]")
     return int(start), int(stop)
-
-
-_register_builtin()

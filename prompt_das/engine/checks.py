@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.data.build import get_slices
-from prompt_das.data.datasets import SYNTHETIC
+from prompt_das.data.builtin import SYNTHETIC
 from prompt_das.data.physical_scale import NetworkScale
 from prompt_das.data.sparse_points import find_points_file, read_dataset_points, require_labels, require_one_target
 from prompt_das.evaluation.evaluator import PROTOCOLS

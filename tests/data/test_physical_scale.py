@@ -10,8 +10,9 @@ from typing import Any
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data import dataset_mapper
 from prompt_das.data.build import get_slices
+from prompt_das.data.builtin import SYNTHETIC, SYNTHETIC_PIXEL_SIZE
 from prompt_das.data.dataset_mapper import SliceMapper, SourceMapper, TargetMapper
-from prompt_das.data.datasets import SYNTHETIC, SYNTHETIC_PIXEL_SIZE, find_volume, register_em_volume
+from prompt_das.data.datasets import find_volume, register_em_volume
 from prompt_das.data.physical_scale import (
     NetworkScale,
     default_scale,
