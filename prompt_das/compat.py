@@ -1,4 +1,4 @@
-"""The one place that knows about old Detectron2 builds.
+"""Import of Detectron2, old builds included. No other module depends on how it was built.
 
 Detectron2 is not on the package index under its own name. `pb1-detectron2` there holds upstream's Python files of
 October 2021 (version 0.6) without the compiled operators `detectron2._C`. Two things keep it from being imported today:

@@ -28,8 +28,8 @@ class PromptDASCheckpointer(Checkpointer):
     ``weights_from``: which weights are taken where ``MODEL.WEIGHTS`` is a training checkpoint, those of the "teacher"
     (where there is one) or of the "model", the student.
 
-    Of the numbered checkpoints of a run the newest two are kept. The files ``last_checkpoint`` and
-    ``previous_checkpoint`` name the two to resume from: these are of one run, whatever else lies in the folder.
+    The newest two numbered checkpoints of a run are kept. The files ``last_checkpoint`` and ``previous_checkpoint``
+    name the two to resume from: these are of one run, whatever else lies in the folder.
 
     ``config``, the YAML of the run, is written into every checkpoint, so that it can be opened wherever it lies.
     """

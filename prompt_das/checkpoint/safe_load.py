@@ -170,7 +170,7 @@ def compare_digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 def read_config(path: str | Path) -> str:
     """The YAML text of the config inside a file of weights; "" where there is none.
 
-    Of a checkpoint only the text is read, not the weights: they are mapped into memory, and left there.
+    Only the text of a checkpoint is read: its weights are mapped into memory and never touched.
 
     Raises:
         DamagedCheckpointError: the file is damaged.

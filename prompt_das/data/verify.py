@@ -1,7 +1,7 @@
 """Check a data set: everything that would stop a long run, or spoil it, found before it, all at once.
 
-A problem is an "error" if training or evaluation would stop or learn from wrong data, else a "warning": unusual, and
-worth a look.
+A problem is an "error" if training or evaluation would stop or use wrong data, else a "warning": unusual, and worth
+checking.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _label_problems(dataset_dicts: Sequence[dict[str, Any]], seen: Sequence[_Sli
 
 
 def _unwritten(volume: Volume) -> list[Problem]:
-    """Chunks of a Zarr or HDF5 array that are not there read as zeros, and no read can tell."""
+    """Missing chunks of a Zarr or HDF5 array, which read as zeros without an error."""
     total, written = volume.chunks_written()
     if written == total:
         return []

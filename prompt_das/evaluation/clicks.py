@@ -24,18 +24,18 @@ import numpy as np
 
 Predict = Callable[[np.ndarray], np.ndarray]
 NO_CLICKS = np.zeros((0, 3), np.float32)
-WRONG = 0.1  # a predicted component is a wrong object if at most this share of its pixels is true
+WRONG = 0.1  # a predicted component is a wrong object if at most this fraction of its pixels is true
 EFFECTS = ("missed", "appeared", "others", "others appeared", "wrong", "gone", "changed", "changed elsewhere")
 
 
 @dataclass(frozen=True)
 class User:
-    """A simulated user, who clicks at the largest error; probabilities are those of a click.
+    """A simulated user, who clicks at the largest error.
 
     Attributes:
-        anywhere: of clicking anywhere inside the error instead of at its center.
-        double: of clicking twice, the second time on a pixel beside.
-        mistake: of a positive click on background where a correct click was due.
+        anywhere: probability of clicking anywhere inside the error instead of at its center.
+        double: probability of clicking twice, the second time on a pixel beside.
+        mistake: probability of a positive click on background where a correct click was due.
     """
 
     anywhere: float = 0.0
@@ -158,18 +158,18 @@ def summarize_curves(curves: Sequence[Mapping[int, Mapping[str, float]]]) -> dic
 
 
 def summarize_effects(effects: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """Effects of all slices -> their sums, and the shares in percent (nan where there is nothing)."""
+    """Effects of all slices -> their sums, and ratios of them in percent (nan where there is nothing)."""
     total = {name: sum(one[name] for one in effects) for name in EFFECTS}
 
-    def share(part: str, whole: str) -> float:
+    def percent(part: str, whole: str) -> float:
         return 100 * total[part] / total[whole] if total[whole] else float("nan")
 
     return {
         **total,
-        "appeared %": share("appeared", "missed"),
-        "others appeared %": share("others appeared", "others"),
-        "gone %": share("gone", "wrong"),
-        "changed elsewhere %": share("changed elsewhere", "changed"),
+        "appeared %": percent("appeared", "missed"),
+        "others appeared %": percent("others appeared", "others"),
+        "gone %": percent("gone", "wrong"),
+        "changed elsewhere %": percent("changed elsewhere", "changed"),
     }
 
 
@@ -180,6 +180,6 @@ def _depth(region: np.ndarray) -> np.ndarray:
 
 
 def _coverage(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(n + 1,): for each label 0 ... n the share of its pixels inside a mask (H, W) bool."""
+    """(n + 1,): for each label 0 ... n the fraction of its pixels inside a mask (H, W) bool."""
     area = np.bincount(labels.ravel())
     return np.bincount(labels.ravel(), weights=mask.ravel(), minlength=len(area)) / np.maximum(area, 1)

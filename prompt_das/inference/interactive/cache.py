@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class TensorCache:
-    """Keeps tensors until it is full; then those go that were not asked for the longest. Threads may share it."""
+    """A cache that evicts the least recently used tensors. Threads may share it."""
 
     def __init__(self, max_bytes: int) -> None:
         if max_bytes < 0:
