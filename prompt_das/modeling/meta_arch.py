@@ -277,7 +277,7 @@ class PromptDAS(nn.Module):
         maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         probability, *density = maps.split(len(sets))
         if limited:
-            probability = limit_clicks(probability[:-1], probability[-1], clicks)
+            probability = limit_clicks(probability[-1], probability[:-1], clicks)
         if self.min_confidence:
             probability = suppress_weak(probability, self.min_confidence, clicks)
         names = ("sem_seg", "density")[: 1 + with_density]
@@ -304,8 +304,8 @@ class PromptDAS(nn.Module):
         return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, with_density=with_density)
 
 
-def limit_clicks(prompted: Tensor, automatic: Tensor, clicks: Sequence[np.ndarray]) -> Tensor:
-    """Predictions (S, H, W) with the clicks of each set, (H, W) without -> (S, H, W), limited to clicked objects."""
+def limit_clicks(automatic: Tensor, prompted: Tensor, clicks: Sequence[np.ndarray]) -> Tensor:
+    """Predictions (H, W) without clicks, (S, H, W) with those of each set -> (S, H, W), limited to clicked objects."""
     without = automatic.cpu().numpy()
     limited = [limit_to_clicked_objects(without, p.cpu().numpy(), c) for p, c in zip(prompted, clicks, strict=True)]
     return torch.from_numpy(np.stack(limited)).to(prompted)

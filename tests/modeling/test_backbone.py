@@ -76,7 +76,7 @@ def test_the_paper_s_size() -> None:
     """
     cfg = get_cfg()
     add_prompt_das_config(cfg)
-    cfg.MODEL.DEVICE = "meta"  # no memory, no initialisation
+    cfg.MODEL.DEVICE = "meta"  # no memory, no initialization
     with torch.device("meta"):
         model = build_model(cfg)
     encoder = model.backbone.vit

@@ -398,7 +398,7 @@ def test_only_the_points_count_and_not_the_way_to_them(tiny: list[str], scale: s
     """
     origin = tiny_predictor(tiny, "INPUT.SCALE", scale)
 
-    @settings(max_examples=60)
+    @settings(max_examples=30)
     @given(st.lists(st.tuples(operations, regions), max_size=8), st.sampled_from([0, 30_000, 1 << 20]))
     def check(steps: list[tuple[tuple[Any, ...], Box | None]], cache_bytes: int) -> None:
         predictor = Predictor.from_model(origin.cfg, origin._model, cache_bytes=cache_bytes)
