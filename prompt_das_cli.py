@@ -93,8 +93,12 @@ def predict(parser: argparse.ArgumentParser) -> None:
         choices=["components", "centers"],
         help="centers: split what touches at predicted centers and clicks; default: TEST.INSTANCES",
     )
-    parser.add_argument("--threshold", type=float, default=0.5, help="of the probability of foreground")
-    parser.add_argument("--min-size", type=int, help="remove instances of at most so many voxels; default: 15")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="lowest probability of foreground (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--min-size", type=int, help="remove instances of at most so many voxels; default: the config's"
+    )
     parser.add_argument("--no-density", action="store_true", help="without the center-point head, which takes its time")
     parser.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at slices that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT, or an unfinished one")
