@@ -49,7 +49,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         prompt-das evaluate --weights em-small DATASETS.TEST "('lucchi_test',)"
         prompt-das evaluate --predictions ours.zarr other.h5::main --truth my_lab.yaml --output comparison
 
-    The keys of the second example are the paper's test protocol. Without --config-file the config inside the weights
+    The keys of the second example are the paper's windows. Without --config-file the config inside the weights
     counts. The results are printed, and written to OUTPUT_DIR/inference. With --clicks simulated users correct each
     slice click by click, at the largest error: Dice and PQ against the number of clicks, and what one click does.
 
