@@ -58,7 +58,7 @@ def make_unseen_volume(folder: Path) -> UnseenVolume:
 
 
 def predict(predictor: Predictor, volume: UnseenVolume, clicks: SliceClicks, title: str) -> list[np.ndarray]:
-    """The mask of each slice, given the clicks on it."""
+    """The mask (H, W) bool of each slice, given the clicks on it."""
     masks = []
     for z, image in enumerate(tqdm(volume.images, desc=title, unit="slice")):
         on_slice = clicks.get(z, np.zeros((0, 3), np.float32))
@@ -83,7 +83,7 @@ def click(predictor: Predictor, volume: UnseenVolume) -> SliceClicks:
 
 
 def score(masks: list[np.ndarray], volume: UnseenVolume, slices: list[int]) -> dict[str, float]:
-    """Means over the slices, in percent."""
+    """Scores of masks (H, W) bool, one for each slice of the volume: means over ``slices``, in percent."""
     each = [evaluate_slice(volume.truth[z], semantic_to_instances(masks[z])) for z in slices]
     return {metric: round(100 * float(np.mean([one[metric] for one in each])), 2) for metric in METRICS}
 
@@ -95,7 +95,7 @@ def draw(
     clicked: list[np.ndarray],
     after: list[np.ndarray],
 ) -> np.ndarray:
-    """A slice with clicks, and one without, from stage to stage."""
+    """Draw a slice with clicks, and one without, from stage to stage -> (h, w, 3) RGB. Masks as in :func:`predict`."""
     z, other = CLICKED_SLICES[0], SHOWN_SLICE
     panels = {
         "A slice, not clicked on": draw_overlay(volume.images[other], scale=1.5),

@@ -69,7 +69,7 @@ def sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
 
 
 def draw_slice(dataset_dict: dict[str, Any], points: np.ndarray | None, scale: float, max_size: int) -> np.ndarray:
-    """A whole slice with its mask and points: the given ones, or the centers of all instances.
+    """Draw a whole slice with its mask and points (N, 2 or 3): the given ones, or the centers of all instances.
 
     The image has the pixels that the network gets, ``scale`` for each pixel of the slice; it is reduced where its
     longest side exceeds ``max_size``.

@@ -83,6 +83,7 @@ class Elastic(Transform):
         return np.where(distance < 1, inner, outer)
 
     def _displacement(self, coords: np.ndarray) -> np.ndarray:
+        """(N, 2) displacement u, in pixels, at positions (N, 2)."""
         across = self._weights(coords[:, 0], self.width, self.control.shape[2])
         down = self._weights(coords[:, 1], self.height, self.control.shape[1])
         return np.einsum("cpn,pn->pc", down @ self.control, across)

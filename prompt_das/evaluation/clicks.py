@@ -88,7 +88,7 @@ def click_curve(
     A user who sees no error stops, and the counts stay. A double click counts once.
 
     Args:
-        truth: (H, W) true mask; its 8-connected components are the instances (protocol ``paper``).
+        truth: (H, W) bool; its 8-connected components are the instances (protocol ``paper``).
     """
     instances = connected_components(truth)
     clicks, curve = NO_CLICKS, {}
@@ -101,10 +101,13 @@ def click_curve(
 
 
 def single_click_effects(predict: Predict, truth: np.ndarray) -> dict[str, int]:
-    """What one click does on a slice: of each missed instance and each wrong object alone.
+    """What one click does on a slice: a click on each missed instance and each wrong object, one at a time.
 
     An instance is missed if at most half of it is covered. A wrong object is a predicted component with at most a tenth
     of its pixels on true instances; it is gone if less than half of it is still foreground.
+
+    Args:
+        truth: (H, W) bool.
 
     Returns:
         ``missed``, ``appeared`` when clicked; ``others``: pairs of a clicked and another missed instance, and ``others

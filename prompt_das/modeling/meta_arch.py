@@ -299,6 +299,7 @@ class PromptDAS(nn.Module):
         return torch.cat([one.unflatten(0, valid.shape[:2]) for one in maps], dim=1)
 
     def decode_windows(self, windows: Tensor, points: Tensor, valid: Tensor, *, with_density: bool) -> Prediction:
+        """As :meth:`predict_windows` -> the predictions of B · S images, the sets of a window one after the other."""
         embedding = self.encode(windows).repeat_interleave(valid.shape[1], dim=0)
         size = (windows.shape[-2], windows.shape[-1])
         return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, with_density=with_density)

@@ -147,6 +147,6 @@ class TwoWayTransformer(nn.Module):
         return self.final_attention(tokens, images[-1], token_pe, image_pe)
 
     def final_attention(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> Tensor:
-        """The last attention, to an image that has changed since the last block."""
+        """Tokens (B, T, D) attend to the image (B, K, D) after the last block -> (B, T, D)."""
         attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
         return self.norm_final_attn(tokens + attended)

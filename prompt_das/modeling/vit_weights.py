@@ -40,7 +40,10 @@ def load_vit_weights(vit: VisionTransformer, weights: str) -> None:
 
 
 def convert_vit_state_dict(state: Mapping[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
-    """The original DINO layout or timm's -> the names of ``vit``, which has no CLS token, at its patch grid."""
+    """Convert weights in DINO's or timm's layout to those of ``vit``.
+
+    They get its names, lose the CLS token, and positions (1, h · w, D) are resampled to its patch grid.
+    """
     converted = {}
     for name, value in state.items():
         while name.startswith(PREFIXES):

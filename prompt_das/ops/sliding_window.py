@@ -150,7 +150,7 @@ class WindowGrid:
         self.weight = self._profile[:, None] * self._profile
 
     def norm(self, axis: int) -> Tensor:
-        """Sum of the weights along one axis (0: rows, 1: columns); the outer product of both is that of the pixels."""
+        """Sum of the weights along an axis, (H,) for 0 or (W,) for 1; their outer product is the sum at each pixel."""
         norm = torch.zeros(self.size[axis])
         for start in (self.ys, self.xs)[axis]:
             norm[start : start + self.window] += self._profile

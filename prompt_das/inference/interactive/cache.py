@@ -32,7 +32,7 @@ class TensorCache:
         return key in self._tensors
 
     def get(self, key: Hashable) -> Tensor | None:
-        """The tensor, which counts as used now; None if it was never put or is gone."""
+        """The tensor, which counts as used now; None if it was never put or was evicted."""
         with self._lock:
             if key not in self._tensors:
                 return None
