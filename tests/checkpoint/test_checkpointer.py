@@ -234,7 +234,7 @@ def test_what_a_killed_process_left_is_removed(run: PromptDASCheckpointer, tmp_p
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_no_flipped_bit_is_taken_for_the_truth(saved: Path, rng: np.random.Generator) -> None:
+def test_a_flipped_bit_is_refused_or_harmless(saved: Path, rng: np.random.Generator) -> None:
     """Anywhere in the file: it is refused, or what is read is right (padding and dates do not matter)."""
     content, good = saved.read_bytes(), read_checkpoint(saved)
     refused = 0
@@ -415,7 +415,7 @@ def test_a_shared_file_is_as_readable_as_any_other(shared: Path, tmp_path: Path)
     assert shared.stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-def test_no_flipped_bit_of_a_shared_file_is_taken_for_the_truth(shared: Path) -> None:
+def test_a_flipped_bit_of_a_shared_file_is_refused_or_harmless(shared: Path) -> None:
     """One bit of each byte: names, config and values. Safetensors has no checksum of its own."""
     content, good = shared.read_bytes(), (read_checkpoint(shared), read_metadata(shared))
     for byte in range(len(content)):

@@ -96,7 +96,7 @@ def test_a_voxel_size_that_does_not_do_is_refused(voxel_size: Any, message: str)
         NetworkScale(1.0, 16.0).of(voxel_size, "lab")
 
 
-def test_a_diameter_makes_objects_as_large_as_the_network_knows_them(cfg: CfgNode) -> None:
+def test_a_diameter_makes_objects_as_large_as_in_training(cfg: CfgNode) -> None:
     assert scale_of_diameter(cfg, 29) == 0.5  # 14.5 pixels of the network
     fixed = get_prompt_das_cfg(None, with_diameter(cfg, 14.5))  # 1.0: PIXEL_SIZE must not take over again
     assert NetworkScale.from_config(fixed).of(None, "lab") == 1.0

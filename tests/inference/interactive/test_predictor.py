@@ -25,7 +25,7 @@ from predictor_harness import IMAGE, NONE, POINTS, Calls, Make, by_the_network, 
 
 @pytest.mark.parametrize("scale", ["1.0", "0.5", "0.3", "1.7"])
 @pytest.mark.parametrize("size", [(70, 60), (150, 97), (20, 90), (5, 7), (1, 1)])
-def test_it_is_that_of_the_sliding_window(make: Make, scale: str, size: tuple[int, int]) -> None:
+def test_the_probability_is_that_of_the_sliding_window(make: Make, scale: str, size: tuple[int, int]) -> None:
     """Also of slices smaller than a window, and when the network works at another resolution than the slice."""
     predictor, image = make("INPUT.SCALE", scale), gray(1, *size)
     points = np.random.default_rng(2).uniform(0, 1, (6, 2)) * (size[1], size[0])
@@ -40,7 +40,7 @@ def test_it_is_that_of_the_sliding_window(make: Make, scale: str, size: tuple[in
     [["ROTATIONS", "4"], ["BLEND", "gaussian"], ["STRIDE", "32"], ["STRIDE", "7"], ["ROTATIONS", "4", "STRIDE", "15"]],
     ids=" ".join,
 )
-def test_in_every_setting_of_the_windows(make: Make, opts: list[str]) -> None:
+def test_the_probability_is_that_of_the_network_in_every_setting_of_the_windows(make: Make, opts: list[str]) -> None:
     predictor = make(*(f"TEST.WINDOW.{word}" if word.isupper() else word for word in opts))
     answer = predictor.predict(POINTS, image=IMAGE)
     np.testing.assert_allclose(answer.probability, by_the_network(predictor, IMAGE, POINTS), rtol=0, atol=1e-5)
@@ -80,7 +80,7 @@ def test_instances_are_split_at_centers_and_clicks(make: Make) -> None:
     assert at.min() == 0 or at[0] != at[1]
 
 
-def test_on_the_way_instances_are_components(make: Make) -> None:
+def test_results_on_the_way_have_components(make: Make) -> None:
     predictor = make("TEST.INSTANCES", "centers")
     answers = list(predictor.stream(POINTS, image=IMAGE, interval=0))
     assert len(answers) > 1
@@ -88,7 +88,7 @@ def test_on_the_way_instances_are_components(make: Make) -> None:
     assert np.array_equal(answers[0].instances, semantic_to_instances(answers[0].mask, min_size=3))
 
 
-def test_instances_that_are_not_known(predictor: Predictor) -> None:
+def test_an_unknown_kind_of_instances_is_refused(predictor: Predictor) -> None:
     with pytest.raises(ValueError, match="instances is 'centres'; use 'components' or 'centers'"):
         Predictor((predictor.cfg, predictor._model), instances="centres")
 
@@ -118,7 +118,7 @@ def test_centers_come_only_when_asked_for(predictor: Predictor, calls: Calls) ->
     assert calls.heads == 9
 
 
-def test_beside_the_unknown_no_center_is_claimed(predictor: Predictor) -> None:
+def test_there_is_no_center_beside_unknown_pixels(predictor: Predictor) -> None:
     """There a pixel may be the highest only because its neighbors are not known."""
     predictor.center_threshold = -np.inf
     part = predictor.predict(NONE, region=(0, 0, 10, 10), centers=True).centers
@@ -128,7 +128,7 @@ def test_beside_the_unknown_no_center_is_claimed(predictor: Predictor) -> None:
     assert all(tuple(point) in everywhere for point in part.points.tolist())
 
 
-def test_no_center_where_nothing_is_known(predictor: Predictor) -> None:
+def test_there_is_no_center_in_unknown_pixels(predictor: Predictor) -> None:
     answer = predictor.predict(NONE, region=(500, 500, 600, 600), centers=True)
     assert answer.centers.points.shape == (0, 2)
     assert np.isnan(answer.probability).all()
@@ -224,7 +224,7 @@ def test_a_device_that_is_not_there(weights: Path) -> None:
         Predictor(weights, device="cuda")
 
 
-def test_a_network_in_training_is_put_to_rest(tiny_cfg: CfgNode) -> None:
+def test_a_network_in_training_mode_is_put_in_eval_mode(tiny_cfg: CfgNode) -> None:
     model = PromptDAS(tiny_cfg).train()
     Predictor.from_model(tiny_cfg, model)
     assert not model.training

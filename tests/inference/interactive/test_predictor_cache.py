@@ -125,7 +125,7 @@ def test_memory_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch, cache_by
         assert predictor.cache.nbytes > cache_bytes / 2
 
 
-def test_the_oldest_slice_is_forgotten_first(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_slice_is_evicted_first(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = make(cache_bytes=111_000)  # two slices of 54 KiB
     calls = Calls(predictor, monkeypatch)
     for seed, encoded in ((0, 9), (1, 9), (0, 0), (2, 9), (0, 0), (1, 9)):
@@ -161,8 +161,8 @@ operations = st.one_of(
 
 
 @pytest.mark.parametrize("scale", ["1.0", "0.6"])
-def test_only_the_points_count_and_not_the_way_to_them(tiny: list[str], scale: str) -> None:
-    """Any sequence of clicks, steps to other slices and views: bit by bit as if it were the first question.
+def test_a_result_depends_on_the_points_and_not_on_calls_before_it(tiny: list[str], scale: str) -> None:
+    """Any sequence of clicks, steps to other slices and views: bit by bit as if it were the first call.
 
     And the box that is said to have changed holds all that did.
     """
@@ -209,7 +209,7 @@ def test_two_points_at_one_place_are_two(predictor: Predictor) -> None:
     np.testing.assert_allclose(answer, by_the_network(predictor, IMAGE, twice), rtol=0, atol=1e-5)
 
 
-def test_answers_are_kept(predictor: Predictor) -> None:
+def test_results_do_not_change_later(predictor: Predictor) -> None:
     points = POINTS.copy()
     first = predictor.predict(points)
     kept = first.probability.copy()
@@ -224,7 +224,7 @@ def test_answers_are_kept(predictor: Predictor) -> None:
 # ---- a part of a large slice
 
 
-def test_only_what_is_looked_at_is_encoded(predictor: Predictor, calls: Calls) -> None:
+def test_only_the_windows_of_the_region_are_encoded(predictor: Predictor, calls: Calls) -> None:
     answer = predictor.predict(NONE, region=(2, 3, 12, 15))
     assert calls.take() == (1, 1)
     assert answer.changed == (0, 0, 32, 32)
@@ -235,7 +235,7 @@ def test_only_what_is_looked_at_is_encoded(predictor: Predictor, calls: Calls) -
     assert calls.take() == (0, 0)
 
 
-def test_points_outside_the_view_wait_until_somebody_looks(predictor: Predictor, calls: Calls) -> None:
+def test_points_outside_the_region_are_decoded_when_it_reaches_them(predictor: Predictor, calls: Calls) -> None:
     predictor.predict(POINTS, region=(0, 0, 10, 10))
     assert calls.take() == (1, 1)
     whole = predictor.predict(POINTS)
@@ -243,14 +243,16 @@ def test_points_outside_the_view_wait_until_somebody_looks(predictor: Predictor,
     assert np.array_equal(whole.probability, make_again(predictor).predict(POINTS).probability)
 
 
-def test_what_is_known_outside_the_view_follows_the_points(predictor: Predictor, calls: Calls) -> None:
+def test_what_was_predicted_outside_the_region_follows_the_points(predictor: Predictor, calls: Calls) -> None:
     predictor.predict(POINTS)
     calls.take()
     answer = predictor.predict(POINTS[:2], region=(0, 0, 10, 10))  # the last point is far away
     assert np.array_equal(answer.probability, make_again(predictor).predict(POINTS[:2]).probability)
 
 
-def test_windows_are_encoded_from_the_middle_of_the_view(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_are_encoded_from_the_middle_of_the_region(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     middles = []
     encode = predictor._model.encode
     monkeypatch.setattr(predictor._model, "encode", lambda x: middles.append(position_of(x)) or encode(x))

@@ -57,7 +57,7 @@ def test_progress_counts_windows(predictor: Predictor) -> None:
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_after_an_error_on_the_way_nothing_is_lost(predictor: Predictor) -> None:
+def test_what_was_computed_before_an_error_is_kept(predictor: Predictor) -> None:
     def fail(done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
@@ -115,7 +115,9 @@ def test_a_click_does_not_wait_for_the_encoder(predictor: Predictor, calls: Call
         older.result(30)
 
 
-def test_who_waits_in_vain_does_not_encode(predictor: Predictor, calls: Calls, pool: ThreadPoolExecutor) -> None:
+def test_a_superseded_call_that_waits_does_not_encode(
+    predictor: Predictor, calls: Calls, pool: ThreadPoolExecutor
+) -> None:
     """Three calls for three windows, one after the other: the second never gets to work."""
     corners = [(0, 0, 5, 5), (65, 0, 70, 5), (0, 55, 5, 60)]
     first = start_and_stop_in_encode(pool, calls, lambda: predictor.predict(NONE, region=corners[0]))
@@ -132,7 +134,7 @@ def test_who_waits_in_vain_does_not_encode(predictor: Predictor, calls: Calls, p
 
 
 def meanwhile(predictor: Predictor, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any]) -> None:
-    """Lets something happen when the next call has begun and not done anything yet."""
+    """Make something happen when the next call has begun and not done anything yet."""
     take = predictor._calls.start
 
     def interrupted() -> int:
@@ -152,8 +154,8 @@ def test_of_two_images_the_newer_stays(predictor: Predictor, monkeypatch: pytest
     assert np.array_equal(predictor.predict(NONE).probability, expected.probability)
 
 
-def test_no_answer_is_of_the_image_before(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The question came while a new image was being set, and was checked against the old one."""
+def test_no_result_is_of_the_image_before(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call came while a new image was being set, and was checked against the old one."""
     asked = []
     meanwhile(predictor, monkeypatch, lambda: asked.append(predictor.stream(POINTS)))
     predictor.set_image(gray(1))
@@ -187,7 +189,7 @@ def test_a_stream_that_was_left_or_overtaken(predictor: Predictor) -> None:
     assert np.array_equal(answer.probability, make_again(predictor).predict(POINTS).probability)
 
 
-def test_a_bad_question_stops_nobody(predictor: Predictor) -> None:
+def test_bad_arguments_supersede_no_other_call(predictor: Predictor) -> None:
     good = predictor.stream(POINTS, interval=0)
     for bad in ({"points": [[-1, 5]]}, {"points": NONE, "region": (5, 5, 5, 9)}, {"points": NONE, "image": [1, 2]}):
         with pytest.raises(ValueError, match=r"point 0|region is|one slice"):
@@ -203,7 +205,7 @@ def test_a_stream_is_of_the_image_that_it_was_started_on(predictor: Predictor) -
 
 
 def test_many_threads_at_once(predictor: Predictor, pool: ThreadPoolExecutor) -> None:
-    """Each call gives exactly the answer to its own question, image and points, or says that it was overtaken."""
+    """Each call returns the result for its own image and points, or raises Superseded."""
     questions = [(seed, POINTS[: i % 4]) for i, seed in enumerate([0, 1, 2, 0, 2, 1] * 10)]
     expected = {
         (seed, n): make_again(predictor).predict(POINTS[:n], image=gray(seed)).probability
