@@ -167,7 +167,9 @@ class PromptDASCheckpointer(Checkpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
         """Load the weights strictly, where fvcore logs a warning; "module." comes from DistributedDataParallel."""
-        state = {name.removeprefix("module."): value for name, value in checkpoint.pop("model").items()}
+        state = checkpoint.pop("model")
+        if all(name.startswith("module.") for name in state):
+            state = {name.removeprefix("module."): value for name, value in state.items()}
         message = f"{self.loading}: the weights do not fit the network of this config."
         require_matching_state(state, expected_of(self.model.state_dict()), message)
         self.model.load_state_dict(state)
