@@ -267,6 +267,13 @@ def test_a_name_too_many_is_named(tmp_path: Path) -> None:
         PromptDASCheckpointer(network(0)).load(str(tmp_path / "w.pth"), checkpointables=[])
 
 
+def test_weights_of_distributed_data_parallel_load_without_their_prefix(tmp_path: Path) -> None:
+    torch.save({f"module.{name}": value for name, value in network(3).state_dict().items()}, tmp_path / "w.pth")
+    loaded = network(0)
+    PromptDASCheckpointer(loaded).load(str(tmp_path / "w.pth"), checkpointables=[])
+    assert loaded.weight.tolist() == [[3, 3]]
+
+
 def test_a_shape_that_differs_is_named_with_both_shapes(tmp_path: Path) -> None:
     torch.save(network(0, size=5).state_dict(), tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"another shape.*weight \(1, 5\), \(1, 2\)"):
