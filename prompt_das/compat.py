@@ -22,8 +22,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 
-__all__ = ["import_detectron2"]
-
 _NOT_INSTALLED = """prompt_das needs Detectron2, which is not installed in {prefix}.
 Either build it from upstream's source (C++ compiler needed):
     pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2.git

@@ -20,15 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-__all__ = [
-    "DamagedCheckpointError",
-    "check_weights",
-    "export_weights",
-    "read_checkpoint",
-    "read_config",
-    "read_metadata",
-]
-
 DAMAGED = (
     RuntimeError,
     EOFError,
