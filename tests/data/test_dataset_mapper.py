@@ -375,7 +375,7 @@ def test_the_keys_of_the_config_reach_the_mappers(tiny_cfg: CfgNode) -> None:
         assert (mapper.crop.size, mapper.crop.side, mapper.foreground_probability) == (48, 192, 0.3)
         assert not mapper.augmentation.right_angles
         assert mapper.augmentation.noise_probability == 0.9
-        assert mapper.augmentation.intensity_range == (0.5, 2.0)
+        assert mapper.augmentation.contrast_range == (0.5, 2.0)
     assert SliceMapper(tiny_cfg).prompt_ratios == (0.0, 0.15, 0.5, 1.0)
 
 
