@@ -49,7 +49,7 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
         prompt-das evaluate --weights em-small DATASETS.TEST "('lucchi_test',)"
         prompt-das evaluate --predictions ours.zarr other.h5::main --truth my_lab.yaml --output comparison
 
-    The keys of the second example are the paper's test protocol. Without --config-file the config inside the weights
+    The keys of the second example are the paper's windows. Without --config-file the config inside the weights
     counts. The results are printed, and written to OUTPUT_DIR/inference. With --clicks simulated users correct each
     slice click by click, at the largest error: Dice and PQ against the number of clicks, and what one click does.
 
@@ -94,8 +94,12 @@ def predict(parser: argparse.ArgumentParser) -> None:
         choices=["components", "centers"],
         help="centers: split what touches at predicted centers and clicks; default: TEST.INSTANCES",
     )
-    parser.add_argument("--threshold", type=float, default=0.5, help="of the probability of foreground")
-    parser.add_argument("--min-size", type=int, help="remove instances of at most so many voxels; default: 15")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="lowest probability of foreground (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--min-size", type=int, help="remove instances of at most so many voxels; default: the config's"
+    )
     parser.add_argument("--no-density", action="store_true", help="without the center-point head, which takes its time")
     parser.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at slices that cannot be read")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT, or an unfinished one")

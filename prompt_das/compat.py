@@ -1,4 +1,4 @@
-"""The one place that knows about old Detectron2 builds.
+"""Import of Detectron2, old builds included. No other module depends on how it was built.
 
 Detectron2 is not on the package index under its own name. `pb1-detectron2` there holds upstream's Python files of
 October 2021 (version 0.6) without the compiled operators `detectron2._C`. Two things keep it from being imported today:
@@ -21,8 +21,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
-
-__all__ = ["import_detectron2"]
 
 _NOT_INSTALLED = """prompt_das needs Detectron2, which is not installed in {prefix}.
 Either build it from upstream's source (C++ compiler needed):

@@ -88,7 +88,7 @@ RUNNABLE = [(page, block) for page in PAGES_TO_READ for mark, block in BLOCK.fin
 
 @pytest.mark.usefixtures("forget_new_names")
 @pytest.mark.parametrize(("page", "block"), [pytest.param(p, b, id=page_id(p)) for p, b in RUNNABLE])
-def test_what_is_said_to_run_runs(
+def test_the_commands_that_docs_show_run(
     page: Path, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

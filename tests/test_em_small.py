@@ -15,7 +15,7 @@ PIXEL_SIZE = 12.0  # nm, of the volume: mitochondria are about 20 pixels wide th
 
 
 @pytest.fixture(scope="module")
-def stranger() -> tuple[np.ndarray, np.ndarray]:
+def unseen() -> tuple[np.ndarray, np.ndarray]:
     """A slice (H, W) of the demo's volume, of another generator than that of the training, and its instance ids."""
     images, truth = make_synthetic_volume((3, 256, 256), "target", 3)
     return images[1], truth[1]
@@ -30,8 +30,8 @@ def test_the_file_is_whole_small_and_described() -> None:
     assert "Limits" in model.card.read_text()
 
 
-def test_it_segments_a_stranger_and_follows_clicks(stranger: tuple[np.ndarray, np.ndarray]) -> None:
-    image, truth = stranger
+def test_it_segments_an_unseen_volume_and_follows_clicks(unseen: tuple[np.ndarray, np.ndarray]) -> None:
+    image, truth = unseen
     _, centers = instance_centers(truth)
     predictor = Predictor("em-small", pixel_size=PIXEL_SIZE, device="cpu")
     automatic = predictor.predict([], image=image)

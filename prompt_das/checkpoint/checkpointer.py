@@ -7,32 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.checkpoint.model_zoo import find_weights
-from prompt_das.checkpoint.reference_weights import convert_reference_state_dict
-from prompt_das.checkpoint.safe_load import (
-    CONFIG,
-    DamagedCheckpointError,
-    check_weights,
-    export_weights,
-    read_checkpoint,
-    read_metadata,
-)
+from prompt_das.checkpoint.safe_load import CONFIG, DamagedCheckpointError, check_weights, read_checkpoint
+from prompt_das.checkpoint.state_dict import expected_of, require_matching_state
 from prompt_das.utils.atomic_write import atomic_write
 
 import torch
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
-
-__all__ = [
-    "BEST",
-    "SOURCE",
-    "DamagedCheckpointError",
-    "PromptDASCheckpointer",
-    "convert_reference_state_dict",
-    "export_weights",
-    "read_checkpoint",
-    "read_metadata",
-]
 
 BEST = "model_best"
 SOURCE = "model_source"  # at the end of burn-in
@@ -46,8 +28,8 @@ class PromptDASCheckpointer(Checkpointer):
     ``weights_from``: which weights are taken where ``MODEL.WEIGHTS`` is a training checkpoint, those of the "teacher"
     (where there is one) or of the "model", the student.
 
-    Of the numbered checkpoints of a run the newest two are kept. The files ``last_checkpoint`` and
-    ``previous_checkpoint`` name the two to resume from: these are of one run, whatever else lies in the folder.
+    The newest two numbered checkpoints of a run are kept. The files ``last_checkpoint`` and ``previous_checkpoint``
+    name the two to resume from: these are of one run, whatever else lies in the folder.
 
     ``config``, the YAML of the run, is written into every checkpoint, so that it can be opened wherever it lies.
     """
@@ -183,24 +165,14 @@ class PromptDASCheckpointer(Checkpointer):
             )
         return content
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        own = self.model.state_dict()
-        types = [
-            f"{name} ({value.dtype}, {own[name].dtype})"
-            for name, value in checkpoint["model"].items()
-            if name in own and value.is_floating_point() != own[name].is_floating_point()
-        ]
-        incompatible = super()._load_model(checkpoint)
-        problems = {
-            "missing": incompatible.missing_keys,
-            "unexpected": incompatible.unexpected_keys,
-            "of another shape (file, model)": incompatible.incorrect_shapes,
-            "of another type (file, model)": types,
-        }
-        if any(problems.values()):
-            listed = "; ".join(f"{what}: {names}" for what, names in problems.items() if names)
-            raise ValueError(f"{self.loading}: the weights do not fit the network of this config. {listed}")
-        return incompatible
+    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+        """Load the weights strictly, where fvcore logs a warning; "module." comes from DistributedDataParallel."""
+        state = checkpoint.pop("model")
+        if all(name.startswith("module.") for name in state):
+            state = {name.removeprefix("module."): value for name, value in state.items()}
+        message = f"{self.loading}: the weights do not fit the network of this config."
+        require_matching_state(state, expected_of(self.model.state_dict()), message)
+        self.model.load_state_dict(state)
 
 
 def number_of(name: str) -> int:

@@ -20,6 +20,7 @@ def to_float16(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _round(value: Tensor) -> Tensor:
+    """A tensor of any shape as float16, or as it is."""
     if value.dtype != torch.float32 or value.numel() < MIN_VALUES:
         return value
     rounded = value.half()

@@ -23,8 +23,6 @@ from typing import Any
 from prompt_das.checkpoint.safe_load import read_config
 from prompt_das.config.yaml_loader import parse_yaml, read_yaml
 
-__all__ = ["Model", "download_model", "find_weights", "list_models", "models_folder", "read_pixel_size"]
-
 PACKAGE = Path(__file__).resolve().parents[1] / "models"
 REGISTRY = "models.yaml"
 SUFFIX = ".safetensors"

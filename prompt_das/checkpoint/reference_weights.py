@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from prompt_das.checkpoint.state_dict import Expected, require_matching_state
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -96,21 +98,10 @@ def convert_reference_state_dict(state_dict: Mapping[str, Tensor], grid: int = 4
     that their forward pass never reads are checked and left out.
 
     Raises:
-        ValueError: with every name that is missing, unknown or of another shape.
+        ValueError: with every name that is missing, unexpected, or of another shape or type.
     """
-    expected = reference_shapes()
-    problems = {
-        "missing": sorted(set(expected) - set(state_dict)),
-        "unknown": sorted(set(state_dict) - set(expected)),
-        "of another shape": [
-            f"{name} {tuple(value.shape)} instead of {expected[name]}"
-            for name, value in state_dict.items()
-            if name in expected and tuple(value.shape) != expected[name]
-        ],
-    }
-    if any(problems.values()):
-        listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
-        raise ValueError(f"not the authors' network. {listed}")
+    expected = {name: Expected(shape) for name, shape in reference_shapes().items()}
+    require_matching_state(state_dict, expected, "not the authors' network.")
     converted = {rename(name): value for name, value in state_dict.items() if not UNUSED.fullmatch(name)}
     positions = converted["backbone.vit.pos_embed"]
     return {**converted, "backbone.vit.pos_embed": resize_position_embedding(positions, grid)}

@@ -20,15 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-__all__ = [
-    "DamagedCheckpointError",
-    "check_weights",
-    "export_weights",
-    "read_checkpoint",
-    "read_config",
-    "read_metadata",
-]
-
 DAMAGED = (
     RuntimeError,
     EOFError,
@@ -135,10 +126,15 @@ def check_weights(state: object, path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def export_weights(path: str | Path, state: dict[str, Tensor], config: str, **about: str) -> None:
-    """Write weights for sharing as safetensors, with the config (YAML), ``about`` and a checksum in the metadata."""
+def export_weights(path: str | Path, state: dict[str, Tensor], config: str, **provenance: str) -> None:
+    """Write weights for sharing as safetensors.
+
+    Args:
+        config: YAML, written into the metadata, with a checksum of all.
+        provenance: further entries of the metadata.
+    """
     state = {name: value.contiguous() for name, value in state.items()}
-    metadata = {"format": "pt", "prompt_das.config": config, **about, CHECKSUM: "sha256"}
+    metadata = {"format": "pt", "prompt_das.config": config, **provenance, CHECKSUM: "sha256"}
     with atomic_write(path) as part:
         # not save_file: only their owner may read its files
         part.write_bytes(save(state, {**metadata, DIGEST: digest_of(state, metadata)}))
@@ -165,7 +161,7 @@ def compare_digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 def read_config(path: str | Path) -> str:
     """The YAML text of the config inside a file of weights; "" where there is none.
 
-    Of a checkpoint only the text is read, not the weights: they are mapped into memory, and left there.
+    Only the text of a checkpoint is read: its weights are mapped into memory and never touched.
 
     Raises:
         DamagedCheckpointError: the file is damaged.

@@ -12,10 +12,11 @@ from prompt_das.checkpoint.float16 import to_float16
 from prompt_das.checkpoint.model_zoo import sha256_of
 from prompt_das.checkpoint.reference_weights import convert_reference_state_dict
 from prompt_das.checkpoint.safe_load import check_weights, export_weights, read_checkpoint
+from prompt_das.checkpoint.state_dict import expected_of, require_matching_state
 from prompt_das.config.find import CONFIGS
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.sharing import config_for_sharing
-from prompt_das.modeling.load import config_of_weights, meta_network
+from prompt_das.modeling.load import build_on_meta_device, config_of_weights
 
 import torch
 
@@ -71,13 +72,5 @@ def run(args: argparse.Namespace) -> None:
 
 def check(state: dict[str, torch.Tensor], config: str, source: Path) -> None:
     """Raise ValueError unless the weights fit the network of their config, name by name."""
-    expected = meta_network(get_prompt_das_cfg(text=config)).state_dict()
-    wrong = sorted(set(expected) ^ set(state))
-    wrong += [
-        f"{name} {tuple(v.shape)} {v.dtype}"
-        for name, v in state.items()
-        if name in expected
-        and (v.shape != expected[name].shape or v.is_floating_point() != expected[name].is_floating_point())
-    ]
-    if wrong:
-        raise ValueError(f"{source}: the weights do not fit their config: {', '.join(wrong)}")
+    network = build_on_meta_device(get_prompt_das_cfg(text=config))
+    require_matching_state(state, expected_of(network.state_dict()), f"{source}: the weights do not fit their config.")

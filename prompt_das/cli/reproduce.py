@@ -18,6 +18,7 @@ from typing import Any
 from prompt_das.config.find import CONFIGS
 from prompt_das.evaluation.clicks import USERS
 from prompt_das.evaluation.reports import click_plot
+from prompt_das.ops.sliding_window import WINDOW_PRESETS
 
 from tabulate import tabulate
 
@@ -121,8 +122,10 @@ class Experiment:
         self.folder = CONFIGS / "quick" if args.size == "quick" else CONFIGS
         ratios = "(0.0, 0.15, 0.5, 1.0)"
         self.common = ["TEST.PROMPT_RATIOS", ratios]
-        if args.size == "paper":  # the paper's test protocol
-            self.common += ["TEST.WINDOW.STRIDE", "128", "TEST.WINDOW.ROTATIONS", "4"]
+        if args.size == "paper":
+            windows = WINDOW_PRESETS["paper"]
+            self.common += ["TEST.WINDOW.STRIDE", str(windows["stride"])]
+            self.common += ["TEST.WINDOW.ROTATIONS", str(windows["rotations"])]
 
     def path(self, run: Run, seed: int) -> Path:
         return self.output / f"seed{seed}" / run.name

@@ -6,8 +6,9 @@ import argparse
 from typing import Any
 
 from prompt_das.data.datasets import ensure_registered, register_volumes_from_yaml
-from prompt_das.data.slices import open_image_volume, read_labels
-from prompt_das.volumes.point_files import SlicePoints, read_points, sample_dataset_points, write_points
+from prompt_das.data.slices import read_labels
+from prompt_das.data.sparse_points import read_dataset_points, sample_dataset_points
+from prompt_das.volumes.point_files import SlicePoints, write_points
 
 import numpy as np
 from detectron2.data import DatasetCatalog
@@ -29,8 +30,7 @@ def choose_dataset(dataset: str | None, volume: str | None) -> str:
 
 def convert(path: str, slices: list[dict[str, Any]]) -> SlicePoints:
     """The points of a file that lie on the slices of a data set, checked against their size."""
-    volume = open_image_volume(slices[0])
-    points = read_points(path, volume.slice_names, num_slices=volume.shape[0], size=volume.shape[1:])
+    points = read_dataset_points(path, slices[0])
     wanted = {dataset_dict["slice"] for dataset_dict in slices}
     return {z: p for z, p in points.items() if z in wanted}
 

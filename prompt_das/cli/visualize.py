@@ -12,7 +12,7 @@ from prompt_das.data.dataset_mapper import SourceMapper, TargetMapper
 from prompt_das.data.datasets import register_config_volumes, register_volumes_from_yaml
 from prompt_das.data.physical_scale import NetworkScale, require_one_volume, with_diameter
 from prompt_das.data.slices import read_image, read_labels
-from prompt_das.data.sparse_points import get_sparse_points
+from prompt_das.data.sparse_points import find_points_file, get_sparse_points
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import instance_centers, pad_points, render_density
 from prompt_das.utils.visualization import ESTIMATE, PROMPT, TRUTH, draw_density, draw_overlay, save_image, tile
@@ -21,7 +21,6 @@ from prompt_das.volumes.resize import resize_labels
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 SMALLEST_PANEL = 320  # crops are enlarged to at least this many pixels
@@ -38,8 +37,8 @@ def get_cfg(args: argparse.Namespace) -> CfgNode:
         opts += ["DATASETS.SPARSE_POINTS.FILE", args.points]
     if names:
         register_config_volumes(get_prompt_das_cfg(args.config_file, opts))
-        source = [n for n in names if has_labels(n) and not args.points]
-        target = [n for n in names if n not in source]
+        source = [name for name in names if has_labels(name) and not args.points]
+        target = [name for name in names if name not in source]
         opts += ["DATASETS.TRAIN", str(tuple(source)), "DATASETS.TARGET", str(tuple(target))]
     cfg = get_prompt_das_cfg(args.config_file, opts)
     register_config_volumes(cfg)
@@ -61,7 +60,7 @@ def has_labels(name: str) -> bool:
 def sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
     """Sparse points of the target volumes; none where there is nothing to take them from, as before a first UDA run."""
     file = cfg.DATASETS.SPARSE_POINTS.FILE
-    names = [n for n in cfg.DATASETS.TARGET if file or has_labels(n) or MetadataCatalog.get(n).get("points")]
+    names = [name for name in cfg.DATASETS.TARGET if find_points_file(name, file) or has_labels(name)]
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TARGET = tuple(names)
@@ -70,7 +69,7 @@ def sparse_points(cfg: CfgNode) -> dict[str, SlicePoints]:
 
 
 def draw_slice(dataset_dict: dict[str, Any], points: np.ndarray | None, scale: float, max_size: int) -> np.ndarray:
-    """A whole slice with its mask and points: the given ones, or the centers of all instances.
+    """Draw a whole slice with its mask and points (N, 2 or 3): the given ones, or the centers of all instances.
 
     The image has the pixels that the network gets, ``scale`` for each pixel of the slice; it is reduced where its
     longest side exceeds ``max_size``.

@@ -79,12 +79,12 @@ def add_prompt_das_config(cfg: CN) -> None:
     # Side of a pixel of the network in nm: every volume is resampled to it from its own voxel size. 0: SCALE holds.
     _c.INPUT.PIXEL_SIZE = 0.0
     # Network pixels per image pixel; 0.5 trains and predicts at half resolution. Other than 1.0 it is the override: it
-    # holds for every volume, and PIXEL_SIZE is left out of account. (For 1.0 in spite of it, set PIXEL_SIZE 0.)
+    # holds for every volume, and PIXEL_SIZE is ignored. (For 1.0 in spite of it, set PIXEL_SIZE 0.)
     _c.INPUT.SCALE = 1.0
     # Typical diameter of an object in pixels of the network, for volumes of which no voxel size but the diameter of an
     # object is known (--diameter), and to warn where what is found has another size. Used with PIXEL_SIZE alone.
     _c.INPUT.DIAMETER = 14.5
-    _c.INPUT.FOREGROUND_PROBABILITY = 0.7  # share of training crops that are made to contain an instance
+    _c.INPUT.FOREGROUND_PROBABILITY = 0.7  # of training crops that are made to contain an instance
 
     _c.INPUT.AUGMENTATION = CN()  # the student's strong view
     _c.INPUT.AUGMENTATION.RIGHT_ANGLES = True  # flips and 90 degree rotations
@@ -108,7 +108,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.INPUT.CLICKS.REMOVED_PROBABILITY = 0.3  # of organelles with a negative click, which leave the target
     _c.INPUT.CLICKS.BACKGROUND_PROBABILITY = 0.3  # of negative clicks on background, which change nothing
     _c.INPUT.CLICKS.MAX_BACKGROUND = 3
-    _c.INPUT.CLICKS.ANYWHERE = 0.3  # share of clicks that lie anywhere inside instead of at the center
+    _c.INPUT.CLICKS.ANYWHERE = 0.3  # probability of a click anywhere inside instead of at the center
 
     # Sparse center points of the target. FILE: points made by hand or by `prompt-das sample-points`; with no FILE,
     # RATIO of the instances of each labeled target slice are drawn, seeded, and written to OUTPUT_DIR. RATIO 0 is the
@@ -121,7 +121,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DATALOADER.NUM_WORKERS = 4
     _c.DATALOADER.TARGET_IMS_PER_BATCH = 2  # beside SOLVER.IMS_PER_BATCH source images
     # A slice that cannot be read is skipped in the training, and crops are drawn from others instead; the run stops at
-    # one more than so many. 0: nobody wants to train on less than they think, unless they say so.
+    # one more than so many. 0: training on fewer slices than there are has to be allowed explicitly.
     _c.DATALOADER.MAX_CORRUPT_SLICES = 0
 
     # ---------------------------------------------------------------------------------------- domain adaptation
@@ -143,16 +143,16 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DOMAIN_ADAPT.USE_PROMPTS = True  # prompts on the target, for teacher and student
     _c.DOMAIN_ADAPT.USE_CONTRASTIVE = True  # L_pcl
 
-    # Share of target crops on which the student gets no prompt at all. The paper draws 0 ... n prompts, seldom none:
-    # with them, a network that follows clicks hardly learns to do without.
+    # Of target crops on which the student gets no prompt at all. The paper draws 0 ... n prompts, seldom none, and a
+    # network that follows clicks then hardly learns to segment without them.
     _c.DOMAIN_ADAPT.UNPROMPTED_PROBABILITY = 0.0
 
     _c.DOMAIN_ADAPT.POINTS = CN()  # pseudo-label NMS on the teacher's density
     _c.DOMAIN_ADAPT.POINTS.THRESHOLD = 0.49
     _c.DOMAIN_ADAPT.POINTS.KERNEL = 5
     _c.DOMAIN_ADAPT.POINTS.TOP_K = 100
-    # Density above this without a point near is ignored in L_det. 1 keeps the paper's loss, in which a missed instance
-    # teaches "nothing here"; a source model that misses most of them would unlearn the rest.
+    # Density above this without a point near is ignored in L_det. 1 keeps the paper's loss, which treats a missed
+    # instance as background; a source model that misses most of them would lose the rest.
     _c.DOMAIN_ADAPT.POINTS.IGNORE_THRESHOLD = 1.0
     _c.DOMAIN_ADAPT.POINTS.UDA_THRESHOLD = 0.49  # of the pseudo sparse points that take the place of true ones
 
@@ -165,7 +165,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     # Components of the teacher's mask in which its density has no peak (POINTS.THRESHOLD), and which hold no sparse
     # point, become background: the two heads err in different places.
     _c.DOMAIN_ADAPT.MASKS.REQUIRE_PEAK = False
-    _c.DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE = 0.97  # the share of pixels above is the weight of the image
+    _c.DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE = 0.97  # the fraction of pixels above is the weight of the image
 
     _c.DOMAIN_ADAPT.CONTRASTIVE = CN()
     _c.DOMAIN_ADAPT.CONTRASTIVE.QUERIES_PER_INSTANCE = 3
@@ -210,7 +210,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.TEST.MIN_CONFIDENCE = 0.0
     _c.TEST.SAVE_RLE = False  # COCO run-length JSON of every predicted instance
     _c.TEST.NUM_PICTURES = 3  # overlays, evenly from the best to the worst slice: 3 = best, median, worst
-    _c.TEST.WINDOW = CN()  # defaults: protocol "fast"; the paper's: STRIDE 128, ROTATIONS 4
+    _c.TEST.WINDOW = CN()  # defaults: the preset "fast"; the paper's: STRIDE 128, ROTATIONS 4
     _c.TEST.WINDOW.STRIDE = 256
     _c.TEST.WINDOW.ROTATIONS = 1
     _c.TEST.WINDOW.BLEND = "uniform"  # or "gaussian"

@@ -1,4 +1,4 @@
-"""What of a run's config travels with weights that are shared: the network, its input, its inference."""
+"""The part of a run's config that is written with shared weights: the network, its input, its inference."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LEFT_OUT = (
     "MODEL.VIT.WEIGHTS",
     "MODEL.DEVICE",  # hardware of the machine
     "MODEL.COMPILE",
-    "DOMAIN_ADAPT.ENABLED",  # it would ask for data
+    "DOMAIN_ADAPT.ENABLED",  # needs data
 )
 
 
 def config_for_sharing(cfg: CfgNode) -> str:
     """The YAML text of ``cfg`` without data sets, iterations, and paths and devices of this machine.
 
-    Of plugins the names stay, since the network cannot be built without them; their folders do not.
+    Plugins are kept by name, since the network cannot be built without them, but without their folders.
     """
     shared = CfgNode({name: cfg[name].clone() for name in SECTIONS})
     for name, keys in KEPT.items():

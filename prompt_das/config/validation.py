@@ -91,7 +91,7 @@ def check(cfg: CfgNode) -> None:
         log_first_n(
             logging.WARNING,
             f"INPUT.SCALE {cfg.INPUT.SCALE:g} holds for every volume, and INPUT.PIXEL_SIZE {cfg.INPUT.PIXEL_SIZE:g} is "
-            "left out of account; set INPUT.SCALE 1.0 to use it",
+            "ignored; set INPUT.SCALE 1.0 to use it",
             name=__name__,
             key="message",
         )

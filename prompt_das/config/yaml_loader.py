@@ -14,8 +14,6 @@ from prompt_das.config.find import packaged_config
 
 import yaml
 
-__all__ = ["parse_yaml", "read_config_file", "read_yaml"]
-
 # A complete config has 15 kB, 600 values and 5 levels.
 MAX_BYTES = 256 << 10
 MAX_VALUES = 20_000  # where aliases are written out

@@ -1,3 +1,3 @@
 """Registered datasets, mappers and loaders. Importing this package registers the built-in names."""
 
-from prompt_das.data import datasets as _  # noqa: F401
+from prompt_das.data import builtin as _  # noqa: F401

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from detectron2.config import CfgNode, configurable
 from fvcore.transforms.transform import NoOpTransform, Transform, TransformList
 
 
@@ -82,6 +83,7 @@ class Elastic(Transform):
         return np.where(distance < 1, inner, outer)
 
     def _displacement(self, coords: np.ndarray) -> np.ndarray:
+        """(N, 2) displacement u, in pixels, at positions (N, 2)."""
         across = self._weights(coords[:, 0], self.width, self.control.shape[2])
         down = self._weights(coords[:, 1], self.height, self.control.shape[1])
         return np.einsum("cpn,pn->pc", down @ self.control, across)
@@ -181,34 +183,51 @@ class StrongAugmentation:
 
     Args:
         right_angles: draw one of the eight flips and quarter turns, all equally likely.
-        noise_prob, noise_std: probability of Gaussian noise, and its largest standard deviation (of 0 to 255).
-        intensity_prob, intensity_range: probability of a change of brightness and contrast, and the range of both
+        noise_probability, noise_std: probability of Gaussian noise, and its largest standard deviation (of 0 to 255).
+        contrast_probability, contrast_range: probability of a change of brightness and contrast, and the range of both
             factors.
-        blur_prob, blur_sigma: probability of a blur, and its largest standard deviation in pixels.
-        elastic_prob, elastic_amplitude, elastic_spacing: probability of an elastic displacement, its largest size and
-            the distance of its control points in pixels.
+        blur_probability, blur_sigma: probability of a blur, and its largest standard deviation in pixels.
+        elastic_probability, elastic_amplitude, elastic_spacing: probability of an elastic displacement, its largest
+            size and the distance of its control points in pixels.
     """
 
+    @configurable
     def __init__(
         self,
         *,
         right_angles: bool = True,
-        noise_prob: float = 0.3,
+        noise_probability: float = 0.3,
         noise_std: float = 15.0,
-        intensity_prob: float = 0.5,
-        intensity_range: tuple[float, float] = (0.7, 1.3),
-        blur_prob: float = 0.0,
+        contrast_probability: float = 0.5,
+        contrast_range: tuple[float, float] = (0.7, 1.3),
+        blur_probability: float = 0.0,
         blur_sigma: float = 2.0,
-        elastic_prob: float = 0.0,
+        elastic_probability: float = 0.0,
         elastic_amplitude: float = 6.0,
         elastic_spacing: float = 64.0,
     ) -> None:
         self.right_angles = right_angles
-        self.noise_prob, self.noise_std = noise_prob, noise_std
-        self.intensity_prob, self.intensity_range = intensity_prob, intensity_range
-        self.blur_prob, self.blur_sigma = blur_prob, blur_sigma
-        self.elastic_prob = elastic_prob
+        self.noise_probability, self.noise_std = noise_probability, noise_std
+        self.contrast_probability, self.contrast_range = contrast_probability, contrast_range
+        self.blur_probability, self.blur_sigma = blur_probability, blur_sigma
+        self.elastic_probability = elastic_probability
         self.elastic_amplitude, self.elastic_spacing = elastic_amplitude, elastic_spacing
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        node = cfg.INPUT.AUGMENTATION
+        return {
+            "right_angles": node.RIGHT_ANGLES,
+            "noise_probability": node.NOISE_PROBABILITY,
+            "noise_std": node.NOISE_STD,
+            "contrast_probability": node.CONTRAST_PROBABILITY,
+            "contrast_range": tuple(node.CONTRAST_RANGE),
+            "blur_probability": node.BLUR_PROBABILITY,
+            "blur_sigma": node.BLUR_SIGMA,
+            "elastic_probability": node.ELASTIC_PROBABILITY,
+            "elastic_amplitude": node.ELASTIC_AMPLITUDE,
+            "elastic_spacing": node.ELASTIC_SPACING,
+        }
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> tuple[TransformList, TransformList]:
         """Draw the transforms for an image of the given size.
@@ -222,14 +241,14 @@ class StrongAugmentation:
             turn = RightAngle(int(rng.integers(4)), bool(rng.integers(2)), height, width)
             geometric.append(turn)
             height, width = turn.output_size
-        if rng.random() < self.elastic_prob:
+        if rng.random() < self.elastic_probability:
             grid = Elastic.grid_size(self.elastic_spacing, height, width)
             control = rng.uniform(-self.elastic_amplitude, self.elastic_amplitude, (2, *grid))
             geometric.append(Elastic(control, self.elastic_spacing, height, width))
-        if rng.random() < self.intensity_prob:
-            photometric.append(BrightnessContrast(*rng.uniform(*self.intensity_range, 2)))
-        if rng.random() < self.blur_prob:
+        if rng.random() < self.contrast_probability:
+            photometric.append(BrightnessContrast(*rng.uniform(*self.contrast_range, 2)))
+        if rng.random() < self.blur_probability:
             photometric.append(GaussianBlur(rng.uniform(0.1, 1) * self.blur_sigma))
-        if rng.random() < self.noise_prob:
+        if rng.random() < self.noise_probability:
             photometric.append(GaussianNoise(rng.uniform(0, self.noise_std), int(rng.integers(2**31))))
         return TransformList(geometric), TransformList(photometric)

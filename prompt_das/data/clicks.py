@@ -1,9 +1,9 @@
 """Clicks that change what is to be segmented, so that a network learns to follow them.
 
-In the paper the target mask is the same whatever was clicked, and a click never carries news. Here a click on an image
+In the paper the target mask does not depend on the clicks, so a network may ignore them. Here a click on an image
 region that is no organelle makes it foreground, and a negative click on an organelle takes it out of the target (the
-additive and subtractive targets of VISTA3D, He et al. 2024). A share of the crops has no click at all, so that the
-automatic mode keeps its quality (DeepEdit, Diaz-Pinto et al. 2022).
+additive and subtractive targets of VISTA3D, He et al. 2024). Some crops have no click at all, so that the automatic
+mode keeps its quality (DeepEdit, Diaz-Pinto et al. 2022).
 
 Shapes: H, W pixels of a crop; N points (x, y), N' clicks (x, y, label).
 """
@@ -31,15 +31,16 @@ NO_CLICKS = np.zeros((0, 3), np.float32)
 
 @dataclass(frozen=True)
 class ClickSimulator:
-    """Simulated clicks on training crops. Probabilities are those of a crop.
+    """Simulated clicks on training crops.
 
     Attributes:
         sigma: standard deviation of the Gaussian at a center point, in pixels of the crop.
-        free: of no clicks, and the plain target.
-        added: of regions that are clicked and become foreground, at most ``max_added`` of them.
-        removed: of instances with a negative click, which leave the target; so do all of a crop at times.
-        background: of negative clicks on background, at most ``max_background``, which change nothing.
-        anywhere: share of the clicks that lie anywhere inside the instance instead of at its center.
+        free: probability of a crop without clicks, and with the plain target.
+        added: probability of a crop with regions that are clicked and become foreground, 1 ... ``max_added`` of them.
+        removed: probability of a crop with instances that get a negative click and leave the target, 1 ... all of them.
+        background: probability of a crop with negative clicks on background, 1 ... ``max_background`` of them, which
+            change nothing.
+        anywhere: probability of a click anywhere inside the instance instead of at its center.
     """
 
     sigma: float
@@ -98,22 +99,22 @@ class ClickSimulator:
         labels = [POSITIVE] * len(clicked) + [NEGATIVE] * len(removed)
         if rng.random() < self.added:
             if objects is not None:
-                regions, region_points = self.objects(objects, rng)
+                regions, region_points = self.choose_objects(objects, rng)
             else:
-                regions, region_points = self.regions(image, instances, rng)
+                regions, region_points = self.choose_regions(image, instances, rng)
             target = np.where(regions > 0, instances.max(initial=0) + regions.astype(target.dtype), target)
             points.append(region_points)
             labels += [POSITIVE] * len(region_points)
         if rng.random() < self.background:
             background = random_pixels(target == 0, int(rng.integers(1, self.max_background + 1)), rng)
-            # Also there an instance that was removed may be clicked again, which changes nothing either.
+            # An instance that was removed is background here, too; to click it once more changes nothing either.
             points.append(background)
             labels += [NEGATIVE] * len(background)
         _, centers = instance_centers(target)
         return (target > 0).astype(np.uint8), centers, as_clicks(np.concatenate(points), np.array(labels))
 
-    def objects(self, objects: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Up to ``max_added`` of the objects (H, W); returns as :meth:`regions`."""
+    def choose_objects(self, objects: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Up to ``max_added`` of the objects (H, W); returns as :meth:`choose_regions`."""
         ids, area = np.unique(objects, return_counts=True)
         usable = ids[(ids > 0) & (area >= REGION_AREA[0] * self.sigma**2)]
         chosen = rng.permutation(usable)[: int(rng.integers(1, self.max_added + 1))]
@@ -123,7 +124,9 @@ class ClickSimulator:
         found, centers = instance_centers(regions)
         return regions, self._click(regions, found, centers, np.arange(len(found)), rng)
 
-    def regions(self, image: np.ndarray, avoid: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def choose_regions(
+        self, image: np.ndarray, avoid: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Up to ``max_added`` regions of an image that do not touch ``avoid`` (H, W).
 
         Returns:

@@ -37,7 +37,7 @@ def random_subset(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class CropReader:
     """Random square crops of one slice, of ``size`` network pixels at ``scale`` network pixels per image pixel.
 
-    With ``pixel_size`` (INPUT.PIXEL_SIZE, nm) the scale depends on the volume: :meth:`of` gives the reader of a slice.
+    With ``pixel_size`` (INPUT.PIXEL_SIZE, nm) the scale depends on the volume, see :meth:`for_slice`.
     """
 
     def __init__(self, size: int, scale: float, pixel_size: float = 0.0) -> None:
@@ -50,7 +50,7 @@ class CropReader:
     def from_config(cls, cfg: CfgNode) -> CropReader:
         return cls(cfg.INPUT.CROP_SIZE, cfg.INPUT.SCALE, cfg.INPUT.PIXEL_SIZE)
 
-    def of(self, dataset_dict: DatasetDict) -> CropReader:
+    def for_slice(self, dataset_dict: DatasetDict) -> CropReader:
         """A reader of crops of this slice, at the scale of its volume. Raises ValueError if that is not known."""
         if not self.network_scale.needs_voxel_size:
             return self
@@ -130,21 +130,9 @@ class SourceMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        node = cfg.INPUT.AUGMENTATION
         return {
             "crop": CropReader.from_config(cfg),
-            "augmentation": StrongAugmentation(
-                right_angles=node.RIGHT_ANGLES,
-                noise_prob=node.NOISE_PROBABILITY,
-                noise_std=node.NOISE_STD,
-                intensity_prob=node.CONTRAST_PROBABILITY,
-                intensity_range=tuple(node.CONTRAST_RANGE),
-                blur_prob=node.BLUR_PROBABILITY,
-                blur_sigma=node.BLUR_SIGMA,
-                elastic_prob=node.ELASTIC_PROBABILITY,
-                elastic_amplitude=node.ELASTIC_AMPLITUDE,
-                elastic_spacing=node.ELASTIC_SPACING,
-            ),
+            "augmentation": StrongAugmentation(cfg),
             "foreground_probability": cfg.INPUT.FOREGROUND_PROBABILITY,
             "clicks": ClickSimulator.from_config(cfg),
         }
@@ -175,7 +163,7 @@ class SourceMapper:
 
     def _read(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> LabeledCrop:
         """A crop of a labeled slice."""
-        crop = self.crop.of(dataset_dict)
+        crop = self.crop.for_slice(dataset_dict)
         wants_foreground = rng.random() < self.foreground_probability
         for _ in range(MAX_CROP_TRIES):  # the slice's labels are never read whole: draw again instead
             box = crop.box(dataset_dict, rng)
@@ -233,16 +221,17 @@ class TargetMapper:
         sparse_points: dict[str, SlicePoints],
         negative_clicks: dict[str, SlicePoints] | None = None,
     ) -> dict:
-        source = SourceMapper.from_config(cfg)
         return {
-            **{key: source[key] for key in ("crop", "augmentation", "foreground_probability")},
+            "crop": CropReader.from_config(cfg),
+            "augmentation": StrongAugmentation(cfg),
+            "foreground_probability": cfg.INPUT.FOREGROUND_PROBABILITY,
             "sparse_points": sparse_points,
             "negative_clicks": negative_clicks,
             "unprompted_probability": cfg.DOMAIN_ADAPT.UNPROMPTED_PROBABILITY,
         }
 
     def __call__(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> TargetSample:
-        crop = self.crop.of(dataset_dict)
+        crop = self.crop.for_slice(dataset_dict)
         points, negatives = (
             clicks.get(dataset_dict["dataset_name"], {}).get(dataset_dict["slice"], NO_POINTS)
             for clicks in (self.sparse_points, self.negative_clicks)

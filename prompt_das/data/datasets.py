@@ -1,9 +1,8 @@
-"""Volumes as Detectron2 data sets: the built-in names, and a user's own.
+"""Volumes as Detectron2 data sets: a user's own, and whatever a user names as a volume.
 
 Everything is lazy: registering reads nothing, `DatasetCatalog.get(name)` lists the slices and reads their headers
 (prompt_das/data/slices.py describes a slice's dict), `read_image` and `read_labels` read one slice or one crop of it.
-Built-in names live under the environment variable DETECTRON2_DATASETS (default `datasets`), which is looked up when a
-data set is used; datasets/README.md says what goes where.
+The names that come with the package are in prompt_das/data/builtin.py.
 """
 
 from __future__ import annotations
@@ -27,8 +26,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 EVALUATOR_TYPE = "em"
-SYNTHETIC = "synthetic"  # an endless labeled source (prompt_das.volumes.synthetic_tissue)
-SYNTHETIC_PIXEL_SIZE = 20.0  # in nm
 _YAML_KEYS = (
     "name", "images", "labels", "points", "voxel_size", "splits",
     "images_dataset", "labels_dataset", "intensity_range", "label_type",
@@ -80,7 +77,7 @@ def register_em_volume(
         intensity_range=_intensity_range(name, intensity_range),
         label_type=label_type,
     )
-    _register(name, spec)
+    register_spec(name, spec)
 
 
 def register_volumes_from_yaml(path: str | Path) -> list[str]:
@@ -125,6 +122,19 @@ def register_volumes_from_yaml(path: str | Path) -> list[str]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return list(names)
+
+
+def is_description(volume: str | Path) -> bool:
+    """Whether what a user names as a volume is a YAML file that describes one."""
+    return Path(volume).suffix.lower() in (".yaml", ".yml")
+
+
+def names_of(volume: str | Path) -> list[str]:
+    """Make what a user names as a volume usable with DatasetCatalog.get: a YAML file, or a registered name.
+
+    Raises as :func:`register_volumes_from_yaml` and :func:`ensure_registered`.
+    """
+    return register_volumes_from_yaml(volume) if is_description(volume) else ensure_registered(str(volume))
 
 
 def unregister(name: str) -> None:
@@ -200,7 +210,7 @@ def find_volume(
         return slices, replace(spec, voxel_size=slices[0]["voxel_size"])
     if dataset or intensity_range:
         raise ValueError(f"{name} is a description, which says itself what the array and the intensity range are")
-    names = register_volumes_from_yaml(path) if path.suffix else ensure_registered(name)
+    names = names_of(volume)
     if len(names) > 1:
         raise ValueError(f"{name} describes the volumes {', '.join(names)}: say which of them")
     slices = DatasetCatalog.get(names[0])
@@ -212,7 +222,7 @@ def find_volume(
 
 def _is_images(path: Path, name: str) -> bool:
     """Whether a text names a file or folder of images, not a description or a registered volume."""
-    return path.suffix.lower() not in (".yaml", ".yml") and (path.exists() or os.sep in name or bool(path.suffix))
+    return not is_description(path) and (path.exists() or os.sep in name or bool(path.suffix))
 
 
 def register_slices(slices: Sequence[dict[str, Any]], spec: VolumeSpec) -> str:
@@ -220,7 +230,8 @@ def register_slices(slices: Sequence[dict[str, Any]], spec: VolumeSpec) -> str:
 
     The name follows from the slices and how they are read: the same ones have it in every process.
     """
-    digest = hashlib.sha256(repr([(d["file_name"], d["image_dataset"], d["slice"]) for d in slices]).encode())
+    keys = ("file_name", "image_dataset", "slice")
+    digest = hashlib.sha256(repr([tuple(dataset_dict[key] for key in keys) for dataset_dict in slices]).encode())
     digest.update(repr((spec.voxel_size, slices[0]["intensity_range"])).encode())
     if "box" in slices[0]:
         digest.update(repr(slices[0]["box"]).encode())
@@ -232,7 +243,8 @@ def register_slices(slices: Sequence[dict[str, Any]], spec: VolumeSpec) -> str:
     return name
 
 
-def _register(name: str, spec: VolumeSpec) -> None:
+def register_spec(name: str, spec: VolumeSpec) -> None:
+    """Register a volume. Raises ValueError for a name that already means another one."""
     if name in _specs:
         if _specs[name] != spec:
             raise ValueError(f"data set '{name}' is already registered as another volume ({_specs[name].images})")
@@ -259,29 +271,6 @@ def _set_metadata(name: str, spec: VolumeSpec) -> None:
     keys = ("voxel_size", "images", "labels", "points", "intensity_range")
     fields = {key: value for key, value in asdict(spec).items() if key in keys}
     MetadataCatalog.get(name).set(evaluator_type=EVALUATOR_TYPE, thing_classes=["mitochondrion"], **fields)
-
-
-def _register_builtin() -> None:
-    for species, letter in (("rat", "R"), ("human", "H")):
-        for split, expected in (("train", 400), ("val", 100)):
-            spec = VolumeSpec(f"MitoEM-{letter}", voxel_size=(30, 8, 8), mitoem_split=split, expected=expected)
-            _register(f"mitoem_{species}_{split}", spec)
-    for domain in ("source", "target"):
-        for split in ("train", "val"):
-            spec = VolumeSpec(f"synthetic/{domain}", voxel_size=(30, 8, 8), mitoem_split=split)
-            _register(f"synthetic_{domain}_{split}", spec)
-    DatasetCatalog.register(SYNTHETIC, _synthetic_slices)
-    MetadataCatalog.get(SYNTHETIC).set(thing_classes=["mitochondrion"])
-    # VNC's labels are masks by origin; their components are the same if ids are found instead.
-    _register("vnc_train", VolumeSpec("vnc/img", "vnc/inst", voxel_size=(50, 4.6, 4.6), label_type="semantic"))
-    for split in ("train", "test"):
-        _register(f"lucchi_{split}", VolumeSpec(f"lucchi/{split}/img", f"lucchi/{split}/inst", voxel_size=(5, 5, 5)))
-
-
-def _synthetic_slices() -> list[dict[str, Any]]:
-    """One dict, from which training draws a new micrograph each time."""
-    common = {"dataset_name": SYNTHETIC, "image_id": SYNTHETIC, "label_file_name": SYNTHETIC}
-    return [{**common, "synthetic": True, "voxel_size": (SYNTHETIC_PIXEL_SIZE,) * 3}]
 
 
 def _absolute(path: Location | str) -> str:
@@ -326,6 +315,3 @@ def _slice_range(name: str, slices: Iterable[int] | None) -> tuple[int, int] | N
     if start != int(start) or stop != int(stop) or not 0 <= start < stop:
         raise ValueError(f"{name}: slices must be whole numbers 0 <= start < stop, not [{start:g}, {stop:g}]")
     return int(start), int(stop)
-
-
-_register_builtin()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prompt_das.data.datasets import ensure_registered, register_volumes_from_yaml
+from prompt_das.data.datasets import ensure_registered, is_description, register_volumes_from_yaml
 from prompt_das.data.slices import close_volumes, open_label_volume, read_image, read_labels
 from prompt_das.volumes.label_array import label_array
 from prompt_das.volumes.open_volume import open_volume
@@ -83,7 +83,7 @@ def open_truth(name: str) -> LabelVolume:
     Raises FileNotFoundError, ValueError that name what is wrong.
     """
     path, _, part = name.partition(ARRAY)
-    if Path(path).suffix.lower() in (".yaml", ".yml"):
+    if is_description(path):
         names = register_volumes_from_yaml(path)
         if (part and part not in names) or (not part and len(names) > 1):
             choices = " or ".join(f"{path}{ARRAY}{one}" for one in names)

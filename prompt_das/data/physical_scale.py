@@ -1,7 +1,7 @@
 """One physical scale: from the voxel size of a volume, or the size of its objects, to network pixels per image pixel.
 
-A network knows one size of things. With INPUT.PIXEL_SIZE every volume is resampled from its own voxel size to the same
-pixels, in training as in prediction; without it INPUT.SCALE holds for all volumes alike.
+A network segments objects of the size that it was trained on. With INPUT.PIXEL_SIZE every volume is resampled from its
+own voxel size to the same pixels, in training as in prediction; without it INPUT.SCALE holds for all volumes alike.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def sane_scale(scale: float, given: str) -> float:
 
 
 def scale_of_diameter(cfg: CfgNode, diameter: float) -> float:
-    """The scale at which objects of this typical diameter, in pixels of the image, are those that the network knows.
+    """The scale at which objects of this typical diameter, in pixels of the image, are as large as in training.
 
     Raises:
         ValueError: no diameter, one that cannot be, or a network that was not trained at one physical scale.
@@ -118,7 +118,7 @@ def scale_of_diameter(cfg: CfgNode, diameter: float) -> float:
 
 
 def default_scale(cfg: CfgNode, pixel_size: float | None, diameter: float | None) -> float | None:
-    """The scale of images of which nothing else is known; None where the network needs to know their pixel size.
+    """The scale of images that come without metadata; None where the network needs their pixel size.
 
     Args:
         pixel_size: side of a pixel in nm, if it is known.
@@ -154,7 +154,7 @@ def with_diameter(cfg: CfgNode, diameter: float) -> list[str]:
 
 
 def warn_of_size(cfg: CfgNode, areas: np.ndarray, scale: float, name: str) -> None:
-    """Log a warning if found objects are of another size than those that the network knows.
+    """Log a warning if found objects are of another size than those that the network was trained on.
 
     Args:
         areas: (N,) of instances, each in one slice, in pixels of the image.

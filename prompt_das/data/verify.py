@@ -1,7 +1,7 @@
 """Check a data set: everything that would stop a long run, or spoil it, found before it, all at once.
 
-A problem is an "error" if training or evaluation would stop or learn from wrong data, else a "warning": unusual, and
-worth a look.
+A problem is an "error" if training or evaluation would stop or use wrong data, else a "warning": unusual, and worth
+checking.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 
 from prompt_das.data.datasets import ensure_registered
 from prompt_das.data.slices import open_image_volume, read_image, read_labels
+from prompt_das.data.sparse_points import find_points_file
 from prompt_das.ops.connected_components import MIN_INSTANCE_SIZE, connected_components
 from prompt_das.ops.points import outside_image
 from prompt_das.volumes.point_files import SlicePoints, read_points
 from prompt_das.volumes.volume import Volume, VolumeError
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 ERROR, WARNING = "error", "warning"
 FLAT = 2.0  # standard deviation of intensities (0..255) of a slice that shows hardly anything
@@ -89,7 +90,7 @@ def check_dataset(
         return report
 
     labeled = dataset_dicts[0]["label_file_name"] is not None
-    file = points or MetadataCatalog.get(name).get("points")
+    file = find_points_file(name, points)
     found = _read_points(file, volume, dataset_dicts, report.problems) if file else {}
     with ThreadPoolExecutor(workers) as executor:
         seen = list(
@@ -230,7 +231,7 @@ def _label_problems(dataset_dicts: Sequence[dict[str, Any]], seen: Sequence[_Sli
 
 
 def _unwritten(volume: Volume) -> list[Problem]:
-    """Chunks of a Zarr or HDF5 array that are not there read as zeros, and no read can tell."""
+    """Missing chunks of a Zarr or HDF5 array, which read as zeros without an error."""
     total, written = volume.chunks_written()
     if written == total:
         return []

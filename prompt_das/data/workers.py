@@ -25,7 +25,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # they ask a run to stop
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_NOT_SENT = 74  # EX_IOERR in sysexits.h: exit code of a worker that could not send its batch
 SHARED_MEMORY = Path("/dev/shm")
 MIN_SHARED_MEMORY = 1 << 30  # free bytes; some workers, batches and crops of the paper's size need a tenth of it

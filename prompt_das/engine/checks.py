@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.data.build import get_slices
-from prompt_das.data.datasets import SYNTHETIC
+from prompt_das.data.builtin import SYNTHETIC
 from prompt_das.data.physical_scale import NetworkScale
-from prompt_das.data.slices import open_image_volume
+from prompt_das.data.sparse_points import find_points_file, read_dataset_points, require_labels, require_one_target
 from prompt_das.evaluation.evaluator import PROTOCOLS
 from prompt_das.evaluation.metrics import SCORES
 from prompt_das.modeling.registries import check_registered
-from prompt_das.volumes.point_files import read_points
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 
 def check_run(cfg: CfgNode, *, eval_only: bool = False) -> None:
@@ -81,7 +79,7 @@ def check_datasets(cfg: CfgNode, key: str, *, required: bool = False) -> None:
     for name in names:
         slices = slices_of(key, name)
         check_scale(cfg, key, slices[0])
-        if any(d["label_file_name"] is None for d in slices):
+        if any(dataset_dict["label_file_name"] is None for dataset_dict in slices):
             raise ValueError(
                 f"DATASETS.{key}: {name} has no labels; they are needed to train and to evaluate. Unlabeled volumes "
                 "belong in DATASETS.TARGET, or are predicted by `prompt-das predict`"
@@ -91,15 +89,11 @@ def check_datasets(cfg: CfgNode, key: str, *, required: bool = False) -> None:
 def check_target(cfg: CfgNode) -> None:
     """Raise ValueError or FileNotFoundError for target volumes, or points on them, that adaptation cannot use."""
     node = cfg.DATASETS.SPARSE_POINTS
-    if node.FILE and len(cfg.DATASETS.TARGET) > 1:
-        raise ValueError(
-            f"DATASETS.SPARSE_POINTS.FILE {node.FILE} is of one volume, but DATASETS.TARGET names several; "
-            "describe each volume with its own points in YAML instead"
-        )
+    require_one_target(node.FILE, cfg.DATASETS.TARGET)
     for name in cfg.DATASETS.TARGET:
         slices = slices_of("TARGET", name)
         check_scale(cfg, "TARGET", slices[0])
-        own = MetadataCatalog.get(name).get("points")
+        own = find_points_file(name)
         if own and node.RATIO == 0:
             raise ValueError(
                 f"DATASETS.SPARSE_POINTS.RATIO is 0.0, the unsupervised mode, but DATASETS.TARGET {name} comes with "
@@ -108,11 +102,8 @@ def check_target(cfg: CfgNode) -> None:
         file = node.FILE or own
         if file:
             check_points(file, slices[0])
-        elif node.RATIO > 0 and slices[0]["label_file_name"] is None:
-            raise ValueError(
-                f"DATASETS.TARGET {name} has neither points nor labels to draw them from; set "
-                "DATASETS.SPARSE_POINTS.FILE, or RATIO 0 for the unsupervised mode"
-            )
+        elif node.RATIO > 0:
+            require_labels(name, slices)
 
 
 def check_scale(cfg: CfgNode, key: str, first: dict[str, Any]) -> None:
@@ -125,10 +116,8 @@ def check_scale(cfg: CfgNode, key: str, first: dict[str, Any]) -> None:
 
 def check_points(file: str | Path, first: dict[str, Any]) -> None:
     """Raise unless ``file`` holds points on the volume of the slice ``first``."""
-    volume = open_image_volume(first)
-    depth, height, width = volume.shape
     try:
-        read_points(file, volume.slice_names, num_slices=depth, size=(height, width))
+        read_dataset_points(file, first)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"DATASETS.SPARSE_POINTS: {error}") from error
 

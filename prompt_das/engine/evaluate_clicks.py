@@ -18,7 +18,7 @@ from prompt_das.evaluation.clicks import (
     summarize_curves,
     summarize_effects,
 )
-from prompt_das.inference.interactive import Predictor
+from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.modeling.meta_arch import PromptDAS
 
 import numpy as np

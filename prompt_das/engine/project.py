@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.config.load import get_prompt_das_cfg
-from prompt_das.data.datasets import ensure_registered, register_volumes_from_yaml
+from prompt_das.data.datasets import is_description, names_of
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.point_files import read_points
@@ -99,11 +99,9 @@ def create_project(
         raise FileNotFoundError(f"no config {base}; the repository has some in configs/, those that end in _wda.yaml")
     volumes, names = [str(description)], None
     if source is not None:
-        if Path(source).suffix in (".yaml", ".yml"):
+        names = names_of(source)
+        if is_description(source):
             volumes.append(str(Path(source).expanduser().resolve()))
-            names = register_volumes_from_yaml(source)
-        else:
-            names = ensure_registered(source)
     start = None
     if weights is not None:
         file = find_weights(weights)  # a name stays one, so that the project can be moved to another machine

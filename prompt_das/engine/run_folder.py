@@ -14,10 +14,10 @@ from typing import Any, TextIO
 
 from prompt_das.config.load import check_complete, get_prompt_das_cfg
 from prompt_das.config.schedule import burn_in_iters, num_iterations
+from prompt_das.data.sparse_points import find_points_file
 from prompt_das.utils.atomic_write import atomic_write
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ def digests_of_points(cfg: CfgNode) -> dict[str, tuple[str, str | None]]:
     """For each target dataset its file of points and the SHA-256 of that, or ("", None) where there is no file."""
     digests: dict[str, tuple[str, str | None]] = {}
     for name in cfg.DATASETS.TARGET if cfg.DOMAIN_ADAPT.ENABLED else ():
-        file = cfg.DATASETS.SPARSE_POINTS.FILE or MetadataCatalog.get(name).get("points")
+        file = find_points_file(name, cfg.DATASETS.SPARSE_POINTS.FILE)
         digests[name] = (str(file), hashlib.sha256(Path(file).read_bytes()).hexdigest()) if file else ("", None)
     return digests
 

@@ -126,11 +126,11 @@ class PromptDASTrainer(SimpleTrainer):
         super().load_state_dict({**state_dict.get("_trainer", {}), **state_dict})
 
 
-def build_trainer(cfg: CfgNode, watch: MakeHooks | None = None) -> PromptDASTrainer:
+def build_trainer(cfg: CfgNode, make_validation: MakeHooks | None = None) -> PromptDASTrainer:
     """Burn-in on the source and adaptation to the target in one run, as ``cfg`` describes them.
 
-    ``watch``: makes hooks of the trainer that take the place of the validation, and of what chooses the best checkpoint
-    by it.
+    ``make_validation``: makes the hooks that evaluate a trainer's model and keep the best checkpoint; by default
+    :func:`validation_hooks`.
     """
     if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
         setup_logger()
@@ -155,7 +155,7 @@ def build_trainer(cfg: CfgNode, watch: MakeHooks | None = None) -> PromptDASTrai
         weights_from="teacher" if cfg.DOMAIN_ADAPT.TEACHER.EVALUATE else "model",
         config=cfg.dump(),
     )
-    trainer.register_hooks(build_hooks(cfg, trainer, optimizer, pseudo_points, watch))
+    trainer.register_hooks(build_hooks(cfg, trainer, optimizer, pseudo_points, make_validation))
     return trainer
 
 
@@ -176,7 +176,7 @@ def build_hooks(
     trainer: PromptDASTrainer,
     optimizer: ClippedAdamW,
     pseudo_points: PseudoSparsePoints | None,
-    watch: MakeHooks | None = None,
+    make_validation: MakeHooks | None = None,
 ) -> list[hooks.HookBase | None]:
     """All hooks in their order: weights are updated first, then evaluated, then written; stopping comes last."""
     main = comm.is_main_process()
@@ -196,7 +196,7 @@ def build_hooks(
         monitor,
         hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
         TrainingPictures(trainer.model, cfg.VIS_PERIOD) if main else None,
-        *(watch(trainer) if watch else validation_hooks(cfg, trainer, monitor)),
+        *(make_validation(trainer) if make_validation else validation_hooks(cfg, trainer, monitor)),
         FinalTest(lambda: evaluate.test(cfg, model)) if cfg.DATASETS.TEST else None,
         hooks.PeriodicWriter(writers, period=WRITE_PERIOD) if main else None,
         hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,

@@ -24,18 +24,18 @@ import numpy as np
 
 Predict = Callable[[np.ndarray], np.ndarray]
 NO_CLICKS = np.zeros((0, 3), np.float32)
-WRONG = 0.1  # a predicted component is a wrong object if at most this share of its pixels is true
+WRONG = 0.1  # a predicted component is a wrong object if at most this fraction of its pixels is true
 EFFECTS = ("missed", "appeared", "others", "others appeared", "wrong", "gone", "changed", "changed elsewhere")
 
 
 @dataclass(frozen=True)
 class User:
-    """A simulated user, who clicks at the largest error; probabilities are those of a click.
+    """A simulated user, who clicks at the largest error.
 
     Attributes:
-        anywhere: of clicking anywhere inside the error instead of at its center.
-        double: of clicking twice, the second time on a pixel beside.
-        mistake: of a positive click on background where a correct click was due.
+        anywhere: probability of clicking anywhere inside the error instead of at its center.
+        double: probability of clicking twice, the second time on a pixel beside.
+        mistake: probability of a positive click on background where a correct click was due.
     """
 
     anywhere: float = 0.0
@@ -88,7 +88,7 @@ def click_curve(
     A user who sees no error stops, and the counts stay. A double click counts once.
 
     Args:
-        truth: (H, W) true mask; its 8-connected components are the instances (protocol ``paper``).
+        truth: (H, W) bool; its 8-connected components are the instances (protocol ``paper``).
     """
     instances = connected_components(truth)
     clicks, curve = NO_CLICKS, {}
@@ -101,10 +101,13 @@ def click_curve(
 
 
 def single_click_effects(predict: Predict, truth: np.ndarray) -> dict[str, int]:
-    """What one click does on a slice: of each missed instance and each wrong object alone.
+    """What one click does on a slice: a click on each missed instance and each wrong object, one at a time.
 
     An instance is missed if at most half of it is covered. A wrong object is a predicted component with at most a tenth
     of its pixels on true instances; it is gone if less than half of it is still foreground.
+
+    Args:
+        truth: (H, W) bool.
 
     Returns:
         ``missed``, ``appeared`` when clicked; ``others``: pairs of a clicked and another missed instance, and ``others
@@ -158,18 +161,18 @@ def summarize_curves(curves: Sequence[Mapping[int, Mapping[str, float]]]) -> dic
 
 
 def summarize_effects(effects: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """Effects of all slices -> their sums, and the shares in percent (nan where there is nothing)."""
+    """Effects of all slices -> their sums, and ratios of them in percent (nan where there is nothing)."""
     total = {name: sum(one[name] for one in effects) for name in EFFECTS}
 
-    def share(part: str, whole: str) -> float:
+    def percent(part: str, whole: str) -> float:
         return 100 * total[part] / total[whole] if total[whole] else float("nan")
 
     return {
         **total,
-        "appeared %": share("appeared", "missed"),
-        "others appeared %": share("others appeared", "others"),
-        "gone %": share("gone", "wrong"),
-        "changed elsewhere %": share("changed elsewhere", "changed"),
+        "appeared %": percent("appeared", "missed"),
+        "others appeared %": percent("others appeared", "others"),
+        "gone %": percent("gone", "wrong"),
+        "changed elsewhere %": percent("changed elsewhere", "changed"),
     }
 
 
@@ -180,6 +183,6 @@ def _depth(region: np.ndarray) -> np.ndarray:
 
 
 def _coverage(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(n + 1,): for each label 0 ... n the share of its pixels inside a mask (H, W) bool."""
+    """(n + 1,): for each label 0 ... n the fraction of its pixels inside a mask (H, W) bool."""
     area = np.bincount(labels.ravel())
     return np.bincount(labels.ravel(), weights=mask.ravel(), minlength=len(area)) / np.maximum(area, 1)

@@ -32,7 +32,7 @@ NO_IMAGE = 32  # gray of the background where there is no image
 def table(results: Mapping[str, Any]) -> str:
     """Text table of :meth:`LabelComparison.results`: a row for each score, a column for each prediction.
 
-    What a truth that is a mask cannot tell is left out.
+    Scores that need instance ids are left out where the truth is a mask.
     """
     truth, predictions = results["truth"], results["predictions"]
     rows = []

@@ -90,7 +90,7 @@ class EMEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all slices."""
+        """Remove all slices, those in work as well."""
         for slice_in_work in self._pending:
             slice_in_work.cancel()
         wait(self._pending)

@@ -66,7 +66,7 @@ class LabelComparison:
         Returns:
             ``truth``: ``instances`` and their ``median size`` in voxels. ``predictions``, for each name: ``paper`` and
             ``instance`` with the means over slices and the pooled scores of :func:`metrics.summarize`; ``volume`` of
-            :func:`volume_scores`. Of a truth that is a mask only what it can tell.
+            :func:`volume_scores`. Where the truth is a mask, only the scores that need no ids.
         """
         tables = {name: table.total() for name, table in self._volumes.items()}
         results: dict[str, Any] = {"truth": {}, "predictions": {}}

@@ -233,6 +233,7 @@ def _table(true: ArrayLike | ContingencyTable, pred: ArrayLike | None) -> Contin
 
 
 def _label_map(labels: ArrayLike, name: str) -> NDArray:
+    """A label map of integers; booleans become 0 and 1. Raises TypeError for other types."""
     labels = np.asarray(labels)
     if labels.dtype == bool:
         return labels.view(np.uint8)

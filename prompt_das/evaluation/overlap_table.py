@@ -42,5 +42,6 @@ class OverlapTable:
 
 
 def _count(counter: Counter, keys: list, voxels: np.ndarray) -> None:
+    """Add (n,) voxels to the counts of n keys."""
     for key, number in zip(keys, voxels.tolist(), strict=True):
         counter[key] += number

@@ -121,7 +121,13 @@ def coco_instances(labels: NDArray, probability: NDArray, image_id: str) -> list
 def picture(
     image: NDArray, instances: NDArray, predicted: Mapping[str, NDArray], prompts: Mapping[str, NDArray]
 ) -> bytes:
-    """PNG of a slice: the truth, then the prediction of the first and of the last ratio with their prompts."""
+    """PNG of a slice: the truth, then the prediction of the first and of the last ratio with their prompts.
+
+    Args:
+        image: intensities 0..255, of any size.
+        instances: (H, W) true ids.
+        predicted, prompts: for each ratio a label map (H, W), and points (N, 2) or clicks (N, 3).
+    """
     height, width = instances.shape
     if image.shape != instances.shape:  # the network may take a resized slice
         image = cv2.resize(np.asarray(image, np.float32), (width, height), interpolation=cv2.INTER_AREA)

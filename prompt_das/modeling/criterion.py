@@ -68,7 +68,7 @@ class PromptDASCriterion:
         return "contrastive" in self.target_losses
 
     def __call__(self, prediction: Prediction, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Weighted scalar losses by name; those of source or target images only where the batch has some."""
+        """Compute the weighted losses, scalars by name; those of source or target images only if the batch has some."""
         rendered = render_density(*batch.points, batch.size, self.density_sigma)
         source, target = slice(0, batch.num_source), slice(batch.num_source, None)
         losses = {}

@@ -23,6 +23,8 @@ def load_model(
     config_file: str | Path | None = None,
     opts: Sequence[str] = (),
     plugins: Sequence[str | Path] = (),
+    *,
+    device: str | torch.device | None = None,
 ) -> tuple[CfgNode, PromptDAS]:
     """A trained network, ready for inference, and its config.
 
@@ -33,14 +35,20 @@ def load_model(
         opts: overrides of the config, for example ``["MODEL.DEVICE", "cpu"]``.
         plugins: take the place of those that the config names, which are never imported because it names them, see
             :mod:`prompt_das.config.plugins`.
+        device: by default the config's, or the CPU where there is no GPU.
 
     Raises:
         FileNotFoundError: no weights, or no config or plugin for them.
-        ValueError: the file is damaged, its weights do not fit the config, or the config needs a plugin.
+        ValueError: the file is damaged, its weights do not fit the config, the config needs a plugin, or there is no
+            such device.
     """
+    if device is not None:
+        if torch.device(device).type != "cpu" and not torch.cuda.is_available():
+            raise ValueError(f"device is {str(device)!r}, but torch finds no GPU here; use 'cpu' or leave it out")
+        opts = [*opts, "MODEL.DEVICE", str(device)]
     weights = find_weights(weights)
     cfg = config_of_weights(weights, config_file, opts, plugins)
-    model = build_for(cfg, weights)
+    model = build_for_weights(cfg, weights)
     load_weights(cfg, model, weights)
     return cfg, model.eval()
 
@@ -86,18 +94,22 @@ def resolve_device(cfg: CfgNode) -> torch.device:
 
 
 def build_model(cfg: CfgNode) -> PromptDAS:
-    """Detectron2's ``build_model``, on the device of :func:`resolve_device`: the untrained network in training mode."""
-    return untrained(cfg).to(resolve_device(cfg))
+    """Build the untrained network in training mode, as Detectron2's ``build_model``, on :func:`resolve_device`."""
+    return build_untrained(cfg).to(resolve_device(cfg))
 
 
-def untrained(cfg: CfgNode) -> PromptDAS:
-    """The network ``MODEL.META_ARCHITECTURE``, where torch makes tensors by default."""
+def build_untrained(cfg: CfgNode) -> PromptDAS:
+    """Build ``MODEL.META_ARCHITECTURE`` on torch's default device."""
     return look_up(META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
-def build_for(cfg: CfgNode, weights: Path) -> PromptDAS:
-    """The untrained network of a config. Raises ValueError if there is none, or if ``weights`` cannot be of it."""
-    num_values = sum(value.numel() for value in meta_network(cfg).state_dict().values())
+def build_for_weights(cfg: CfgNode, weights: Path) -> PromptDAS:
+    """Build the untrained network for a file of weights.
+
+    Raises:
+        ValueError: no network can be built from the config, or the file is too small to hold its weights.
+    """
+    num_values = sum(value.numel() for value in build_on_meta_device(cfg).state_dict().values())
     if num_values > weights.stat().st_size:
         raise ValueError(
             f"{weights} has {weights.stat().st_size} bytes, too few for the {num_values} values of the network of "
@@ -109,15 +121,15 @@ def build_for(cfg: CfgNode, weights: Path) -> PromptDAS:
         raise ValueError(f"the network cannot be brought to MODEL.DEVICE {cfg.MODEL.DEVICE!r}: {e}") from e
 
 
-def meta_network(cfg: CfgNode) -> PromptDAS:
-    """The network of a config without its values: it takes no memory, whatever the config says.
+def build_on_meta_device(cfg: CfgNode) -> PromptDAS:
+    """Build a network of names and shapes alone: it takes no memory, however large a stranger's config makes it.
 
     Raises:
-        ValueError: there is no such network.
+        ValueError: no network can be built from the config.
     """
     try:
         with torch.device("meta"):
-            return untrained(cfg)
+            return build_untrained(cfg)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, ZeroDivisionError) as e:
         raise ValueError(f"no network can be built from this config: {reason(e)}") from e
 

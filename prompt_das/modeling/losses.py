@@ -37,7 +37,7 @@ def dice_loss(
 ) -> Tensor:
     """Soft Dice loss (Milletari et al. 2016) of all images together, since one alone may hold no foreground.
 
-    Not in the paper. Of several processes each has the loss of its own images. Arguments as of
+    Not in the paper. With several processes, each computes it on its own images. Arguments as of
     :func:`segmentation_loss`.
     """
     weight = torch.ones_like(logits, dtype=torch.float32) if pixel_valid is None else pixel_valid.float()
@@ -52,7 +52,7 @@ def dice_loss(
 def detection_loss(density: Tensor, target: Tensor, pixel_valid: Tensor | None = None) -> Tensor:
     """Squared error of two (B, H, W) density maps: mean over an image's valid pixels, mean over images (L_det).
 
-    ``pixel_valid``: (B, H, W) bool; False = nobody knows whether there is a center. None: all count.
+    ``pixel_valid``: (B, H, W) bool; False = unknown whether there is a center. None: all count.
     """
     error = (density.float() - target.float()).square().flatten(1)
     if pixel_valid is None:

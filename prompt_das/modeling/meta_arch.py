@@ -185,16 +185,16 @@ class PromptDAS(nn.Module):
                 contrastive_valid,
                 high_res,
             )
-            logits = heat = embedding.new_zeros((len(embedding), 0, 0))
+            logits = density = embedding.new_zeros((len(embedding), 0, 0))
             if with_mask:
                 logits = self.segmentation_head(out.mask_token, out.features).float()
                 logits = F.interpolate(logits[:, None], size=image_size, mode="bilinear", align_corners=False)[:, 0]
             if with_density:
-                heat = self.center_head(out.features).float()
+                density = self.center_head(out.features).float()
             embeddings = out.contrastive
             if contrastive_points is not None and self.contrastive_from == "features":
                 embeddings = self.decoder.embed_points(out.image, contrastive_points, image_size)
-            return Prediction(logits, heat, embeddings.float())
+            return Prediction(logits, density, embeddings.float())
 
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Training: see :meth:`losses`. Eval: see :meth:`inference`."""
@@ -277,7 +277,7 @@ class PromptDAS(nn.Module):
         maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         probability, *density = maps.split(len(sets))
         if limited:
-            probability = limit_clicks(probability[:-1], probability[-1], clicks)
+            probability = limit_clicks(probability[-1], probability[:-1], clicks)
         if self.min_confidence:
             probability = suppress_weak(probability, self.min_confidence, clicks)
         names = ("sem_seg", "density")[: 1 + with_density]
@@ -299,13 +299,14 @@ class PromptDAS(nn.Module):
         return torch.cat([one.unflatten(0, valid.shape[:2]) for one in maps], dim=1)
 
     def decode_windows(self, windows: Tensor, points: Tensor, valid: Tensor, *, with_density: bool) -> Prediction:
+        """As :meth:`predict_windows` -> the predictions of B · S images, the sets of a window one after the other."""
         embedding = self.encode(windows).repeat_interleave(valid.shape[1], dim=0)
         size = (windows.shape[-2], windows.shape[-1])
         return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, with_density=with_density)
 
 
-def limit_clicks(prompted: Tensor, automatic: Tensor, clicks: Sequence[np.ndarray]) -> Tensor:
-    """Predictions (S, H, W) with the clicks of each set, (H, W) without -> (S, H, W), limited to clicked objects."""
+def limit_clicks(automatic: Tensor, prompted: Tensor, clicks: Sequence[np.ndarray]) -> Tensor:
+    """Predictions (H, W) without clicks, (S, H, W) with those of each set -> (S, H, W), limited to clicked objects."""
     without = automatic.cpu().numpy()
     limited = [limit_to_clicked_objects(without, p.cpu().numpy(), c) for p, c in zip(prompted, clicks, strict=True)]
     return torch.from_numpy(np.stack(limited)).to(prompted)

@@ -110,12 +110,14 @@ class ClickPromptEncoder(PointPromptEncoder):
         }
 
     def forward(self, points: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """As :meth:`PointPromptEncoder.forward`, with the embedding of the clicks' labels added."""
         _, positive = split_labels(points)
         return super().forward(points, image_size) + self.label_embedding[positive.long()]
 
     def dense(
         self, points: Tensor, valid: Tensor, image_size: tuple[int, int], grid_size: tuple[int, int]
     ) -> Tensor | None:
+        """Gaussians at the valid positive and negative clicks, projected to (B, D, h, w)."""
         coordinates, positive = split_labels(points)
         maps = [render_density(coordinates, valid & kind, image_size, self.sigma) for kind in (positive, ~positive)]
         return self.projection(F.pixel_unshuffle(torch.stack(maps, dim=1), self.patch_size))

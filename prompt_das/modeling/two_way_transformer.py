@@ -75,25 +75,25 @@ class TwoWayBlock(nn.Module):
         image: Tensor,
         token_pe: Tensor,
         image_pe: Tensor,
-        mask: Tensor | None = None,
+        attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """tokens and token_pe (B, T, D), image and image_pe (B or 1, K, D) -> the updated tokens and image.
 
-        ``mask`` (B, 1, T) bool True = attended to, by tokens and by the image; None: all.
+        ``attn_mask`` (B, 1, T) bool True = attended to, by tokens and by the image; None: all.
         """
-        tokens = self.update_tokens(tokens, image, token_pe, image_pe, mask)
-        attended = self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens, mask)
+        tokens = self.update_tokens(tokens, image, token_pe, image_pe, attn_mask)
+        attended = self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens, attn_mask)
         return tokens, self.norm4(image + attended)
 
     def update_tokens(
-        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, mask: Tensor | None = None
+        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, attn_mask: Tensor | None = None
     ) -> Tensor:
         """Tokens attend to each other and to the image, which stays as it is -> (B, T, D)."""
         if self.skip_first_layer_pe:
-            tokens = self.self_attn(tokens, tokens, tokens, mask)
+            tokens = self.self_attn(tokens, tokens, tokens, attn_mask)
         else:
             q = tokens + token_pe
-            tokens = tokens + self.self_attn(q, q, tokens, mask)
+            tokens = tokens + self.self_attn(q, q, tokens, attn_mask)
         tokens = self.norm1(tokens)
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
         return self.norm3(tokens + self.mlp(tokens))
@@ -111,42 +111,42 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(
-        self, tokens: Tensor, image: Tensor, image_pe: Tensor, mask: Tensor | None = None
+        self, tokens: Tensor, image: Tensor, image_pe: Tensor, attn_mask: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Tokens and image attend to each other.
 
         Args:
             tokens, image, image_pe: (B, T, D), (B, K, D), (1, K, D).
-            mask: (B, 1, T) bool: the tokens that are attended to; None: all.
+            attn_mask: (B, 1, T) bool: the tokens that are attended to; None: all.
 
         Returns:
             The tokens, and the image before each block and after the last one.
         """
         token_pe, images = tokens, [image]
         for layer in self.layers:
-            tokens, image = layer(tokens, image, token_pe, image_pe, mask)
+            tokens, image = layer(tokens, image, token_pe, image_pe, attn_mask)
             images.append(image)
         return self.final_attention(tokens, image, token_pe, image_pe), images
 
     def attend_read_only(
-        self, tokens: Tensor, images: list[Tensor], image_pe: Tensor, mask: Tensor | None = None
+        self, tokens: Tensor, images: list[Tensor], image_pe: Tensor, attn_mask: Tensor | None = None
     ) -> Tensor:
         """Attention of additional tokens that changes neither the image nor other tokens.
 
         Args:
             tokens: (B', R, D) of the last B' >= 1 images; they attend to each other and to the image of each block.
             images: what :meth:`forward` returned.
-            mask: (B', 1, R) bool: those of these tokens that are attended to; None: all.
+            attn_mask: (B', 1, R) bool: those of these tokens that are attended to; None: all.
 
         Returns:
             (B', R, D).
         """
         token_pe, images = tokens, [image[-len(tokens) :] for image in images]
         for layer, image in zip(cast(Iterable[TwoWayBlock], self.layers), images[:-1], strict=True):
-            tokens = layer.update_tokens(tokens, image, token_pe, image_pe, mask)
+            tokens = layer.update_tokens(tokens, image, token_pe, image_pe, attn_mask)
         return self.final_attention(tokens, images[-1], token_pe, image_pe)
 
     def final_attention(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> Tensor:
-        """The last attention, to an image that has changed since the last block."""
+        """Tokens (B, T, D) attend to the image (B, K, D) after the last block -> (B, T, D)."""
         attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
         return self.norm_final_attn(tokens + attended)

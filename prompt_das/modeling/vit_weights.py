@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prompt_das.checkpoint.safe_load import check_weights, read_checkpoint
+from prompt_das.checkpoint.state_dict import expected_of, require_matching_state
 
 import timm
 from timm.layers import resample_abs_pos_embed
@@ -32,26 +33,17 @@ def load_vit_weights(vit: VisionTransformer, weights: str) -> None:
     """
     state = read_checkpoint(weights) if Path(weights).is_file() else download(weights)
     converted = convert_vit_state_dict(check_weights(state.get("teacher", state), weights), vit)
-    expected = vit.state_dict()
-    problems = {
-        "missing": [name for name in expected if name not in converted],
-        "unexpected": [name for name in converted if name not in expected],
-        "of another shape (file, encoder)": [
-            (name, tuple(value.shape), tuple(expected[name].shape))
-            for name, value in converted.items()
-            if name in expected and value.shape != expected[name].shape
-        ],
-        "not floating point": [name for name, value in converted.items() if not value.is_floating_point()],
-    }
-    if any(problems.values()):
-        listed = "; ".join(f"{what}: {names}" for what, names in problems.items() if names)
-        raise ValueError(f"MODEL.VIT.WEIGHTS {weights}: these are not the weights of MODEL.VIT. {listed}")
+    message = f"MODEL.VIT.WEIGHTS {weights}: these are not the weights of MODEL.VIT."
+    require_matching_state(converted, expected_of(vit.state_dict()), message)
     vit.load_state_dict(converted)
     logger.info("The image encoder starts from %s", weights)
 
 
 def convert_vit_state_dict(state: Mapping[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
-    """The original DINO layout or timm's -> the names of ``vit``, which has no CLS token, at its patch grid."""
+    """Convert weights in DINO's or timm's layout to those of ``vit``.
+
+    They get its names, lose the CLS token, and positions (1, h · w, D) are resampled to its patch grid.
+    """
     converted = {}
     for name, value in state.items():
         while name.startswith(PREFIXES):

@@ -72,7 +72,7 @@ def as_clicks(points: np.ndarray, labels: np.ndarray | None = None) -> np.ndarra
     """(N, 2) points and their (N,) labels, by default all positive -> (N, 3) float32; (N, 3) clicks stay as they are.
 
     Raises:
-        ValueError: another shape, as many labels as there are no points, or a label that is neither 0 nor 1.
+        ValueError: another shape, another number of labels than of points, or a label that is neither 0 nor 1.
     """
     points = np.asarray(points, dtype=np.float32)
     if points.size == 0:
@@ -126,7 +126,7 @@ def sample_sparse_points(points: np.ndarray, ratio: float, rng: np.random.Genera
 
     Args:
         points: (n, 2).
-        ratio: share of the points, 0 to 1.
+        ratio: 0 to 1.
         rng: the source of randomness.
 
     Returns:
@@ -136,7 +136,7 @@ def sample_sparse_points(points: np.ndarray, ratio: float, rng: np.random.Genera
         ValueError: the ratio is not in [0, 1].
     """
     if not 0.0 <= ratio <= 1.0:
-        raise ValueError(f"ratio of sparse points is {ratio}; it is a share between 0 and 1 (15 % is 0.15)")
+        raise ValueError(f"the ratio of sparse points is {ratio}; use 0 to 1 (15 % is 0.15)")
     count = math.ceil(ratio * len(points) - 1e-9)  # 0.07 · 100 is 7.000000000000001 in floating point
     chosen = rng.permutation(len(points))[:count]
     return points[np.sort(chosen)]
@@ -171,14 +171,14 @@ def pad_points(
 
 
 def pack_points(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Leave out what is padding for every image, where counting is free: a GPU would have to wait for the number.
+    """Move the padding to the end and cut it off. On a CPU only: on a GPU the host would have to wait for the count.
 
     Args:
         points, valid: (B, N, 2), or clicks (B, N, 3), and (B, N) bool, with gaps.
 
     Returns:
         The same points in the same order, the valid ones first: (B, N', ...) and (B, N'). N' is the largest number of
-        valid ones on a CPU, and N elsewhere, where nothing is moved.
+        valid ones of an image; on a GPU the arguments are returned as they are.
     """
     if valid.device.type != "cpu":
         return points, valid
@@ -236,7 +236,7 @@ def find_peaks(
         raster order; where there are fewer than K peaks, the rest is zero and not valid.
 
     Raises:
-        ValueError: an even kernel, for which "the window of a pixel" means nothing.
+        ValueError: an even kernel, whose window has no middle pixel.
     """
     if kernel % 2 == 0:
         raise ValueError(f"kernel of find_peaks is {kernel}; it must be odd, 5 for example")
@@ -261,7 +261,7 @@ def find_peaks(
 
 
 def suppress_near(points: Tensor, valid: Tensor, anchors: Tensor, anchors_valid: Tensor, radius: float) -> Tensor:
-    """Drop the points that say again what an anchor says: those closer to one than ``radius``.
+    """Drop the points that are closer to an anchor than ``radius``.
 
     Args:
         points, valid: (B, N, 2) and (B, N) bool.

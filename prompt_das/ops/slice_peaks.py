@@ -1,7 +1,7 @@
 """Peaks of the center density of a whole slice on the CPU: the same peaks as :func:`prompt_das.ops.points.find_peaks`.
 
-That function works on batches of crops where the network is, without a look at the values. A slice has millions of
-pixels and few peaks: here all but the window's maximum is work on the few pixels that may be one.
+That function works on batches of crops on the network's device, without a transfer to the host. A slice has millions
+of pixels and few peaks: here everything but the window's maximum is computed for the few candidate pixels only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def find_slice_peaks(
     """Find the peaks of one density map.
 
     Args:
-        density: (H, W); NaN is not known, and beside it there is no peak: a higher value may be there.
+        density: (H, W); NaN is unknown. Beside it there is no peak, since a higher value may be there.
         threshold, kernel, top_k: see :func:`prompt_das.ops.points.find_peaks`.
 
     Returns:
@@ -46,7 +46,7 @@ def find_slice_peaks(
 
 
 def _first_of_plateaus(position: np.ndarray, reach: int) -> np.ndarray:
-    """Indices of the positions (N, 2) that come first of all that they reach, in steps of at most ``reach`` pixels."""
+    """Group positions (N, 2) that are at most ``reach`` pixels apart -> the index of the first one of each group."""
     pairs = cKDTree(position).query_pairs(reach + 0.5, p=np.inf, output_type="ndarray")
     count = len(position)
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(count, count))

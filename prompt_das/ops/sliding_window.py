@@ -150,7 +150,7 @@ class WindowGrid:
         self.weight = self._profile[:, None] * self._profile
 
     def norm(self, axis: int) -> Tensor:
-        """Sum of the weights along one axis (0: rows, 1: columns); the outer product of both is that of the pixels."""
+        """Sum of the weights along an axis, (H,) for 0 or (W,) for 1; their outer product is the sum at each pixel."""
         norm = torch.zeros(self.size[axis])
         for start in (self.ys, self.xs)[axis]:
             norm[start : start + self.window] += self._profile
@@ -158,7 +158,7 @@ class WindowGrid:
 
 
 def check_rotations(rotations: int) -> None:
-    """Raise ValueError for a number of views that no window has."""
+    """Raise ValueError for a number of right-angle views other than 1 and 4."""
     if rotations not in (1, 4):
         raise ValueError(f"rotations is {rotations}; use 1 (none) or 4 (all right angles)")
 
@@ -182,7 +182,7 @@ def pad_by_reflection(image: Tensor, window: int) -> Tensor:
 
 
 def points_of_windows(points: Tensor | None, valid: Tensor | None, grid: WindowGrid) -> tuple[Tensor, Tensor]:
-    """Share the image's points out to the windows: (W, S, N', 2 or 3) in pixels of each window, (W, S, N') validity.
+    """Assign the image's points to the windows: (W, S, N', 2 or 3) in pixels of each window, (W, S, N') validity.
 
     Those of a window keep their order. Done once and on the CPU: N' depends on the data, and the loop over windows
     must not wait for the device.

@@ -31,8 +31,8 @@ import scipy.ndimage
 import scipy.sparse
 import scipy.sparse.csgraph
 
-# Fall of the density, of which a sure peak is 1, plus share by which the mask narrows, that splits. Two sure peaks
-# reach it by themselves when they are 2.7 sigma apart; peaks below 0.6 never do.
+# Least sum that splits: fall of the density, in which a sure peak is 1, plus fraction by which the mask narrows. Two
+# sure peaks reach it by their density alone when they are 2.7 sigma apart; peaks below 0.6 never do.
 SEPARATION = 0.6
 SMOOTHING = 1.5  # pixels
 LEVELS = 64  # in which passes are measured
@@ -82,14 +82,14 @@ def split_at_centers(
     owner = components[tuple(candidates.position.T)]
     labels, count = components.copy(), int(components.max(initial=0))
     parents = [np.arange(count + 1)]
-    crowded = np.flatnonzero(np.bincount(owner, minlength=1) > 1)
-    boxes = scipy.ndimage.find_objects(components) if len(crowded) else []
-    for component in crowded:
+    to_split = np.flatnonzero(np.bincount(owner, minlength=1) > 1)
+    boxes = scipy.ndimage.find_objects(components) if len(to_split) else []
+    for component in to_split:
         box = _widen(boxes[component - 1], components.shape)
         inside = components[box] == component
         corner = np.array([side.start for side in box])
-        mine = owner == component
-        local = Candidates(candidates.position[mine] - corner, candidates.clicked[mine])
+        in_component = owner == component
+        local = Candidates(candidates.position[in_component] - corner, candidates.clicked[in_component])
         parts = split_component(inside, probability[box], density[box], local, threshold)
         added = int(parts.max()) - 1  # the first part keeps the component's label
         further = parts > 1
@@ -150,7 +150,7 @@ def measure_relief(inside: np.ndarray, probability: np.ndarray, threshold: float
     distance = np.minimum(distance, max(inside.shape))  # no border in the box: OpenCV has a very large number for that
     sure = ((probability - threshold) / (1 - threshold)).clip(1 / 255, 1)
     relief = np.where(inside, distance * sure, 0).astype(np.float32)
-    # The distance of pixels has small steps and ridges: without them the ways up lead to the middle.
+    # Distances of pixels have small steps and ridges; smoothed, the steepest ascents end in the middle.
     return np.where(inside, np.maximum(cv2.GaussianBlur(relief, (0, 0), SMOOTHING), 1e-3), 0)
 
 
@@ -191,31 +191,31 @@ def join_weakest(separation: np.ndarray, strength: np.ndarray, clicked: np.ndarr
 
 
 def _separation(relief: np.ndarray, density: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """(N, N): how far the density falls between candidates, and by which share the mask narrows, in one sum.
+    """(N, N): how far the density falls between candidates, plus the fraction by which the mask narrows.
 
     Both are taken from the peaks that the candidates lie on the slopes of: a click is seldom at the very center.
     """
-    heights, passes = _passes(density, climb(density, position)[-1], 1.0)
+    heights, passes = _passes(density, steepest_ascent(density, position)[-1], 1.0)
     lower = np.minimum(heights[:, None], heights)
     fall = (lower - passes) / LEVELS
-    heights, passes = _passes(relief, climb(relief, position)[-1], float(relief.max()))
+    heights, passes = _passes(relief, steepest_ascent(relief, position)[-1], float(relief.max()))
     lower = np.maximum(np.minimum(heights[:, None], heights), 1)
     return fall + (1 - np.minimum(passes, lower) / lower)
 
 
-def climb(values: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Follow the steepest way up from each position (N, 2), all at once: (T, N, 2), the last ones are maxima."""
+def steepest_ascent(values: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Follow the steepest ascent from each position (N, 2), all at once: (T, N, 2), the last ones are maxima."""
     padded = np.pad(values, 1, constant_values=-1)
     every = np.arange(len(position))
-    way = [position + 1]
+    path = [position + 1]
     while True:
-        around = way[-1][:, None] + _AROUND  # (N, 9, 2)
+        around = path[-1][:, None] + _AROUND  # (N, 9, 2)
         heights = padded[around[..., 0], around[..., 1]]
         best = np.argmax(heights, axis=1)
-        rises = heights[every, best] > padded[tuple(way[-1].T)]
+        rises = heights[every, best] > padded[tuple(path[-1].T)]
         if not rises.any():
-            return np.stack(way) - 1
-        way.append(np.where(rises[:, None], around[every, best], way[-1]))
+            return np.stack(path) - 1
+        path.append(np.where(rises[:, None], around[every, best], path[-1]))
 
 
 def _passes(values: np.ndarray, position: np.ndarray, top: float) -> tuple[np.ndarray, np.ndarray]:
@@ -236,7 +236,7 @@ def _passes(values: np.ndarray, position: np.ndarray, top: float) -> tuple[np.nd
 def flood(inside: np.ndarray, relief: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """Give each pixel of a component the seed with the cheapest path to it.
 
-    A step costs its length times the mean of 1 / relief² at its ends; the way up from a seed to the middle of its
+    A step costs its length times the mean of 1 / relief² at its ends; the ascent from a seed to the middle of its
     object is free. Each part is connected, with its seed in it.
 
     Args:
@@ -250,7 +250,7 @@ def flood(inside: np.ndarray, relief: np.ndarray, seeds: np.ndarray) -> np.ndarr
     index = np.full(inside.shape, -1, np.int32)
     count = int(inside.sum())
     index[inside] = np.arange(count)
-    toll = 1 / np.square(relief[inside].astype(np.float64))
+    cost = 1 / np.square(relief[inside].astype(np.float64))
     height, width = inside.shape
     ends, costs = [], []
     for dy, dx in _STEPS:
@@ -258,10 +258,10 @@ def flood(inside: np.ndarray, relief: np.ndarray, seeds: np.ndarray) -> np.ndarr
         there = index[dy:, max(0, dx) : width + min(0, dx)]
         both = (here >= 0) & (there >= 0)
         ends.append(np.stack([here[both], there[both]]))
-        costs.append(np.hypot(dy, dx) * (toll[ends[-1][0]] + toll[ends[-1][1]]) / 2)
+        costs.append(np.hypot(dy, dx) * (cost[ends[-1][0]] + cost[ends[-1][1]]) / 2)
     edges = (np.concatenate(costs), tuple(np.concatenate(ends, axis=1)))
     graph = scipy.sparse.csr_matrix(edges, shape=(count, count))
-    starts, seed_of = _ways_up(index, relief, seeds)
+    starts, seed_of = _ascent_pixels(index, relief, seeds)
     *_, source = scipy.sparse.csgraph.dijkstra(
         graph, directed=False, indices=starts, min_only=True, return_predecessors=True
     )
@@ -270,19 +270,19 @@ def flood(inside: np.ndarray, relief: np.ndarray, seeds: np.ndarray) -> np.ndarr
     return parts
 
 
-def _ways_up(index: np.ndarray, relief: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels that paths start from: each seed, and its steepest way up as far as no other seed has come there.
+def _ascent_pixels(index: np.ndarray, relief: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels that paths start from: each seed, and those of its steepest ascent that no other seed's shares.
 
     So a seed near the border of its object holds the middle of it. Returns pixels (m,) by their ``index``, and the
     label of the seed for each index that is one of them.
     """
-    ways = index[tuple(np.moveaxis(climb(relief, seeds), -1, 0))]  # (T, n)
-    labels = np.broadcast_to(np.arange(1, len(seeds) + 1), ways.shape)
+    ascents = index[tuple(np.moveaxis(steepest_ascent(relief, seeds), -1, 0))]  # (T, n)
+    labels = np.broadcast_to(np.arange(1, len(seeds) + 1), ascents.shape)
     first, last = (np.full(index.max() + 1, start, np.int32) for start in (len(seeds) + 1, 0))
-    np.minimum.at(first, ways, labels)
-    np.maximum.at(last, ways, labels)
+    np.minimum.at(first, ascents, labels)
+    np.maximum.at(last, ascents, labels)
     seed_of = np.where(first == last, last, 0)
-    seed_of[ways[0]] = labels[0]
+    seed_of[ascents[0]] = labels[0]
     return np.flatnonzero(seed_of), seed_of
 
 

@@ -18,26 +18,18 @@ All but our own count pixels: the center of the first pixel is (0, 0) there.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from prompt_das.ops.connected_components import connected_components
-from prompt_das.ops.points import (
-    NEGATIVE,
-    POSITIVE,
-    as_clicks,
-    instance_centers,
-    require_inside,
-    sample_sparse_points,
-)
+from prompt_das.ops.points import NEGATIVE, POSITIVE, as_clicks, require_inside
 from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.volumes.foreign_point_files import MAX_SLICE, clicks_of_csv, clicks_of_json_list
+from prompt_das.volumes.point_rows import clicks_of_rows
 from prompt_das.volumes.volume import Box
 
 import numpy as np
@@ -53,36 +45,6 @@ _COORDINATES = (
     "keys are slice indices"
 )
 _MAX_DIGITS = 18
-_MAX_SLICE = 2**31  # no volume has more
-_MAX_FLOAT32 = float(np.finfo(np.float32).max)
-_CSV_COLUMNS = (("axis-0", "axis-1", "axis-2"), ("z", "y", "x"))
-
-
-def sample_dataset_points(
-    dataset_dicts: Iterable[Mapping[str, Any]],
-    ratio: float,
-    seed: int,
-    read_labels: Callable[[Any], np.ndarray],
-) -> SlicePoints:
-    """Sparse points of a data set: ceil(ratio · n) of the n instances of every slice (Prompt-DAS, Sec. 3.1).
-
-    The instances are the 8-connected components of the slice's binary mask. Each slice has its own generator, seeded
-    by (seed, z): adding or removing slices does not change the points of the others.
-
-    Args:
-        dataset_dicts: slices of one volume in Detectron2's dataset format, with the key "slice".
-        ratio: fraction of the instances that get a point, 0 to 1.
-        seed: non-negative.
-        read_labels: maps one of ``dataset_dicts`` to its label map (H, W).
-    """
-    slice_points: SlicePoints = {}
-    for dataset_dict in dataset_dicts:
-        z = int(dataset_dict["slice"])
-        if z in slice_points:
-            raise ValueError(f"slice {z} comes twice: sparse points are of one volume, each slice once")
-        _, centers = instance_centers(connected_components(read_labels(dataset_dict) > 0))
-        slice_points[z] = sample_sparse_points(centers, ratio, np.random.default_rng([seed, z]))
-    return slice_points
 
 
 def write_points(
@@ -190,12 +152,10 @@ def read_clicks(
         content = _parse_json(path, text)
         if isinstance(content, dict):
             points = _from_own_json(path, content)
-        elif all(_is_triple(entry) for entry in content):
-            points = _from_triples(path, content)
         else:
-            points = _from_wdanet(path, content, slice_names)
+            points = clicks_of_json_list(path, content, slice_names)
     else:
-        points = _from_csv(path, text)
+        points = clicks_of_csv(path, text)
     if num_slices is None and slice_names is not None:
         num_slices = len(slice_names)
     _check(path, points, num_slices, size)
@@ -237,98 +197,6 @@ def _from_own_json(path: Path, content: dict[str, Any]) -> SliceClicks:
     return _slices(path, content["slices"])
 
 
-def _is_triple(entry: object) -> bool:
-    if isinstance(entry, dict):
-        return {"z", "y", "x"} <= entry.keys()
-    return isinstance(entry, list) and len(entry) in (3, 4) and not any(isinstance(x, list | dict) for x in entry)
-
-
-def _from_triples(path: Path, content: list[Any]) -> SliceClicks:
-    rows = [
-        [entry["z"], entry["y"], entry["x"], entry.get("label", POSITIVE)]
-        if isinstance(entry, dict)
-        else [*entry, POSITIVE][:4]
-        for entry in content
-    ]
-    odd = next((row for row in rows if not all(map(_is_number, row))), None)
-    if odd is not None:
-        raise ValueError(f"{path}: {odd!r:.100} is not a [z, y, x] of finite numbers, perhaps with a label")
-    array = np.array(rows, dtype=np.float64).reshape(-1, 4)
-    slices = np.rint(array[:, 0].clip(-_MAX_SLICE, _MAX_SLICE)).astype(np.int64)
-    clicks = np.column_stack([array[:, 2:0:-1] + 0.5, array[:, 3]])
-    return {int(z): _clicks(path, z, clicks[slices == z]) for z in np.unique(slices)}
-
-
-def _from_wdanet(path: Path, content: list[Any], slice_names: Sequence[str] | None) -> SliceClicks:
-    try:
-        # The first element holds width and height, swapped in the published files: not used.
-        _, entries = content
-        named: list[tuple[str, object]] = [(name, points) for entry in entries for name, points in entry.items()]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: a JSON list that is not WDA-Net's [[size], [{{name: [[row, column]]}}]]") from error
-    if slice_names is None:
-        raise ValueError(f"{path}: its points belong to file names, but this volume has none (it is not a folder)")
-    slices_of: dict[str, list[int]] = {}
-    for z, name in enumerate(slice_names):
-        slices_of.setdefault(PurePath(name).stem, []).append(z)
-    found: dict[int, tuple[str, object]] = {}
-    for name, points in named:
-        same = slices_of.get(PurePath(name).stem, [])
-        if len(same) > 1:  # then the ending must tell
-            same = [z for z in same if slice_names[z] == PurePath(name).name] or same
-        if len(same) > 1:
-            names = " and ".join(slice_names[z] for z in same)
-            raise ValueError(f"{path}: points of {name}, which may be the slices {names}; rename one of them")
-        if not same:
-            continue
-        z = same[0]
-        if z in found:
-            raise ValueError(f"{path}: points of {found[z][0]} and of {name}, which are one slice; which of them hold?")
-        found[z] = (name, points)
-    if not found:
-        raise ValueError(
-            f"{path}: no file name fits the volume (points of {[n for n, _ in named[:3]]} …, slices "
-            f"{list(slice_names[:3])} …); are these the points of another volume?"
-        )
-    logger.info("%s: points of %d of its %d slices belong to this volume", path, len(found), len(named))
-    return {
-        z: as_clicks(_pairs(path, name, points)[:, ::-1] + np.float32(0.5))
-        for z, (name, points) in sorted(found.items())
-    }
-
-
-def _from_csv(path: Path, text: str) -> SliceClicks:
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    rows: dict[int, list[list[float]]] = {}
-    try:
-        header = [name.strip().lower() for name in reader.fieldnames or []]
-        reader.fieldnames = header
-        columns = next((c for c in _CSV_COLUMNS if set(c) <= set(header)), None)
-        if columns is None or any(header.count(column) > 1 for column in columns):
-            expected = " or ".join(", ".join(c) for c in _CSV_COLUMNS)
-            raise ValueError(f"{path}: columns {header!r:.200}; expected {expected}, each once")
-        for row in reader:
-            if None in row:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: more values than the {len(header)} columns {', '.join(header)}; "
-                    "are there decimal commas?"
-                )
-            try:
-                z, y, x = (float(row[column]) for column in columns)
-                label = float(row.get("label") or POSITIVE)
-                rows.setdefault(int(np.rint(z)), []).append([x + 0.5, y + 0.5, label])
-            except (TypeError, ValueError, OverflowError) as error:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {row!r:.200} holds no slice, row and column, or a label "
-                    "that is no number"
-                ) from error
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error}); is it a file of points?") from error
-    if not text.endswith(("\n", "\r")):
-        logger.warning("%s: its last line has no end. Was the file cut off? Then its last number is wrong.", path)
-    return {z: _clicks(path, z, rows[z]) for z in sorted(rows)}
-
-
 def _slices(path: Path, table: dict[str, Any]) -> SliceClicks:
     points: SliceClicks = {}
     for key, value in table.items():
@@ -338,40 +206,14 @@ def _slices(path: Path, table: dict[str, Any]) -> SliceClicks:
             raise ValueError(f"{path}: slice {int(key)} comes twice; which of them holds?")
         if not isinstance(value, list) or not all(isinstance(entry, list) and len(entry) in (2, 3) for entry in value):
             raise ValueError(f"{path}, slice {key}: points are not a list of number pairs, or of pairs with a label")
-        points[int(key)] = _clicks(path, key, [[*entry, POSITIVE][:3] for entry in value])
+        points[int(key)] = clicks_of_rows(path, key, [[*entry, POSITIVE][:3] for entry in value])
     return points
-
-
-def _is_number(value: object) -> bool:
-    """A finite number, also as float32. JSON's true is a number to NumPy, and so is the text "1"."""
-    is_number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
-    return is_number and abs(float(value)) < _MAX_FLOAT32  # type: ignore[arg-type]
-
-
-def _clicks(path: Path, name: object, rows: Any) -> np.ndarray:
-    """Rows of x, y, label -> (N, 3)."""
-    odd = next((row for row in rows if not all(map(_is_number, row))), None)
-    if odd is not None:
-        raise ValueError(f"{path}, slice {name}: {odd!r:.100} is not x, y and perhaps a label, all finite numbers")
-    try:
-        return as_clicks(np.array(rows, dtype=np.float32).reshape(-1, 3))
-    except ValueError as error:
-        raise ValueError(f"{path}, slice {name}: {error}") from error
-
-
-def _pairs(path: Path, name: object, points: object) -> np.ndarray:
-    if not isinstance(points, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in points):
-        raise ValueError(f"{path}, slice {name}: points are not a list of number pairs")
-    odd = next((pair for pair in points if not all(map(_is_number, pair))), None)
-    if odd is not None:
-        raise ValueError(f"{path}, slice {name}: {odd!r:.100} is not a pair of finite numbers")
-    return np.array(points, dtype=np.float32).reshape(-1, 2)
 
 
 def _check(path: Path, slice_points: SliceClicks, num_slices: int | None, size: tuple[int, int] | None) -> None:
     for z, points in slice_points.items():
-        if not 0 <= z < (num_slices or _MAX_SLICE):
-            last = (num_slices or _MAX_SLICE) - 1
+        if not 0 <= z < (num_slices or MAX_SLICE):
+            last = (num_slices or MAX_SLICE) - 1
             raise ValueError(f"{path}: slice {f'{z}':.20}, but the volume has slices 0 to {last}")
         if size is not None:
             require_inside(points[:, :2], size, f"{path}, slice {z}: ")

@@ -1,4 +1,4 @@
-"""Anomalies of the pseudo-labels: told once, with the setting to change."""
+"""Anomalies of the pseudo-labels: each is logged once, with the setting to change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the teacher tells the student, with a teacher whose answers are made by hand."""
+"""Pseudo-labels of a teacher whose predictions are made by hand."""
 
 from __future__ import annotations
 

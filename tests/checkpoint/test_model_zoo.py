@@ -76,7 +76,7 @@ def test_an_entry_without_its_file_does_not_count(home: Path, package: Path) -> 
         find_weights("em")
 
 
-def test_what_the_package_ships_is_what_it_says() -> None:
+def test_the_models_of_the_package_match_their_entries() -> None:
     """However many models that are."""
     for model in zoo._read_registry(zoo.PACKAGE, "package").values():
         if model.file.is_file():

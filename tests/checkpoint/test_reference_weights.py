@@ -64,7 +64,7 @@ def test_names_and_shapes_are_those_of_the_published_network(reference: Path) ->
     ("change", "complaint"),
     [
         (lambda s: s.pop("mask_decoder.mask_tokens.weight"), "missing: mask_decoder.mask_tokens.weight"),
-        (lambda s: s.update(surprise=torch.zeros(1)), "unknown: surprise"),
+        (lambda s: s.update(surprise=torch.zeros(1)), "unexpected: surprise"),
         (
             lambda s: s.update({"pe_layer.positional_encoding_gaussian_matrix": torch.zeros(2, 5)}),
             r"pe_layer.*\(2, 5\)",

@@ -111,7 +111,7 @@ def test_adaptation_starts_from_the_source_model_of_its_own_seed(
             assert "MODEL.WEIGHTS" not in command
 
 
-def test_the_paper_s_size_has_the_paper_s_test_protocol(reproduce: Callable, started: list[list[str]]) -> None:
+def test_the_paper_s_size_has_the_paper_s_windows(reproduce: Callable, started: list[list[str]]) -> None:
     reproduce("SOLVER.MAX_ITER", "7")
     for command in started:
         assert Path(value_of(command, "--config-file")).parent.name == "configs"

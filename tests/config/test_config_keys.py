@@ -12,7 +12,9 @@ from prompt_das.config.defaults import add_prompt_das_config
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.schedule import adaptation_start, burn_in_iters, num_iterations
 from prompt_das.data.datasets import ensure_registered
-from prompt_das.ops.connected_components import MIN_INSTANCE_SIZE
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, MIN_INSTANCE_SIZE
+from prompt_das.ops.points import DENSITY_SIGMA, PEAK_THRESHOLD
+from prompt_das_cli import build_parser
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
@@ -115,9 +117,18 @@ def test_every_key_that_is_read_exists() -> None:
     assert not unknown
 
 
-def test_the_smallest_instance_of_the_config_is_that_of_the_operators() -> None:
+def test_values_of_the_authors_are_the_same_in_the_config_and_in_the_operators() -> None:
     """Written twice, since ``config`` and ``ops`` are on one floor."""
-    assert get_prompt_das_cfg().TEST.MIN_INSTANCE_SIZE == MIN_INSTANCE_SIZE
+    cfg = get_prompt_das_cfg()
+    assert cfg.TEST.MIN_INSTANCE_SIZE == MIN_INSTANCE_SIZE
+    assert cfg.MODEL.CENTER_HEAD.SIGMA == DENSITY_SIGMA
+    assert cfg.DOMAIN_ADAPT.POINTS.THRESHOLD == cfg.DOMAIN_ADAPT.POINTS.UDA_THRESHOLD == PEAK_THRESHOLD
+
+
+def test_the_threshold_of_the_command_line_is_that_of_the_operators() -> None:
+    """Written twice, since ``--help`` does not import the package."""
+    words = ["predict", "--weights", "w.pth", "--input", "scans", "--output", "out.zarr"]
+    assert build_parser().parse_args(words).threshold == FOREGROUND_THRESHOLD
 
 
 # ---- config files

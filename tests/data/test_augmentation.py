@@ -180,7 +180,7 @@ def test_brightness_scales_the_mean_and_contrast_the_deviation() -> None:
 
 
 def test_the_same_generator_state_draws_the_same_transforms() -> None:
-    draw = StrongAugmentation(elastic_prob=0.5)
+    draw = StrongAugmentation(elastic_probability=0.5)
     image = np.random.default_rng(0).uniform(0, 255, (32, 48)).astype(np.float32)
     before = global_random_state()
 
@@ -193,7 +193,7 @@ def test_the_same_generator_state_draws_the_same_transforms() -> None:
 
 
 def test_transforms_are_as_frequent_as_their_settings() -> None:
-    rng, draw = np.random.default_rng(0), StrongAugmentation(elastic_prob=0.1)
+    rng, draw = np.random.default_rng(0), StrongAugmentation(elastic_probability=0.1)
     count: Counter = Counter()
     seeds = set()
     for _ in range(2000):
@@ -219,13 +219,13 @@ def test_transforms_are_as_frequent_as_their_settings() -> None:
 
 
 def test_everything_off_is_the_identity() -> None:
-    draw = StrongAugmentation(right_angles=False, noise_prob=0, intensity_prob=0)
+    draw = StrongAugmentation(right_angles=False, noise_probability=0, contrast_probability=0)
     geometric, photometric = draw(np.random.default_rng(0), 8, 8)
     assert len(geometric) == len(photometric) == 0
 
 
 def test_elastic_after_a_turn_of_an_oblong_image_fits() -> None:
-    draw = StrongAugmentation(elastic_prob=1)
+    draw = StrongAugmentation(elastic_probability=1)
     for seed in range(8):
         geometric, _ = draw(np.random.default_rng(seed), 40, 70)
         assert geometric.apply_image(np.zeros((40, 70), np.float32)).shape == geometric[0].output_size

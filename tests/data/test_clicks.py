@@ -96,7 +96,7 @@ def test_a_clicked_region_joins_the_target_and_no_other_pixel_does(image: np.nda
 def test_regions_have_the_asked_sizes_and_do_not_touch_the_mask(image: np.ndarray, mask: np.ndarray) -> None:
     near = cv2.dilate(mask, np.ones((3, 3), np.uint8)) > 0
     for seed in range(20):
-        regions, points = PLAIN.regions(image, mask, np.random.default_rng(seed))
+        regions, points = PLAIN.choose_regions(image, mask, np.random.default_rng(seed))
         areas = np.bincount(regions.ravel())[1:]
         assert len(areas) == len(points)
         assert ((areas >= 0.5 * 7 * 2.4**2) & (areas <= 87 * 2.4**2)).all()

@@ -22,7 +22,7 @@ from detectron2.config import CfgNode
 from hypothesis import given
 from hypothesis import strategies as st
 
-GEOMETRY_ONLY = StrongAugmentation(noise_prob=0, intensity_prob=0)  # the eight flips and turns
+GEOMETRY_ONLY = StrongAugmentation(noise_probability=0, contrast_probability=0)  # the eight flips and turns
 CYTOPLASM, MITOCHONDRION = 50, 150  # gray values that tell where a pixel of a crop came from
 
 
@@ -247,7 +247,7 @@ def test_the_student_s_view_is_the_teacher_s_moved_by_the_geometric_transforms(i
 
 def test_photometric_changes_are_for_the_student_only(item: dict[str, Any]) -> None:
     mapper = target_mapper(centers(item))
-    mapper.augmentation = StrongAugmentation(right_angles=False, noise_prob=1.0, intensity_prob=1.0)
+    mapper.augmentation = StrongAugmentation(right_angles=False, noise_probability=1.0, contrast_probability=1.0)
     sample = mapper(item, np.random.default_rng(0))
     assert set(sample["weak_image"].unique().tolist()) == {CYTOPLASM, MITOCHONDRION}
     assert len(sample["image"].unique()) > 100
@@ -374,8 +374,8 @@ def test_the_keys_of_the_config_reach_the_mappers(tiny_cfg: CfgNode) -> None:
     for mapper in (source, target):
         assert (mapper.crop.size, mapper.crop.side, mapper.foreground_probability) == (48, 192, 0.3)
         assert not mapper.augmentation.right_angles
-        assert mapper.augmentation.noise_prob == 0.9
-        assert mapper.augmentation.intensity_range == (0.5, 2.0)
+        assert mapper.augmentation.noise_probability == 0.9
+        assert mapper.augmentation.contrast_range == (0.5, 2.0)
     assert SliceMapper(tiny_cfg).prompt_ratios == (0.0, 0.15, 0.5, 1.0)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data import dataset_mapper
 from prompt_das.data.build import get_slices
+from prompt_das.data.builtin import SYNTHETIC, SYNTHETIC_PIXEL_SIZE
 from prompt_das.data.dataset_mapper import SliceMapper, SourceMapper, TargetMapper
-from prompt_das.data.datasets import SYNTHETIC, SYNTHETIC_PIXEL_SIZE, find_volume, register_em_volume
+from prompt_das.data.datasets import find_volume, register_em_volume
 from prompt_das.data.physical_scale import (
     NetworkScale,
     default_scale,
@@ -95,7 +96,7 @@ def test_a_voxel_size_that_does_not_do_is_refused(voxel_size: Any, message: str)
         NetworkScale(1.0, 16.0).of(voxel_size, "lab")
 
 
-def test_a_diameter_makes_objects_as_large_as_the_network_knows_them(cfg: CfgNode) -> None:
+def test_a_diameter_makes_objects_as_large_as_in_training(cfg: CfgNode) -> None:
     assert scale_of_diameter(cfg, 29) == 0.5  # 14.5 pixels of the network
     fixed = get_prompt_das_cfg(None, with_diameter(cfg, 14.5))  # 1.0: PIXEL_SIZE must not take over again
     assert NetworkScale.from_config(fixed).of(None, "lab") == 1.0

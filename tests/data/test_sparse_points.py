@@ -11,7 +11,7 @@ from pathlib import Path
 from prompt_das.data.build import get_slices
 from prompt_das.data.datasets import register_em_volume
 from prompt_das.data.slices import read_labels
-from prompt_das.data.sparse_points import get_sparse_points, require_same_source
+from prompt_das.data.sparse_points import get_sparse_points, require_same_source, sample_dataset_points
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.volumes.point_files import write_points
 from prompt_das.volumes.volume import VolumeError
@@ -38,9 +38,9 @@ def test_points_are_drawn_once_and_kept(cfg: CfgNode) -> None:
     kept = Path(cfg.OUTPUT_DIR) / f"sparse_points_{TARGET}.json"
     content = json.loads(kept.read_text())
     assert (content["dataset"], content["ratio"], content["seed"]) == (TARGET, 0.3, 4)
-    for d in get_slices((TARGET,)):
-        instances = connected_components(read_labels(d)).max()
-        assert len(drawn[d["slice"]]) == math.ceil(0.3 * instances)
+    for dataset_dict in get_slices((TARGET,)):
+        instances = connected_components(read_labels(dataset_dict)).max()
+        assert len(drawn[dataset_dict["slice"]]) == math.ceil(0.3 * instances)
         assert instances
     kept.write_text(kept.read_text().replace("[[", "[[0.5, 1.5], [", 1))
     again = get_sparse_points(cfg)[TARGET]
@@ -107,3 +107,47 @@ def test_sparse_points_of_other_settings_are_refused(tmp_path: Path) -> None:
     require_same_source(path, dataset="x", ratio=0.15, seed=0)
     with pytest.raises(ValueError, match=r"sparse_points_x\.json holds .*ratio 0\.15, not 0\.5.*remove the file"):
         require_same_source(path, dataset="x", ratio=0.5, seed=0)
+
+
+# ---- drawing them from labels
+
+
+def assert_same(a: dict[int, np.ndarray], b: dict[int, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for z in a:
+        np.testing.assert_array_equal(a[z], b[z])
+
+
+def read_row(dataset_dict: dict) -> np.ndarray:
+    """Labels with dataset_dict["n"] single-pixel instances of 3-D ids, in a row."""
+    labels = np.zeros((3, 100), np.uint32)
+    labels[1, : 2 * dataset_dict["n"] : 2] = 70000 + np.arange(dataset_dict["n"])
+    return labels
+
+
+def test_sampling_takes_a_ratio_of_every_slice() -> None:
+    dicts = [{"slice": z, "n": n} for z, n in [(4, 20), (5, 0), (6, 21), (9, 1)]]
+    points = sample_dataset_points(dicts, 0.15, 0, read_row)
+    assert {z: len(p) for z, p in points.items()} == {4: 3, 5: 0, 6: 4, 9: 1}
+    assert all((p[:, 1] == 1.5).all() and (p[:, 0] % 2 == 0.5).all() for p in points.values())
+
+
+def test_sampling_is_seeded_by_slice() -> None:
+    dicts = [{"slice": z, "n": 40} for z in range(4)]
+    points = sample_dataset_points(dicts, 0.15, 1, read_row)
+    assert_same(sample_dataset_points(dicts, 0.15, 1, read_row), points)
+    assert_same(sample_dataset_points(dicts[2:], 0.15, 1, read_row), {z: points[z] for z in (2, 3)})
+    assert not np.array_equal(points[0], points[1])
+    assert not np.array_equal(sample_dataset_points(dicts[:1], 0.15, 2, read_row)[0], points[0])
+
+
+def test_touching_instances_are_one_component() -> None:
+    labels = np.zeros((5, 5), np.int32)
+    labels[2, 1], labels[2, 2:4] = 5, 6
+    points = sample_dataset_points([{"slice": 0}], 1.0, 0, lambda _: labels)
+    assert points[0].tolist() == [[2.5, 2.5]]
+
+
+def test_two_volumes_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match="slice 3 comes twice"):
+        sample_dataset_points([{"slice": 3, "n": 1}] * 2, 0.15, 0, read_row)

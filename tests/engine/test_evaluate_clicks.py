@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from prompt_das.engine import evaluate_clicks
-from prompt_das.inference.interactive import Predictor
+from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.modeling.load import build_model
 
 import pytest

@@ -14,11 +14,11 @@ from prompt_das.adaptation.pseudo_labels import PseudoLabeler
 from prompt_das.data.build import SampleStream, get_slices
 from prompt_das.data.dataset_mapper import SourceMapper, TargetMapper
 from prompt_das.data.slices import read_labels
+from prompt_das.data.sparse_points import sample_dataset_points
 from prompt_das.engine.hooks.nonfinite_guard import propagate_nonfinite
 from prompt_das.engine.solver import build_optimizer
 from prompt_das.modeling import PromptDAS, structures
 from prompt_das.ops import sliding_window
-from prompt_das.volumes.point_files import sample_dataset_points
 
 import pytest
 import torch

@@ -224,7 +224,7 @@ def test_a_rank_fails_while_the_other_waits(tmp_path: Path) -> None:
         launch(fail, 2, args=(str(tmp_path),))
 
 
-def test_what_is_said_of_a_killed_process() -> None:
+def test_the_error_of_a_killed_process_names_its_cause() -> None:
     killed = torch.multiprocessing.ProcessExitedException("", 1, 4711, -signal.SIGKILL, "SIGKILL")
     with (
         pytest.raises(SystemExit, match=r"Process 1 was killed by SIGKILL.*memory.*--resume") as stop,

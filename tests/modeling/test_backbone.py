@@ -38,7 +38,7 @@ def test_features_lie_where_their_patch_lies(backbone: ViTBackbone) -> None:
     assert changed.nonzero().tolist() == [[1, 3]]
 
 
-def test_patches_are_told_apart_by_their_position(backbone: ViTBackbone) -> None:
+def test_patches_differ_by_their_position(backbone: ViTBackbone) -> None:
     with torch.no_grad():
         features = backbone(torch.zeros(1, 3, 32, 32))["vit"].flatten(2)[0].T
     assert torch.pdist(features).min() > 1e-4
@@ -76,7 +76,7 @@ def test_the_paper_s_size() -> None:
     """
     cfg = get_cfg()
     add_prompt_das_config(cfg)
-    cfg.MODEL.DEVICE = "meta"  # no memory, no initialisation
+    cfg.MODEL.DEVICE = "meta"  # no memory, no initialization
     with torch.device("meta"):
         model = build_model(cfg)
     encoder = model.backbone.vit

@@ -78,7 +78,7 @@ def test_contrastive_tokens_change_nothing_that_a_head_reads(
     assert not torch.allclose(with_them.contrastive, others.contrastive)
 
 
-def test_what_the_heads_say_teaches_no_contrastive_token(
+def test_the_losses_of_the_heads_give_contrastive_tokens_no_gradient(
     decoder: PromptDecoder, image: Tensor, image_pe: Tensor
 ) -> None:
     prompts, contrastive = torch.randn(2, 3, DIM), torch.randn(2, 5, DIM, requires_grad=True)

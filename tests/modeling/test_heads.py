@@ -51,7 +51,7 @@ def test_the_density_is_linear_at_its_end() -> None:
 
 
 def test_images_of_a_batch_do_not_mix() -> None:
-    """Group normalisation, unlike batch normalisation, looks at one image at a time."""
+    """Group normalization, unlike batch normalisation, looks at one image at a time."""
     head = CenterPointHead(in_channels=4, channels=8)
     features = torch.randn(2, 4, 6, 6)
     torch.testing.assert_close(head(features)[:1], head(features[:1]))

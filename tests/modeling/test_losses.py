@@ -123,7 +123,7 @@ def test_the_squared_error_of_densities_is_averaged_over_pixels_and_images() -> 
     assert density.grad.flatten().tolist() == pytest.approx([2 * 0.5 / 4, 0, 0, 2 * -2 / 4])
 
 
-def test_densities_that_nobody_knows_are_not_compared_and_images_count_alike() -> None:
+def test_ignored_densities_are_not_compared_and_images_count_alike() -> None:
     """Errors 4 (one pixel known), 1 and 9 (both known), and an image of which nothing is known: (4 + 5 + 0) / 3."""
     density = torch.tensor([[[2.0, 50.0]], [[1.0, 3.0]], [[7.0, 7.0]]], requires_grad=True)
     known = torch.tensor([[[True, False]], [[True, True]], [[False, False]]])
@@ -203,7 +203,7 @@ def test_an_incomplete_image_adds_zero(
     assert (asked[0] == 0).all()
 
 
-def test_padding_is_not_looked_at() -> None:
+def test_padding_changes_no_loss() -> None:
     """Two images with different numbers of everything, padded with rubbish, are the mean of each by itself."""
     positives, queries = [[EAST, NORTH], [WEST]], [[NORTH], [EAST, NORTH, WEST]]
     negatives = [[WEST], [NORTH, EAST]]
@@ -217,7 +217,7 @@ def test_padding_is_not_looked_at() -> None:
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 0), (0, 3, 3), (3, 0, 3), (3, 3, 0)], ids=str)
-def test_a_batch_in_which_nobody_has_anything_is_zero_not_nan(counts: tuple[int, int, int]) -> None:
+def test_a_batch_without_any_valid_entry_is_zero_not_nan(counts: tuple[int, int, int]) -> None:
     """Nothing is padded here: the tensors themselves are empty."""
     groups = [torch.randn(2, n, 4, requires_grad=True) for n in counts]
     loss = contrastive_loss(*(x for g in groups for x in (g, torch.ones(g.shape[:2], dtype=torch.bool))))

@@ -251,7 +251,7 @@ def test_a_prompt_that_moves_makes_a_difference(model: PromptDAS, crops: Tensor)
         assert (a - b).abs().amax((1, 2)).min() > 1e-4
 
 
-def test_heads_that_nobody_reads_are_not_computed(
+def test_heads_that_are_not_needed_are_not_computed(
     model: PromptDAS, crops: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = []
@@ -473,7 +473,7 @@ def test_a_network_learns_to_follow_clicks(tiny_cfg: CfgNode) -> None:
     assert logits[0, 8, 8] > 0 > logits[1].max()
 
 
-def test_training_with_negative_clicks_needs_an_encoder_that_knows_them(tiny_cfg: CfgNode) -> None:
+def test_training_with_negative_clicks_needs_an_encoder_that_uses_them(tiny_cfg: CfgNode) -> None:
     tiny_cfg.INPUT.CLICKS.ENABLED = True
     with pytest.raises(ValueError, match=r"INPUT.CLICKS.ENABLED .* PointPromptEncoder leaves them out; use Click"):
         build_model(tiny_cfg)

@@ -122,7 +122,7 @@ def test_only_the_first_block_replaces() -> None:
     assert [layer.skip_first_layer_pe for layer in transformer.layers] == [True, False, False]
 
 
-def test_image_positions_are_told_apart_by_their_encoding_alone() -> None:
+def test_image_positions_differ_by_their_encoding_alone() -> None:
     """A uniform image: with one encoding for all positions nothing can tell them apart, with several something does."""
     transformer = TwoWayTransformer(DIM, depth=2, num_heads=HEADS, mlp_dim=32).eval()
     tokens, image, image_pe = random_inputs()

@@ -84,7 +84,7 @@ def test_background_only_has_no_centers() -> None:
 
 
 @pytest.mark.parametrize("labels", [np.zeros((2, 2, 2), int), np.zeros((2, 2), np.float32)])
-def test_centers_want_one_integer_slice(labels: np.ndarray) -> None:
+def test_centers_need_one_integer_slice(labels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="integer array of shape"):
         instance_centers(labels)
 

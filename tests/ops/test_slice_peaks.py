@@ -31,7 +31,7 @@ def test_the_same_peaks_as_on_a_batch(
     np.testing.assert_array_equal(heights, scores[valid].numpy())
 
 
-def test_beside_what_is_not_known_there_is_no_peak() -> None:
+def test_there_is_no_peak_beside_unknown_pixels() -> None:
     density = np.zeros((9, 20), np.float32)
     density[4, 4] = density[4, 14] = 1
     density[4, 6] = np.nan

@@ -179,7 +179,7 @@ def test_windows_cover_every_pixel_and_stay_inside(window: int, data: st.DataObj
     assert all(0 < step <= stride for step in steps)
 
 
-def test_gaussian_blending_trusts_the_middle_of_a_window() -> None:
+def test_gaussian_blending_weighs_the_middle_of_a_window_more() -> None:
     """Two overlapping windows that predict 0 and 1: the blend runs from one to the other instead of jumping."""
 
     def predict(windows: Tensor, points: Tensor, valid: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pytest
 
-GREY = np.full((40, 60), 100.0, np.float32)
+GRAY = np.full((40, 60), 100.0, np.float32)
 
 
 def is_color(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
@@ -35,25 +35,25 @@ def test_values_are_clipped_and_rounded() -> None:
 
 
 def test_a_mask_is_outlined_inside_its_border() -> None:
-    mask = np.zeros(GREY.shape, bool)
+    mask = np.zeros(GRAY.shape, bool)
     mask[10:20, 30:45] = True
     ring = mask.copy()
     ring[11:19, 31:44] = False
-    picture = draw_overlay(GREY, mask, color=TRUTH)
+    picture = draw_overlay(GRAY, mask, color=TRUTH)
     np.testing.assert_array_equal(is_color(picture, TRUTH), ring)
     assert (picture[~ring] == 100).all()
 
 
 def test_the_border_of_the_image_is_no_outline() -> None:
-    assert (draw_overlay(GREY, np.ones(GREY.shape, bool)) == 100).all()
+    assert (draw_overlay(GRAY, np.ones(GRAY.shape, bool)) == 100).all()
 
 
 def test_touching_instances_are_told_apart() -> None:
-    labels = np.full(GREY.shape, 70_000)
+    labels = np.full(GRAY.shape, 70_000)
     labels[:, 30:] = 70_001
-    columns = is_color(draw_overlay(GREY, labels), PREDICTION).all(axis=0)
+    columns = is_color(draw_overlay(GRAY, labels), PREDICTION).all(axis=0)
     assert np.flatnonzero(columns).tolist() == [29, 30]
-    assert (draw_overlay(GREY, labels > 0) == 100).all()
+    assert (draw_overlay(GRAY, labels > 0) == 100).all()
 
 
 @pytest.mark.parametrize("marker", ["disk", "cross"])
@@ -61,7 +61,7 @@ def test_touching_instances_are_told_apart() -> None:
 def test_points_are_centered_where_they_are(marker: str, scale: float) -> None:
     """(0.5, 0.5) is the center of the first pixel, at every scale."""
     points = np.array([[20.5, 9.5], [42.5, 30.5]])
-    picture = draw_overlay(GREY, points=points, marker=marker, point_color=ESTIMATE, scale=scale)
+    picture = draw_overlay(GRAY, points=points, marker=marker, point_color=ESTIMATE, scale=scale)
     assert picture.shape == (40 * scale, 60 * scale, 3)
     count, _, _, centers = cv2.connectedComponentsWithStats(
         is_color(picture, ESTIMATE).astype(np.uint8), connectivity=8
@@ -71,9 +71,9 @@ def test_points_are_centered_where_they_are(marker: str, scale: float) -> None:
 
 
 def test_points_near_and_beyond_the_border_are_legal() -> None:
-    picture = draw_overlay(GREY, points=np.array([[0.0, 0.0], [60.0, 40.0], [-50.0, 1e4]]))
+    picture = draw_overlay(GRAY, points=np.array([[0.0, 0.0], [60.0, 40.0], [-50.0, 1e4]]))
     assert is_color(picture, PROMPT)[[0, -1], [0, -1]].all()
-    assert (draw_overlay(GREY, points=np.zeros((0, 2))) == 100).all()
+    assert (draw_overlay(GRAY, points=np.zeros((0, 2))) == 100).all()
 
 
 def test_a_small_scale_keeps_outlines_in_place() -> None:
@@ -84,20 +84,20 @@ def test_a_small_scale_keeps_outlines_in_place() -> None:
 
 
 def test_drawing_leaves_the_arguments_alone_and_can_be_chained() -> None:
-    image = GREY.copy()
+    image = GRAY.copy()
     picture = draw_overlay(image, points=np.array([[10.5, 10.5]]))
     before = picture.copy()
     both = draw_overlay(picture, points=np.array([[40.5, 10.5]]), point_color=ESTIMATE)
     assert is_color(both, PROMPT).any()
     assert is_color(both, ESTIMATE).any()
     np.testing.assert_array_equal(picture, before)
-    np.testing.assert_array_equal(image, GREY)
+    np.testing.assert_array_equal(image, GRAY)
 
 
 def test_density_is_opaque_only_where_it_is_high() -> None:
-    density = np.zeros(GREY.shape)
+    density = np.zeros(GRAY.shape)
     density[5, 7] = 1
-    picture = draw_density(density, GREY)
+    picture = draw_density(density, GRAY)
     np.testing.assert_array_equal((picture != 100).any(axis=-1), density > 0)
     colors = draw_density(density)
     assert colors[5, 7].sum() > 600 > 30 > colors[0, 0].sum()
@@ -130,11 +130,11 @@ def test_saving_keeps_the_colors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: draw_overlay(GREY, np.zeros((3, 3))), r"\(3, 3\).*\(40, 60\)"),
-        (lambda: draw_overlay(GREY, marker="star"), "star"),
+        (lambda: draw_overlay(GRAY, np.zeros((3, 3))), r"\(3, 3\).*\(40, 60\)"),
+        (lambda: draw_overlay(GRAY, marker="star"), "star"),
         (lambda: draw_overlay(np.zeros((2, 3, 4))), r"\(2, 3, 4\)"),
         (lambda: tile([]), "at least one"),
-        (lambda: tile([GREY], ["a", "b"]), "2 titles for 1 images"),
+        (lambda: tile([GRAY], ["a", "b"]), "2 titles for 1 images"),
     ],
 )
 def test_errors_name_the_value(call, message: str) -> None:  # type: ignore[no-untyped-def]

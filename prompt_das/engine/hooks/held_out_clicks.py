@@ -22,7 +22,7 @@ METRIC = "held_out/score"
 class ClickWatch:
     """Makes the hooks that score a trainer's network now and then and keep the checkpoint of the last good score.
 
-    For ``watch`` of :func:`~prompt_das.engine.trainer.build_trainer`.
+    For ``make_validation`` of :func:`~prompt_das.engine.trainer.build_trainer`.
     """
 
     def __init__(

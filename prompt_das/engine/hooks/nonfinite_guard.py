@@ -18,7 +18,7 @@ from prompt_das.utils.atomic_write import atomic_write
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -41,12 +41,31 @@ def propagate_nonfinite(losses: dict[str, Tensor]) -> dict[str, Tensor]:
 class NonFiniteGuard(HookBase):
     """Skips, logs and writes the batches of steps that are not finite. Comes before all hooks that read the weights."""
 
-    def __init__(self, cfg: CfgNode, student: nn.Module, optimizer: ClippedAdamW) -> None:
-        self.max_nonfinite_steps = cfg.SOLVER.MAX_NONFINITE_STEPS
-        self.batch_sizes = {"source": cfg.SOLVER.IMS_PER_BATCH, "target": cfg.DATALOADER.TARGET_IMS_PER_BATCH}
-        self.seed = max(cfg.SEED, 0)
-        self.folder = Path(cfg.OUTPUT_DIR) / "bad_batches"
-        self.config = cfg.dump()
+    @configurable
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        optimizer: ClippedAdamW,
+        max_nonfinite_steps: int,
+        batch_sizes: dict[str, int],
+        seed: int,
+        folder: Path,
+        config: str,
+    ) -> None:
+        """
+        Args:
+            max_nonfinite_steps: consecutive ones after which the run stops.
+            batch_sizes: images a batch, over all ranks, of "source" and "target".
+            seed: of the streams of samples.
+            folder: where batches are written.
+            config: YAML of the run's config, written with each batch.
+        """
+        self.max_nonfinite_steps = max_nonfinite_steps
+        self.batch_sizes = batch_sizes
+        self.seed = seed
+        self.folder = folder
+        self.config = config
         self.student = unwrap(student)
         self.optimizer = optimizer
         self.consecutive = self.written = 0
@@ -58,6 +77,18 @@ class NonFiniteGuard(HookBase):
         self.flag = torch.zeros(1, pin_memory=torch.cuda.is_available())
         self.flag_copied: torch.cuda.Event | None = None
         self.handles: list[Any] = []
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, student: nn.Module, optimizer: ClippedAdamW) -> dict[str, Any]:
+        return {
+            "student": student,
+            "optimizer": optimizer,
+            "max_nonfinite_steps": cfg.SOLVER.MAX_NONFINITE_STEPS,
+            "batch_sizes": {"source": cfg.SOLVER.IMS_PER_BATCH, "target": cfg.DATALOADER.TARGET_IMS_PER_BATCH},
+            "seed": max(cfg.SEED, 0),
+            "folder": Path(cfg.OUTPUT_DIR) / "bad_batches",
+            "config": cfg.dump(),
+        }
 
     def before_train(self) -> None:
         self.handles = [

@@ -11,18 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-def check_clicks(points: ArrayLike, labels: ArrayLike | None, height: int, width: int) -> np.ndarray:
+def check_clicks(points: ArrayLike, labels: ArrayLike | None, size: tuple[int, int]) -> np.ndarray:
     """Copy points (N, 2) and their labels (N,), by default all positive, to a read-only (N, 3) float32 array of clicks.
 
     Raises:
-        ValueError: another shape, NaN, another label than 0 or 1, or a point outside the slice of (height, width)
-            pixels.
+        ValueError: another shape, NaN, another label than 0 or 1, or a point outside the slice of ``size`` (H, W).
     """
     points = np.array(points, dtype=np.float32)
     if points.size and (points.ndim != 2 or points.shape[1] != 2):
         raise ValueError(f"points have shape {points.shape}; expected (number, 2), each (x, y) in pixels")
     clicks = as_clicks(points, None if labels is None else np.asarray(labels))
-    require_inside(clicks[:, :2], (height, width))
+    require_inside(clicks[:, :2], size)
     clicks += 0.0  # -0 becomes 0: equal clicks have equal bytes
     clicks.flags.writeable = False
     return clicks

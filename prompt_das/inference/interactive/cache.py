@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class TensorCache:
-    """Keeps tensors until it is full; then those go that were not asked for the longest. Threads may share it."""
+    """A cache that evicts the least recently used tensors. Threads may share it."""
 
     def __init__(self, max_bytes: int) -> None:
         if max_bytes < 0:
@@ -32,7 +32,7 @@ class TensorCache:
         return key in self._tensors
 
     def get(self, key: Hashable) -> Tensor | None:
-        """The tensor, which counts as used now; None if it was never put or is gone."""
+        """The tensor, which counts as used now; None if it was never put or was evicted."""
         with self._lock:
             if key not in self._tensors:
                 return None

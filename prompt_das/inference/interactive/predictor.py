@@ -11,18 +11,19 @@ again without any difference, and a result does not depend on the clicks before 
 
 from __future__ import annotations
 
-import hashlib
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from prompt_das.config.validation import CHOICES
 from prompt_das.data.physical_scale import default_scale
 from prompt_das.inference.interactive.arguments import check_clicks, check_region
 from prompt_das.inference.interactive.cache import TensorCache
-from prompt_das.inference.interactive.newest_call import NewestCall, Superseded
+from prompt_das.inference.interactive.current_slice import CurrentSlice
+from prompt_das.inference.interactive.image import Range, SliceImage, check_image
+from prompt_das.inference.interactive.newest_call import NewestCall
 from prompt_das.inference.interactive.resize import Box
 from prompt_das.inference.interactive.segmentation import Centers, Segmentation
 from prompt_das.inference.interactive.slice_maps import SliceMaps
@@ -30,7 +31,6 @@ from prompt_das.inference.interactive.windows import WindowPredictor
 from prompt_das.modeling.load import load_model
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.slice_peaks import find_slice_peaks
-from prompt_das.volumes.intensity import check_slice, preprocess, slice_intensity_range
 
 import numpy as np
 import torch
@@ -39,11 +39,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 CACHE_BYTES = 2 << 30  # a slice of 4096 x 4096 pixels takes 1 GiB at the paper's size and stride 256
-INSTANCES = ("components", "centers")
 MAX_CENTERS = 4096  # of a slice, which may hold far more than the crops that DOMAIN_ADAPT.POINTS.TOP_K is for
 
 Progress = Callable[[int, int], None]
-Range = tuple[float, float]
 
 
 class Predictor:
@@ -104,10 +102,13 @@ class Predictor:
             ValueError: damaged weights, weights of another network, a device that is not there, a size that can
                 hardly be meant, or instances that are not known.
         """
-        if instances not in (None, *INSTANCES):
-            raise ValueError(f"instances is {instances!r}; use {' or '.join(map(repr, INSTANCES))}")
-        loaded = weights if isinstance(weights, tuple) else _load(weights, device, config_file, opts, plugins)
-        self.cfg, self._model = loaded
+        known = CHOICES["TEST.INSTANCES"]
+        if instances not in (None, *known):
+            raise ValueError(f"instances is {instances!r}; use {' or '.join(map(repr, known))}")
+        if isinstance(weights, tuple):
+            self.cfg, self._model = weights
+        else:
+            self.cfg, self._model = load_model(weights, config_file, opts, plugins, device=device)
         self._model.eval()
         self.scale = default_scale(self.cfg, pixel_size, diameter)
         self.cache = TensorCache(cache_bytes)
@@ -116,9 +117,7 @@ class Predictor:
         self._kernel = int(self.cfg.DOMAIN_ADAPT.POINTS.KERNEL)
         self._windows = WindowPredictor(self._model, self.cache)
         self._calls = NewestCall()
-        self._slice: SliceMaps | None = None
-        self._image_ticket = 0  # of the call that set the slice
-        self._lock = threading.Lock()  # of the slice and its maps; never held while the network works
+        self._current = CurrentSlice(self._model, self._calls)
 
     @classmethod
     def from_model(cls, cfg: CfgNode, model: PromptDAS, *, cache_bytes: int = CACHE_BYTES) -> Predictor:
@@ -132,7 +131,7 @@ class Predictor:
 
     @property
     def uses_negative_clicks(self) -> bool:
-        """Whether points of label 0 count; a network of the paper's prompt encoder leaves them out of account."""
+        """Whether points of label 0 count; a network of the paper's prompt encoder ignores them."""
         return bool(self._model.prompt_encoder.uses_labels)
 
     def set_image(self, image: ArrayLike, intensity_range: Range | None = None, *, scale: float | None = None) -> None:
@@ -152,13 +151,11 @@ class Predictor:
             ValueError: not a slice, an empty one, colors, NaN, a range that is not one, or no scale.
             Superseded: another thread has set a newer image meanwhile.
         """
-        new = self._check_image(image, intensity_range, scale)
-        ticket = self._calls.start()
-        with self._lock:
-            self._use(new, ticket)
+        checked = self._check_image(image, intensity_range, scale)
+        self._current.set(checked, self._calls.start())
 
     def cancel(self) -> None:
-        """End the call that is running: it raises :class:`Superseded`. Does not wait for it."""
+        """End the call that is running without waiting for it: it raises :class:`Superseded`."""
         self._calls.start()
 
     def predict(
@@ -181,7 +178,7 @@ class Predictor:
         Args:
             points: (N, 2), N may be 0.
             labels: (N,), 1 for a point on something to segment, 0 for one on something to leave out; by default all 1.
-                A network of the paper's prompt encoder leaves negative points out of account.
+                A network of the paper's prompt encoder ignores negative points.
             image, intensity_range, scale: if given, first :meth:`set_image`.
             region: a box that is predicted, such as what a viewer shows; it may reach beyond the slice. What was
                 predicted outside is kept, and follows the points. None: the whole slice.
@@ -228,101 +225,69 @@ class Predictor:
         The call checks its arguments and counts as the newest at once; the work is done where, and while, its results
         are taken. A stream may be left at any time.
         """
-        current = self._slice
-        new = None if image is None else self._check_image(image, intensity_range, scale)
-        if new is not None:
-            height, width = new.array.shape
-        elif current is not None:
-            height, width = current.size
-        else:
+        expected = self._current.maps
+        own_image = None if image is None else self._check_image(image, intensity_range, scale)
+        shown = own_image or expected
+        if shown is None:
             raise RuntimeError("there is no image yet: call set_image, or pass image")
-        clicks = check_clicks(points, labels, height, width)
-        checked_region = (0, 0, height, width) if region is None else check_region(region)
+        clicks = check_clicks(points, labels, shown.size)
+        checked_region = (0, 0, *shown.size) if region is None else check_region(region)
         call = _Call(self._calls.start(), clicks, checked_region, centers)
-        return self._results(call, current, new, progress, interval)
+        return self._results(call, own_image, expected, progress, interval)
 
     def _results(
         self,
         call: _Call,
-        current: SliceMaps | None,
-        new: _Image | None,
+        image: SliceImage | None,
+        expected: SliceMaps | None,
         progress: Progress | None,
         interval: float,
     ) -> Iterator[Segmentation]:
-        with self._lock:
-            self._calls.check(call.ticket)
-            if new is not None:
-                current = self._use(new, call.ticket)
-            if current is None or current is not self._slice:
-                raise Superseded("another image was set")
-            steps = self._windows.plan(current, call.clicks, call.region, call.centers or self._splits)
+        maps = self._current.begin(image, expected, call.ticket)
+        with self._current.locked(call.ticket):
+            steps = self._windows.plan(maps, call.clicks, call.region, call.centers or self._splits)
         last_result = time.monotonic()
         for i, step in enumerate(steps):
-            starts_to_be_slow = i > 0 and step.pace > steps[i - 1].pace
-            if i > 0 and interval < math.inf and (starts_to_be_slow or time.monotonic() - last_result >= interval):
-                yield self._result(current, call, i, len(steps))
+            gets_slower = i > 0 and step.pace > steps[i - 1].pace
+            if i > 0 and interval < math.inf and (gets_slower or time.monotonic() - last_result >= interval):
+                yield self._result(maps, call, i, len(steps))
                 last_result = time.monotonic()
-            prediction = self._windows.predict(current, step, lambda: self._calls.check(call.ticket))
-            with self._lock:
-                self._calls.check(call.ticket)
-                current.blend(step.kind).set_window(step.window, step.click_key, prediction)
+            prediction = self._windows.predict(maps, step, lambda: self._calls.check(call.ticket))
+            with self._current.locked(call.ticket):
+                maps.blend(step.kind).set_window(step.window, step.click_key, prediction)
             if progress is not None:
                 progress(i + 1, len(steps))
-        yield self._result(current, call, len(steps), len(steps))
+        yield self._result(maps, call, len(steps), len(steps))
 
-    def _check_image(self, image: ArrayLike, intensity_range: Range | None, scale: float | None) -> _Image:
-        scale = self.scale if scale is None else scale
-        if scale is None:
-            raise ValueError(
-                f"the network takes pixels of {self.cfg.INPUT.PIXEL_SIZE:g} nm (INPUT.PIXEL_SIZE): say how large those "
-                "of your images are, Predictor(..., pixel_size=8) in nm, or how large an object is in their pixels, "
-                "Predictor(..., diameter=36)"
-            )
-        return _Image(check_slice(np.asarray(image)), intensity_range, scale)
-
-    def _use(self, image: _Image, ticket: int) -> SliceMaps:
-        """Make a slice the current one. The caller holds the lock."""
-        if ticket < self._image_ticket:
-            raise Superseded("a newer image was set")
-        key = image.digest()
-        if self._slice is None or self._slice.key != key:
-            seen = preprocess(image.array, image.scale, image.intensity_range or slice_intensity_range(image.array))
-            self._slice = SliceMaps(
-                key,
-                (image.array.shape[0], image.array.shape[1]),
-                seen,
-                self._model.window,
-                self.device,
-                limited=self._model.click_reach == "object",
-                min_confidence=self._model.min_confidence,
-            )
-        self._image_ticket = ticket
-        return self._slice
-
-    def _result(self, current: SliceMaps, call: _Call, done: int, total: int) -> Segmentation:
-        with self._lock:
-            self._calls.check(call.ticket)
-            changed = current.update(call.clicks)
-            probability = current.probability
-            density = current.density(self._kernel) if call.centers and done == total else None
-            centers_map = current.centers_map() if self._splits and done == total else None
-        centers = None if density is None else self._find_centers(current, *density)  # may take seconds: no lock
-        points, labels = call.clicks[:, :2], call.clicks[:, 2].astype(np.int8)
-        min_size = self.cfg.TEST.MIN_INSTANCE_SIZE
-        peaks = self.center_threshold, self._kernel
+    def _result(self, maps: SliceMaps, call: _Call, done: int, total: int) -> Segmentation:
+        complete = done == total
+        with self._current.locked(call.ticket):
+            changed = maps.update(call.clicks)
+            probability = maps.probability
+            density = maps.density(self._kernel) if call.centers and complete else None
+            centers_map = maps.centers_map() if self._splits and complete else None
+        # Outside the lock: in a large slice this may take seconds.
+        centers = None if density is None else find_centers(maps, *density, self.center_threshold, self._kernel)
         return Segmentation(
-            *(probability, points, labels, changed, done, total, centers, min_size),
+            probability=probability,
+            points=call.clicks[:, :2],
+            labels=call.clicks[:, 2].astype(np.int8),
+            changed=changed,
+            done=done,
+            total=total,
+            centers=centers,
+            min_size=self.cfg.TEST.MIN_INSTANCE_SIZE,
             centers_map=centers_map,
-            peaks=peaks,
+            peaks=(self.center_threshold, self._kernel),
         )
 
     @property
     def _splits(self) -> bool:
         return self.instances == "centers"
 
-    def _find_centers(self, current: SliceMaps, density: Tensor, origin: Tensor) -> Centers:
-        points, scores = find_slice_peaks(density.cpu().numpy(), self.center_threshold, self._kernel, MAX_CENTERS)
-        return Centers(current.to_slice(torch.from_numpy(points) + origin.cpu()).numpy(), scores)
+    def _check_image(self, image: ArrayLike, intensity_range: Range | None, scale: float | None) -> SliceImage:
+        scale = self.scale if scale is None else scale
+        return check_image(image, intensity_range, scale, pixel_size=self.cfg.INPUT.PIXEL_SIZE)
 
 
 class _Call(NamedTuple):
@@ -332,28 +297,7 @@ class _Call(NamedTuple):
     centers: bool
 
 
-class _Image(NamedTuple):
-    array: np.ndarray  # (H, W)
-    intensity_range: Range | None
-    scale: float
-
-    def digest(self) -> bytes:
-        """The same for equal images that are seen alike, and only for them."""
-        about = (self.array.shape, self.array.dtype.str, self.intensity_range, self.scale)
-        digest = hashlib.blake2b(repr(about).encode())
-        digest.update(np.ascontiguousarray(self.array).data)
-        return digest.digest()
-
-
-def _load(
-    weights: str | Path,
-    device: str | torch.device | None,
-    config_file: str | Path | None,
-    opts: Sequence[str],
-    plugins: Sequence[str | Path],
-) -> tuple[CfgNode, PromptDAS]:
-    if device is not None:
-        if torch.device(device).type != "cpu" and not torch.cuda.is_available():
-            raise ValueError(f"device is {str(device)!r}, but torch finds no GPU here; use 'cpu' or leave it out")
-        opts = [*opts, "MODEL.DEVICE", str(device)]
-    return load_model(weights, config_file, opts, plugins)
+def find_centers(maps: SliceMaps, density: Tensor, origin: Tensor, threshold: float, kernel: int) -> Centers:
+    """Find the centers of a part of a slice: its density (h, w'), and the (x, y) where it begins, of the network."""
+    points, scores = find_slice_peaks(density.cpu().numpy(), threshold, kernel, MAX_CENTERS)
+    return Centers(maps.to_slice(torch.from_numpy(points) + origin.cpu()).numpy(), scores)

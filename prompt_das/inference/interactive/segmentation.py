@@ -68,7 +68,7 @@ class Segmentation:
         return self.instances_above(FOREGROUND_THRESHOLD)
 
     def instances_above(self, threshold: float, min_size: int | None = None) -> np.ndarray:
-        """``instances`` of another threshold of the probability and smallest size, by default the same size."""
+        """(H, W) int32: the instances for another threshold of the probability, and another ``min_size`` in pixels."""
         min_size = self.min_size if min_size is None else min_size
         if self.centers_map is None:
             return semantic_to_instances(self.probability > threshold, min_size)

@@ -25,7 +25,7 @@ MASK, AUTOMATIC, CENTERS = "mask", "automatic mask", "centers"  # what is predic
 
 
 class SliceMaps:
-    """The pixels, windows and blended maps of a slice; everything that is between slice and network pixels.
+    """The pixels, windows and blended maps of a slice, and the conversion between its pixels and the network's.
 
     Attributes:
         key: the same for equal slices, and only for them.
@@ -65,9 +65,8 @@ class SliceMaps:
         self._device = device
         self._image = pad_by_reflection(torch.from_numpy(image)[None], grid.window).to(device)
         self._resize = BilinearResize((height, width), size, device)
-        self._scale = torch.tensor(
-            [width / size[1], height / size[0], 1]
-        )  # network pixels per slice pixel: x, y, label
+        # Network pixels per slice pixel, for x, y, label.
+        self._scale = torch.tensor([width / size[1], height / size[0], 1])
         border = torch.nextafter(torch.tensor([width, height], dtype=torch.float32), torch.zeros(2))
         self._last_click = F.pad(border, (0, 1), value=1)
 
@@ -85,7 +84,7 @@ class SliceMaps:
     def clicks_per_window(self, clicks: np.ndarray) -> list[np.ndarray]:
         """(N, 3) clicks on the slice -> for each window the (N', 3) in it, in its pixels, in one order for each set."""
         clicks = clicks[np.lexsort(clicks.T)]
-        # Rounding may take a point at the last hair of the slice out of the image.
+        # Rounding may move a point at the very border of the slice out of the image.
         scaled = torch.minimum(torch.from_numpy(clicks) * self._scale, self._last_click)
         local, inside = points_of_windows(scaled[None], None, self._grid)
         return [p[i] for p, i in zip(local[:, 0].numpy(), inside[:, 0].numpy(), strict=True)]
@@ -126,7 +125,7 @@ class SliceMaps:
         return box_of_changes(before, after)
 
     def _resized(self, kind: str, resized: np.ndarray) -> tuple[np.ndarray, Box | None]:
-        """A map at the resolution of the slice as it was -> as it is now, and a box around what is new."""
+        """Resize what changed of a blended map: the (H, W) map before -> the new one, and a box around the change."""
         boxes = [self._resize.affected(box) for box in self.blend(kind).refresh()]
         boxes = [(y0, x0, y1, x1) for y0, x0, y1, x1 in boxes if y0 < y1 and x0 < x1]
         if not boxes:
@@ -140,9 +139,10 @@ class SliceMaps:
         return resized, (starts[0], starts[1], stops[0], stops[1])
 
     def density(self, margin: int) -> tuple[Tensor, Tensor]:
-        """A copy of the centers' map where it is known, and ``margin`` pixels around, and the (x, y) where it begins.
+        """Copy the part of the centers' map that is known, and ``margin`` pixels around it.
 
-        NaN is unknown.
+        Returns:
+            density, NaN where it is unknown, in pixels of the network; and the (x, y) where it begins.
         """
         blend = self.blend(CENTERS)
         blend.refresh()

@@ -44,7 +44,7 @@ class WindowStep(NamedTuple):
 
 
 class WindowPredictor:
-    """The network for one window at a time, with a cache of embeddings and predictions. Threads may share it."""
+    """Predicts one window at a time, with a cache of embeddings and predictions. Threads may share it."""
 
     def __init__(self, model: PromptDAS, cache: TensorCache) -> None:
         self._model = model
@@ -96,7 +96,7 @@ class WindowPredictor:
             prediction = self._decode(maps, step, check)
             self._cache.put(step.cache_key, prediction)
         else:
-            for turns in range(self._rotations):  # in use as well: the next click here needs it
+            for turns in range(self._rotations):  # counts as used: the next click here needs the embedding
                 self._cache.get((maps.key, step.window, turns))
         return prediction
 
@@ -119,7 +119,11 @@ class WindowPredictor:
         return (reduce(torch.add, views) / self._rotations)[0, 0]
 
     def embedding(self, key: tuple[bytes, int, int], window: Tensor, check: Check) -> Tensor:
-        """Encode a window, or take its embedding from the cache."""
+        """Encode a window (1, 1, w, w), or take its embedding, that of :meth:`PromptDAS.encode`, from the cache.
+
+        Args:
+            key: of the slice, the window and its rotation.
+        """
         embedding = self._cache.get(key)
         if embedding is None:
             with self._encoding:

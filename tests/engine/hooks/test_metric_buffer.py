@@ -41,7 +41,7 @@ def test_values_arrive_after_a_period_at_their_own_iterations(storage: EventStor
     assert [iteration for _, iteration in storage.history("loss").values()] == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_last_iteration_is_not_forgotten(storage: EventStorage) -> None:
+def test_the_last_iteration_is_written_too(storage: EventStorage) -> None:
     steps(MetricBuffer(3), storage, [1.0, 2.0], last=2)
     assert len(storage.history("loss").values()) == 2
 

@@ -61,7 +61,7 @@ def test_nothing_outside_the_affected_box_changes(
 
 @settings(max_examples=200)
 @given(sizes, sizes, st.data())
-def test_nothing_outside_the_needed_box_is_looked_at(
+def test_pixels_outside_the_needed_box_do_not_count(
     in_size: tuple[int, int], out_size: tuple[int, int], data: st.DataObject
 ) -> None:
     values, resize = torch.rand(in_size), BilinearResize(in_size, out_size)
