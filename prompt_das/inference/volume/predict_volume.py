@@ -39,7 +39,6 @@ from prompt_das.inference.volume.slice_prediction import (
 )
 from prompt_das.inference.volume.source import OpenedSource, VolumeSource
 from prompt_das.inference.volume.workspace import Workspace
-from prompt_das.volumes.address import Address
 from prompt_das.volumes.point_files import SlicePoints
 from prompt_das.volumes.region import Region
 from prompt_das.volumes.volume import VolumeError
@@ -117,8 +116,7 @@ def predict_volume(
     source = source if isinstance(source, VolumeSource) else VolumeSource(source)
     opened = source.open()
     scale = source.scale(cfg, opened.voxel_size)
-    images = [] if isinstance(opened.location, Address) else [opened.location]
-    files.check([*network_files, *images, *opened.files])
+    files.check([*network_files, *opened.paths])
     min_size = cfg.TEST.MIN_INSTANCE_SIZE if settings.min_size is None else settings.min_size
     centers = _center_rule(cfg, settings, opened)
     provenance = {
