@@ -81,7 +81,7 @@ def open_folder(output: Path, folder: Path, read: Iterable[Path], *, resume: boo
 
 
 def require_same_inputs(folder: Path, weights: Path, slices: Sequence[dict[str, Any]], *, resume: bool) -> None:
-    """Write down which weights and images the adaptation begins with; with ``resume`` compare them with those of before.
+    """Write down which weights and images the adaptation begins with, or with ``resume`` compare them with it.
 
     Raises:
         ValueError: they have changed since; names what.
