@@ -73,7 +73,7 @@ def read_header(path: Path) -> MRCHeader:
         content = file.read(HEADER_DTYPE.itemsize)
     if len(content) < HEADER_DTYPE.itemsize:
         raise ValueError(f"{len(content)} bytes are no MRC header, which has {HEADER_DTYPE.itemsize}")
-    header = np.frombuffer(content, HEADER_DTYPE).reshape(()).view(np.recarray)
+    header: Any = np.frombuffer(content, HEADER_DTYPE).reshape(()).view(np.recarray)
     if bytes(header.map)[:3] != MAP_ID[:3]:
         raise ValueError("there is no 'MAP' in the header, so this is no MRC file")
     header.dtype = header.dtype.newbyteorder(utils.byte_order_from_machine_stamp(header.machst))
