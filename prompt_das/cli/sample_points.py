@@ -51,7 +51,7 @@ def ratio_inside(points: SlicePoints, slices: list[dict[str, Any]]) -> float:
 def run(args: argparse.Namespace) -> None:
     name = choose_dataset(args.dataset, args.volume)
     slices = DatasetCatalog.get(name)
-    read = {Path(path) for d in slices[:1] for path in (d["file_name"], d["label_file_name"]) if path}
+    read = {Path(path) for d in slices[:1] for path in (d.get("file_name"), d.get("label_file_name")) if path}
     read |= {Path(path) for path in (args.source, args.volume) if path}
     require_apart([Path(args.output)], read)
     require_replaceable(Path(args.output), overwrite=args.overwrite)
