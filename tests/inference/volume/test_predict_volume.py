@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.checkpoint.safe_load import export_weights
-from prompt_das.inference.volume.executors import dask_executor
 from prompt_das.inference.volume import source as volume_source
+from prompt_das.inference.volume.executors import dask_executor
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.inference.volume.settings import VolumeSettings
 from prompt_das.inference.volume.source import VolumeSource
