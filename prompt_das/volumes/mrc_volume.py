@@ -49,7 +49,7 @@ class MRCVolume(Volume):
         self.shape, self.dtype = three_dimensions(header.shape, path), header.dtype
 
     def _open(self) -> MRCHeader:
-        return read_header(self.path)
+        return read_header(Path(self.path))
 
     def _stored_voxel_size(self) -> VoxelSize:
         header: MRCHeader = self._handle()
@@ -59,7 +59,7 @@ class MRCVolume(Volume):
         y0, x0, y1, x1 = box
         _, height, width = self.shape
         start = self._handle().offset + (z * height + y0) * width * self.dtype.itemsize
-        rows = np.fromfile(self.path, self.dtype, (y1 - y0) * width, offset=start)
+        rows = np.fromfile(Path(self.path), self.dtype, (y1 - y0) * width, offset=start)
         return rows.reshape(y1 - y0, width)[:, x0:x1].copy()
 
 
