@@ -250,6 +250,7 @@ def sample_points(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--from", dest="source", metavar="FILE", help="convert this file instead of drawing points")
     parser.add_argument("--output", required=True, help="JSON file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
 
 
 def prepare_mitoem(parser: argparse.ArgumentParser) -> None:
@@ -305,6 +306,7 @@ def convert(parser: argparse.ArgumentParser) -> None:
     add_plugin(parser)
     parser.add_argument("--student", action="store_true", help="export the student instead of the teacher")
     parser.add_argument("--float16", action="store_true", help="half the size: large tensors in half precision")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT")
     parser.add_argument("input", type=Path, metavar="IN")
     parser.add_argument("output", type=Path, metavar="OUT", help="*.safetensors")
     add_last_options(parser)

@@ -12,13 +12,14 @@ is downloaded unless :func:`download_model` is called.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from prompt_das.checkpoint.safe_load import read_config
 from prompt_das.config.yaml_loader import parse_yaml, read_yaml
@@ -147,7 +148,16 @@ def download_model(name: str, report: Callable[[int, int], object] = lambda done
     part = model.file.with_name(f"{model.file.name}.part")
 
     def resume(url: str, output_file: Any, _: Any) -> None:
-        done = part.stat().st_size if part.is_file() else 0
+        with open(part, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OSError(f"another process downloads {name} to {part}; wait for it, or stop it") from None
+            fetch(url, file)
+            os.replace(part, output_file)
+
+    def fetch(url: str, file: BinaryIO) -> None:
+        done = file.seek(0, os.SEEK_END)
         headers = {"Range": f"bytes={done}-", "Accept-Encoding": "identity"} if done else {}
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if done and response.status_code == requests.codes.requested_range_not_satisfiable:
@@ -156,12 +166,12 @@ def download_model(name: str, report: Callable[[int, int], object] = lambda done
                 response.raise_for_status()
                 done *= response.status_code == requests.codes.partial_content  # else it begins anew
                 total = done + int(response.headers.get("Content-Length", -done))
-                with open(part, "ab" if done else "wb") as file:
-                    for chunk in response.iter_content(CHUNK):
-                        file.write(chunk)
-                        done += len(chunk)
-                        report(done, total)
-        os.replace(part, output_file)
+                file.truncate(done)
+                for chunk in response.iter_content(CHUNK):
+                    file.write(chunk)
+                    done += len(chunk)
+                    report(done, total)
+        file.flush()
 
     try:
         pooch.retrieve(

@@ -17,6 +17,7 @@ from prompt_das.config.find import CONFIGS
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.sharing import config_for_sharing
 from prompt_das.modeling.load import build_on_meta_device, config_of_weights
+from prompt_das.utils.output_paths import require_apart, require_nameable, require_replaceable
 
 import torch
 
@@ -57,6 +58,9 @@ def from_training(
 def run(args: argparse.Namespace) -> None:
     if args.output.suffix != ".safetensors":
         raise ValueError(f"{args.output}: weights are written as .safetensors")
+    require_apart([args.output], [args.input])
+    require_replaceable(args.output, overwrite=args.overwrite)
+    require_nameable(args.output)
     content = read_checkpoint(args.input)
     if args.kind == "reference":
         state, config = from_reference(content, args.config_file, args.input, args.opts)

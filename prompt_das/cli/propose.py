@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 
 from prompt_das.adaptation.proposals import write_proposals
+from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.cli.adapt import show_warnings_only
 from prompt_das.cli.input_volume import input_volume, overrides
 from prompt_das.engine.propose import propose_clicks
+from prompt_das.utils.output_paths import require_apart, require_nameable, require_replaceable
 
 
 def run(args: argparse.Namespace) -> None:
     show_warnings_only()
     if args.output.suffix != ".csv":
         raise ValueError(f"{args.output}: proposals are written as .csv")
-    if args.output.exists() and not args.overwrite:
-        raise FileExistsError(f"{args.output} exists already; replace it with --overwrite, or choose another --output")
+    require_replaceable(args.output, overwrite=args.overwrite)
+    require_nameable(args.output)
     source = input_volume(args)
+    require_apart([args.output], [find_weights(args.weights), *source.open().paths])
     proposals = propose_clicks(
         args.weights,
         source,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from prompt_das.data.datasets import ensure_registered, register_volumes_from_yaml
 from prompt_das.data.slices import read_labels
 from prompt_das.data.sparse_points import read_dataset_points, sample_dataset_points
+from prompt_das.utils.output_paths import require_apart, require_replaceable
 from prompt_das.volumes.point_files import SlicePoints, write_points
 
 import numpy as np
@@ -49,6 +51,10 @@ def ratio_inside(points: SlicePoints, slices: list[dict[str, Any]]) -> float:
 def run(args: argparse.Namespace) -> None:
     name = choose_dataset(args.dataset, args.volume)
     slices = DatasetCatalog.get(name)
+    read = {Path(path) for d in slices[:1] for path in (d.get("file_name"), d.get("label_file_name")) if path}
+    read |= {Path(path) for path in (args.source, args.volume) if path}
+    require_apart([Path(args.output)], read)
+    require_replaceable(Path(args.output), overwrite=args.overwrite)
     labeled = slices[0]["label_file_name"] is not None
     if args.source:
         points = convert(args.source, slices)

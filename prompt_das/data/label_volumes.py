@@ -42,6 +42,11 @@ class LabelVolume:
         return len(self.slices), *open_label_volume(self.slices[0]).shape[1:]
 
     @property
+    def paths(self) -> list[Path]:
+        """Files and folders that are read: of the labels, and of the image if there is one."""
+        return [Path(self.slices[0][key]) for key in ("label_file_name", "file_name") if self.slices[0].get(key)]
+
+    @property
     def is_mask(self) -> bool:
         """Whether it is described as a mask, whose ids mean nothing beyond a slice."""
         return self.slices[0]["label_type"] == "semantic"
@@ -61,8 +66,10 @@ def open_labels(name: str) -> LabelVolume:
     Raises FileNotFoundError, VolumeError: there is none, or it does not hold integers.
     """
     path, _, array = name.partition(ARRAY)
-    if not Path(path).expanduser().exists():
-        raise FileNotFoundError(f"{path} does not exist; a label volume is a TIFF, HDF5, Zarr or folder of slices")
+    if not path or not Path(path).expanduser().exists():
+        raise FileNotFoundError(
+            f"{path or repr(name)} does not exist; a label volume is a TIFF, HDF5, Zarr or folder of slices"
+        )
     close_volumes()  # files may have come or gone since a volume was opened
     volume = open_volume(path, array or label_array(path))
     common = {
@@ -142,7 +149,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 def _parts(name: str) -> list[str]:
     """Parts of a path; the array inside the file belongs to the last."""
     path, separator, array = name.partition(ARRAY)
-    *folders, file = Path(path).parts
+    *folders, file = Path(path).parts or ("",)
     return [*folders, f"{file}{separator}{array}"]
 
 

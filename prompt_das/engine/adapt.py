@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shutil
 import time
@@ -31,6 +30,7 @@ from prompt_das.data.datasets import ensure_registered, register_slices, registe
 from prompt_das.data.physical_scale import scale_of_diameter
 from prompt_das.data.slices import open_image_volume
 from prompt_das.engine import run_folder
+from prompt_das.engine.adapt_files import check_arguments, open_folder, require_same_inputs
 from prompt_das.engine.adapt_schedule import (
     SCORES,
     as_options,
@@ -46,6 +46,7 @@ from prompt_das.engine.trainer import build_trainer
 from prompt_das.inference.volume.source import VolumeSource, keep_prompts
 from prompt_das.modeling.load import config_of_weights, load_model
 from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.volumes.address import as_location
 from prompt_das.volumes.point_files import SliceClicks, read_clicks, write_points
 
 import numpy as np
@@ -65,7 +66,6 @@ SUPERVISION_SIGMAS = 1.0
 # adaptation collapsed, it lost 0.035 and more from one score to the next (docs/RESULTS.md).
 TOLERANCE = 0.03
 ANY_NUMBER = 2**31  # of slices
-SUFFIXES = (".safetensors", ".pth")
 TRAIN_CLICKS, HELD_OUT_CLICKS = "clicks_train.json", "clicks_held_out.json"
 
 
@@ -99,6 +99,7 @@ class Target:
     slices: list[dict[str, Any]]
     clicks: SliceClicks | None
     file: str  # of the clicks, for messages
+    files: tuple[Path, ...]  # all that is read: the images, their description, the clicks
 
 
 def adapt(
@@ -141,8 +142,7 @@ def adapt(
     """
     begun = time.monotonic()
     output = Path(output).expanduser().absolute()
-    folder = output.with_name(f"{output.name}.adapting")
-    check_arguments(output, folder, minutes, resume=resume, overwrite=overwrite)
+    folder = check_arguments(output, minutes, seed, opts, resume=resume, overwrite=overwrite)
     weights = find_weights(weights)
     start_cfg, start = load_model(weights, opts=opts, plugins=plugins)
     target = find_target(volume, start_cfg)
@@ -151,12 +151,8 @@ def adapt(
     if volume.diameter is not None:
         settings += as_options({"INPUT.SCALE": 1.0})  # the voxel size of the target decides
     cfg = get_prompt_das_cfg(None, [*settings, *opts], text=start_cfg.dump())
-    folder.mkdir(parents=True, exist_ok=True)
-    run_folder.lock(folder)
-    unfinished = resume and (folder / run_folder.CONFIG).is_file()
-    if not unfinished:
-        for path in (*run_folder.run_files(folder), folder / run_folder.CONFIG):
-            path.unlink(missing_ok=True)
+    unfinished = open_folder(output, folder, [weights, *target.files], resume=resume)
+    require_same_inputs(folder, weights, target.slices, resume=unfinished)
     score = before = None
     score_seconds = 0.0
     if target.clicks is not None:
@@ -196,21 +192,6 @@ def adapt(
     return Adaptation(output, before, after, adapted, cfg.SOLVER.MAX_ITER, taken)
 
 
-def check_arguments(output: Path, folder: Path, minutes: float, *, resume: bool, overwrite: bool) -> None:
-    """Raise ValueError or FileExistsError for an output that cannot be written, or minutes that are none."""
-    if output.suffix not in SUFFIXES:
-        raise ValueError(f"{output}: adapted weights are written as {' or '.join(SUFFIXES)}")
-    if not (math.isfinite(minutes) and minutes > 0):
-        raise ValueError(f"--minutes is {minutes:g}; give the minutes that the adaptation may take")
-    unfinished = (folder / run_folder.CONFIG).is_file()
-    if unfinished and not (resume or overwrite):
-        raise FileExistsError(
-            f"{folder} holds an adaptation that was stopped: go on with --resume, or begin anew with --overwrite"
-        )
-    if output.exists() and not (overwrite or (resume and unfinished)):
-        raise FileExistsError(f"{output} exists already; replace it with --overwrite, or choose another --output")
-
-
 def find_target(volume: VolumeSource, cfg: CfgNode) -> Target:
     """Register the volume and read the clicks on it; ``cfg``: of the network.
 
@@ -227,15 +208,17 @@ def find_target(volume: VolumeSource, cfg: CfgNode) -> Target:
     name = register_slices(slices, spec)
     slices = [{**dataset_dict, "dataset_name": name} for dataset_dict in slices]
     file = volume.points or spec.points
+    named = [as_location(path) for path in (slices[0]["file_name"], volume.volume, file) if path is not None]
+    files = tuple(path for path in named if isinstance(path, Path) and path.exists())  # no address is written over
     if file is None:
-        return Target(name, slices, None, "")
+        return Target(name, slices, None, "", files)
     whole = open_image_volume({**slices[0], "box": None})
     clicks = read_clicks(file, whole.slice_names, num_slices=ANY_NUMBER)  # the checks below say more
     used = {dataset_dict["slice"] for dataset_dict in slices}
     require_usable(str(file), clicks, whole.shape, used)
     clicks = keep_prompts(file, clicks, slices)
     require_usable(str(file), clicks, whole.shape, used)  # again, since a region may have fewer
-    return Target(name, slices, clicks, str(file))
+    return Target(name, slices, clicks, str(file), files)
 
 
 def keep_aside(target: Target, folder: Path, seed: int, *, resume: bool) -> SliceClicks:

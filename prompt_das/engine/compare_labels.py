@@ -12,6 +12,7 @@ from prompt_das.evaluation import comparison_report
 from prompt_das.evaluation.label_volumes import LabelComparison
 from prompt_das.evaluation.reports import write_json
 from prompt_das.utils.atomic_write import atomic_folder
+from prompt_das.utils.output_paths import require_apart
 from prompt_das.utils.visualization import save_image
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
@@ -45,9 +46,11 @@ def compare_labels(
     """
     if num_pictures < 0:
         raise ValueError(f"the number of pictures is {num_pictures}; it is 0 or more")
+    names = short_names(predictions)
+    true, volumes = open_truth(truth), {name: open_labels(path) for name, path in zip(names, predictions)}
+    if output is not None:
+        require_apart([output], [path for volume in (true, *volumes.values()) for path in volume.paths])
     with atomic_folder(output) if output is not None else nullcontext() as folder:
-        names = short_names(predictions)
-        true, volumes = open_truth(truth), {name: open_labels(path) for name, path in zip(names, predictions)}
         require_comparable(true, list(volumes.values()))
         comparison = LabelComparison(names, truth_is_mask=true.is_mask)
         for z in progress(range(len(true.slices))):

@@ -86,3 +86,5 @@ def test_from_weights_and_a_volume_to_proposals(
     assert all(abs(z - 4) > NEAR_SLICES or np.hypot(x - 45.5, y - 35.5) >= radius for z, x, y in places)
     with pytest.raises(SystemExit, match="replace it with --overwrite"):
         main(command)
+    with pytest.raises(SystemExit, match="would be written over the input"):
+        main([*command, "--output", str(tmp_path / "clicks.csv"), "--overwrite"])

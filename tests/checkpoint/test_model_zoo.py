@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import re
 import threading
@@ -274,6 +275,30 @@ def test_an_interrupted_download_is_continued(
     handler.break_after = None
     assert download_model("em").read_bytes() == handler.content
     assert handler.ranges == [None, "bytes=100-"]
+
+
+def test_a_damaged_file_is_downloaded_again(home: Path, package: Path, server: tuple[type[_Server], str, str]) -> None:
+    handler, url, digest = server
+    describe(home, f"em: {{url: '{url}', sha256: {digest}}}")
+    damaged = bytearray(download_model("em").read_bytes())
+    damaged[-1] ^= 1
+    (home / "em.safetensors").write_bytes(damaged)
+    with pytest.raises(ValueError, match="fetch it again: prompt-das models --download em"):
+        find_weights("em")
+    assert download_model("em").read_bytes() == handler.content
+
+
+def test_two_downloads_at_once_do_not_mix(home: Path, package: Path, server: tuple[type[_Server], str, str]) -> None:
+    handler, url, digest = server
+    describe(home, f"em: {{url: '{url}', sha256: {digest}}}")
+    with open(home / "em.safetensors.part", "ab") as part:
+        part.write(handler.content[:100])
+        part.flush()
+        fcntl.flock(part, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="another process downloads em"):
+            download_model("em")
+    assert (home / "em.safetensors.part").read_bytes() == handler.content[:100]
+    assert download_model("em").read_bytes() == handler.content
 
 
 def test_a_download_of_which_only_the_name_was_missing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from prompt_das.volumes.ome_zarr import INSTANCES, add_instances, create_ome_zarr
@@ -202,7 +203,32 @@ def test_an_output_that_exists_is_kept() -> None:
     Path("out/precious").touch()
     error = error_of("other.tif", "--truth", "truth.tif", "--output", "out")
     assert "out exists already; choose another folder" in error
-    assert "truth.tif exists already" in error_of("other.tif", "--truth", "truth.tif", "--output", "truth.tif")
+    Path("file").touch()
+    assert "file exists already" in error_of("other.tif", "--truth", "truth.tif", "--output", "file")
+
+
+@pytest.mark.usefixtures("folder")
+def test_no_output_goes_into_what_is_compared(labels: np.ndarray) -> None:
+    zarr.open_group("labels.zarr", mode="w").create_array("ids", data=labels)
+    os.mkdir("slices")
+    for z, of_slice in enumerate(labels):
+        tifffile.imwrite(f"slices/{z}.tif", of_slice)
+    for volume, output in (
+        ("labels.zarr", "labels.zarr/ids/new"),
+        ("slices", "slices/new"),
+        ("other.tif", "other.tif"),
+    ):
+        with pytest.raises(SystemExit, match="would be written over the input"):
+            evaluate(volume, "--truth", "truth.tif", "--output", output)
+    assert sorted(os.listdir("slices")) == [f"{z}.tif" for z in range(len(labels))]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("name", ["", "::", "::ids"])
+def test_an_empty_name_is_named(name: str) -> None:
+    """A script whose variable is not set; the empty path would be the working folder."""
+    with pytest.raises(SystemExit, match="does not exist"):
+        evaluate(name, "--truth", "truth.tif")
 
 
 @pytest.mark.usefixtures("folder")

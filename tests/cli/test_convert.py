@@ -106,6 +106,18 @@ def test_half_the_size_is_nearly_the_same_probability(tiny: list[str], tmp_path:
     assert one.std() > 0.1
 
 
+def test_weights_that_are_there_stay_there(run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(b"other weights")
+    with pytest.raises(SystemExit, match="exists already; replace it with --overwrite"):
+        main(["convert", "--from", "training", str(run), str(mine)])
+    with pytest.raises(SystemExit, match="would be written over the input"):
+        main(["convert", "--from", "training", "--overwrite", str(mine), str(mine)])
+    assert mine.read_bytes() == b"other weights"
+    main(["convert", "--from", "training", "--overwrite", str(run), str(mine)])
+    assert all((tensor == 2).all() for tensor in read_checkpoint(mine).values())
+
+
 def test_what_does_not_fit_is_named(run: Path, tmp_path: Path) -> None:
     content = torch.load(run, weights_only=True)
     content["teacher"].pop("decoder.mask_token")

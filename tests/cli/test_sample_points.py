@@ -37,9 +37,10 @@ def test_points_are_drawn_from_labels(volume: Path, capsys: pytest.CaptureFixtur
     assert "3 points on 2 of 3 slices" in capsys.readouterr().out
 
     first = output.read_bytes()
-    main(["sample-points", "--volume", str(volume), "--output", str(output)])
+    again = ["sample-points", "--volume", str(volume), "--output", str(output), "--overwrite"]
+    main(again)
     assert output.read_bytes() == first
-    main(["sample-points", "--volume", str(volume), "--output", str(output), "--ratio", "1"])
+    main([*again, "--ratio", "1"])
     assert len(read_points(output)[0]) == 8
 
 
@@ -55,6 +56,19 @@ def test_a_foreign_file_is_converted_and_its_points_are_checked(volume: Path, ca
     assert list(points) == [0]
     assert points[0].tolist() == [[4.5, 4.5], [0.5, 0.5]]
     assert "50.0% of them lie on a labeled instance" in capsys.readouterr().out
+
+
+def test_neither_what_is_there_nor_what_is_read_is_written_over(volume: Path) -> None:
+    clicks = volume.parent / "clicks.csv"
+    clicks.write_text("z,y,x\n0,4,4\n")
+    command = ["sample-points", "--volume", str(volume), "--from", str(clicks)]
+    for victim in (clicks, volume, volume.parent / "images" / "points.json"):
+        with pytest.raises(SystemExit, match="would be written over the input"):
+            main([*command, "--overwrite", "--output", str(victim)])
+    main([*command, "--output", str(volume.parent / "points.json")])
+    with pytest.raises(SystemExit, match="exists already; replace it with --overwrite"):
+        main([*command, "--output", str(volume.parent / "points.json")])
+    assert clicks.read_text() == "z,y,x\n0,4,4\n"
 
 
 def test_errors_are_one_line(volume: Path) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from prompt_das.checkpoint.safe_load import read_checkpoint
 
 import pytest
 
@@ -56,3 +60,39 @@ def test_full_shared_memory_ends_the_run_and_is_named() -> None:
     assert result.returncode == 1
     for text in ("could not send its batch", "/dev/shm has", "--ipc=host", "DATALOADER.NUM_WORKERS", "--resume"):
         assert text in result.stderr
+
+
+# Crops of 96 x 96 pixels in batches of 32: a batch alone fills 4 MB, and each worker is two batches ahead.
+TRAINING = {
+    "INPUT.CROP_SIZE": 96,
+    "INPUT.SCALE": 1.0,
+    "MODEL.PRECISION": "float32",
+    "SOLVER.IMS_PER_BATCH": 32,
+    "SOLVER.MAX_ITER": 4,
+    "SOLVER.WARMUP_ITERS": 1,
+    "SOLVER.CHECKPOINT_PERIOD": 2,
+    "DATALOADER.TARGET_IMS_PER_BATCH": 32,
+    "DATALOADER.NUM_WORKERS": 2,
+    "DATASETS.VAL": "()",
+    "DATASETS.TEST": "()",
+    "DOMAIN_ADAPT.BURN_IN_ITERS": 2,
+    "VIS_PERIOD": 0,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("synthetic_data")
+def test_a_training_in_small_shared_memory_is_the_same_training(
+    tiny: list[str], tmp_path: Path, assert_same: Callable[..., None]
+) -> None:
+    words = [*tiny, *(str(word) for pair in TRAINING.items() for word in pair)]
+    weights: list[Any] = []
+    for name, place in (("small", IN_SMALL_SHARED_MEMORY), ("large", [])):
+        program = [sys.executable, "-m", "prompt_das_cli", "train", "--config-file", "quick/synthetic_wda"]
+        result = subprocess.run(
+            [*place, *program, *words, "OUTPUT_DIR", str(tmp_path / name)],
+            **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 10 * SECONDS},
+        )
+        assert result.returncode == 0, result.stderr
+        weights.append(read_checkpoint(tmp_path / name / "model_final.pth"))
+    assert_same(*weights)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from prompt_das.data.build import get_slices
 from prompt_das.data.datasets import find_volume
 from prompt_das.data.physical_scale import NetworkScale
 from prompt_das.data.slices import read_labels
+from prompt_das.engine import run_folder
 from prompt_das.engine.adapt import adapt
 from prompt_das.engine.adapt_schedule import fit_schedule
 from prompt_das.engine.hooks.stopping import EXIT_RESUMABLE
@@ -176,6 +180,81 @@ def test_other_clicks_are_not_resumed_with(
         adapt(weights, source, tmp_path / "mine.pth", seed=1, resume=True, progress=False)
 
 
+def stop(
+    weights: Path, source: VolumeSource, output: Path, monkeypatch: pytest.MonkeyPatch, opts: list[str] = QUICK
+) -> Path:
+    """The folder of an adaptation that was stopped."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module.ClickWatch, "__call__", lambda self, trainer: [Stop()])
+        with pytest.raises(SystemExit):
+            adapt(weights, source, output, opts=opts, progress=False)
+    return output.with_name(f"{output.name}.adapting")
+
+
+def test_other_weights_or_images_are_not_resumed_with(
+    weights: Path, source: VolumeSource, tiny_cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = shutil.copytree(source.volume, tmp_path / "images")
+    source = VolumeSource(images, points=source.points)
+    output = tmp_path / "mine.pth"
+    folder = stop(weights, source, output, monkeypatch)
+    before = weights.read_bytes()
+    other = {name: value + 1 for name, value in PromptDAS(tiny_cfg).state_dict().items()}
+    export_weights(weights, other, tiny_cfg.dump())
+    error = error_of(lambda: adapt(weights, source, output, resume=True, progress=False))
+    assert "begun with other weights or images (weights" in error
+    weights.write_bytes(before)
+    files = sorted(images.iterdir())
+    shutil.copyfile(files[0], files[2])
+    error = error_of(lambda: adapt(weights, source, output, resume=True, progress=False))
+    assert f"begun with other weights or images (inputs: {files[2].name}" in error
+    (folder / "inputs.json").write_text("{")
+    assert "begin anew with --overwrite" in error_of(lambda: adapt(weights, source, output, resume=True))
+    assert adapt(weights, source, output, overwrite=True, opts=QUICK, progress=False).output == output
+
+
+@pytest.mark.parametrize("victim", ["weights", "points", "volume"])
+def test_no_input_is_written_over(weights: Path, source: VolumeSource, tmp_path: Path, victim: str) -> None:
+    clicks = tmp_path / "clicks.pth"
+    shutil.copyfile(source.points, clicks)
+    images = shutil.copytree(source.volume, tmp_path / "images")
+    output = {"weights": weights, "points": clicks, "volume": images / "mine.pth"}[victim]
+    source = VolumeSource(images, points=clicks)
+    before = {path: path.read_bytes() for path in (weights, clicks)}
+    error = error_of(lambda: adapt(weights, source, output, overwrite=True, opts=QUICK, progress=False))
+    assert "would be written over the input" in error
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert not (images / "mine.pth.adapting").exists()
+
+
+def test_the_folder_of_another_program_stays_as_it_is(weights: Path, source: VolumeSource, tmp_path: Path) -> None:
+    foreign = tmp_path / "mine.pth.adapting"
+    foreign.mkdir()
+    for name in ("config.yaml", "model_mine.pth"):
+        (foreign / name).write_text("mine")
+    error = error_of(lambda: adapt(weights, source, tmp_path / "mine.pth", overwrite=True, opts=QUICK))
+    assert "was not made by this program (it holds config.yaml)" in error
+    assert sorted(path.name for path in foreign.iterdir()) == ["config.yaml", "model_mine.pth"]
+
+
+def test_an_adaptation_at_work_is_not_joined_by_another(
+    weights: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """POSIX locks are of a process, so the other one is one."""
+    folder = stop(weights, source, tmp_path / "mine.pth", monkeypatch)
+    run_folder._held.pop().close()
+    program = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", program, str(folder / run_folder.LOCK)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for options in ({"resume": True}, {"overwrite": True}):
+            error = error_of(lambda options=options: adapt(weights, source, tmp_path / "mine.pth", **options))
+            assert "another training, process" in error
+        other.communicate(b"\n")
+    assert (folder / run_folder.CONFIG).is_file()
+
+
 def error_of(call: Callable[[], Any]) -> str:
     with pytest.raises((ValueError, OSError)) as error:
         call()
@@ -230,7 +309,27 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_read(tmp_path: Pa
     assert "as .safetensors or .pth" in error_of(lambda: adapt("none.pth", nothing, tmp_path / "mine.tif"))
     (tmp_path / "mine.pth").touch()
     assert "--overwrite" in error_of(lambda: adapt("none.pth", nothing, tmp_path / "mine.pth"))
+    (tmp_path / "folder.pth").mkdir()
+    error = error_of(lambda: adapt("none.pth", nothing, tmp_path / "folder.pth", overwrite=True))
+    assert "folder.pth is a folder" in error
+    for seed in (-1, 2**32):
+        assert f"--seed is {seed}" in error_of(
+            lambda seed=seed: adapt("none.pth", nothing, tmp_path / "a.pth", seed=seed)
+        )
+    elsewhere = ["OUTPUT_DIR", str(tmp_path / "a_run_of_mine")]
+    assert "OUTPUT_DIR follows from --output" in error_of(
+        lambda: adapt("none.pth", nothing, tmp_path / "a.pth", opts=elsewhere)
+    )
     assert "--minutes is 0" in error_of(lambda: adapt("none.pth", nothing, tmp_path / "new.pth", minutes=0))
+
+
+def test_names_that_cannot_be_written_are_refused_before_the_training(
+    weights: Path, source: VolumeSource, tmp_path: Path
+) -> None:
+    long = tmp_path / f"{'x' * 240}.pth"
+    assert "bytes too long" in error_of(lambda: adapt(weights, source, long, opts=QUICK))
+    (tmp_path / "link.pth").symlink_to(tmp_path / "nowhere" / "mine.pth")
+    assert "does not exist: remove it" in error_of(lambda: adapt(weights, source, tmp_path / "link.pth", opts=QUICK))
 
 
 def test_a_folder_without_slices_is_refused(weights: Path, tmp_path: Path) -> None:

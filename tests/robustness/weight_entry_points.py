@@ -104,7 +104,7 @@ def resume(folder: Path) -> Any:
 
 def share(folder: Path) -> Any:
     out = folder / "out.safetensors"
-    command("convert", "--from", "training", str(folder / "model_0000002.pth"), str(out))
+    command("convert", "--from", "training", "--overwrite", str(folder / "model_0000002.pth"), str(out))
     return read_checkpoint(out)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_das.inference.volume.table import is_parquet
+from prompt_das.utils.output_paths import overlap, require_apart, require_nameable
 from prompt_das.volumes.ome_zarr import OME_VERSIONS
 from prompt_das.volumes.open_volume import HDF5_SUFFIXES, TIFF_SUFFIXES
 
@@ -79,31 +79,8 @@ class OutputFiles:
             OSError: a name that is too long, a link that leads nowhere, a folder that cannot be written to.
         """
         for path in self.paths:
-            _check_name(path)
+            require_nameable(path, LONGEST_ADDITION)
         for i, path in enumerate(self.paths):
-            if any(_overlap(path, other) for other in self.paths[:i]):
+            if any(overlap(path, other) for other in self.paths[:i]):
                 raise ValueError(f"{path} is written twice: give output and table names of their own")
-        for source in inputs:
-            for path in (*self.paths, self.output.with_name(f"{self.output.name}.part")):
-                if _overlap(path, source):
-                    raise ValueError(
-                        f"{path} would be written over the input {source}, or into it: choose another name"
-                    )
-
-
-def _overlap(first: Path, second: Path) -> bool:
-    """Whether two paths are one, or one lies inside the other."""
-    first, second = first.resolve(), second.resolve()
-    return first == second or first in second.parents or second in first.parents
-
-
-def _check_name(path: Path) -> None:
-    if path.is_symlink() and not path.exists():
-        raise FileNotFoundError(f"{path} is a link to {path.readlink()}, which does not exist: remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    longest = os.pathconf(path.parent, "PC_NAME_MAX")
-    length = len(os.fsencode(path.name)) + LONGEST_ADDITION
-    if length > longest:
-        raise OSError(f"{path}: the name is {length - longest} bytes too long, a file system takes {longest}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path}: no permission to write into {path.parent}")
+        require_apart([*self.paths, self.output.with_name(f"{self.output.name}.part")], inputs)

@@ -40,7 +40,6 @@ from prompt_das.inference.volume.source import OpenedSource, VolumeSource
 from prompt_das.inference.volume.store import STORE, intact_slices, paths_of_slice, prepare_store
 from prompt_das.inference.volume.table import is_parquet, table_columns, write_table
 from prompt_das.inference.volume.workspace import Workspace
-from prompt_das.volumes.address import Address
 from prompt_das.volumes.ome_zarr import NO_OFFSET, create_ome_zarr
 from prompt_das.volumes.point_files import SlicePoints
 from prompt_das.volumes.region import Region
@@ -119,8 +118,7 @@ def predict_volume(
     source = source if isinstance(source, VolumeSource) else VolumeSource(source)
     opened = source.open()
     scale = source.scale(cfg, opened.voxel_size)
-    images = [] if isinstance(opened.location, Address) else [opened.location]
-    files.check([*network_files, *images, *opened.files])
+    files.check([*network_files, *opened.paths])
     min_size = cfg.TEST.MIN_INSTANCE_SIZE if settings.min_size is None else settings.min_size
     centers = _center_rule(cfg, settings, opened)
     provenance = {

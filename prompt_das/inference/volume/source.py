@@ -114,35 +114,40 @@ class OpenedSource:
         return as_location(self.slices[0]["file_name"])
 
     @property
+    def paths(self) -> list[Path]:
+        """All that is read: the images, and what was named by the user."""
+        images = [] if isinstance(self.location, Address) else [self.location]
+        return [*images, *self.files]
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(Z, H, W)."""
         return len(self.slices), self.slices[0]["height"], self.slices[0]["width"]
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What changes if the input changes: size and time of each file, and a digest of the first and last slice.
+        """See :func:`fingerprint`."""
+        return fingerprint(self.slices)
 
-        Files at an address have no such times: there it is the metadata, which say how the volume is stored.
-        """
-        location = self.location
-        inputs: dict[str, Any] = (
-            open_image_volume(self.slices[0]).documents()
-            if isinstance(location, Address)
-            else _sizes_and_times(location)
-        )
-        return {
-            "inputs": inputs,
-            "first_slice": self._digest_slice(0),
-            "last_slice": self._digest_slice(-1),
-        }
 
-    def _digest_slice(self, index: int) -> str:
-        dataset_dict = self.slices[index]
-        try:
-            pixels = open_image_volume(dataset_dict).read(dataset_dict["slice"])
-        except VolumeError as error:  # perhaps it is skipped
-            return str(error)
-        return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+def fingerprint(slices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What changes if the images change: size and time of each file, and a digest of the first and last slice.
+
+    Files at an address have no such times: there it is the metadata, which say how the volume is stored.
+    """
+    location = as_location(slices[0]["file_name"])
+    inputs: dict[str, Any] = (
+        open_image_volume(slices[0]).documents() if isinstance(location, Address) else _sizes_and_times(location)
+    )
+    return {"inputs": inputs, "first_slice": _digest_slice(slices[0]), "last_slice": _digest_slice(slices[-1])}
+
+
+def _digest_slice(dataset_dict: dict[str, Any]) -> str:
+    try:
+        pixels = open_image_volume(dataset_dict).read(dataset_dict["slice"])
+    except VolumeError as error:  # perhaps it is skipped
+        return str(error)
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
 
 
 def _sizes_and_times(root: Path) -> dict[str, list[int]]:

@@ -24,8 +24,8 @@ from typing import Any
 
 from prompt_das.inference.volume.durable import make_receipt, sync_tree
 from prompt_das.utils.atomic_write import atomic_write, sync_folder
+from prompt_das.utils.output_paths import MARKER, claim_folder
 
-MARKER = "made_by_prompt_das"
 _NAMED = 3  # differences of a setting that an error lists
 
 
@@ -139,18 +139,7 @@ class Workspace:
                 raise FileExistsError(f"{path} exists already; choose another name, or replace it with --overwrite")
 
     def _mark_folder(self) -> None:
-        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise FileExistsError(f"{self.folder} is in the way: move it, or choose another output")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        marker = self.folder / MARKER
-        if not marker.exists():
-            others = sorted(path.name for path in self.folder.iterdir() if path.name != "lock")
-            if others:
-                raise FileExistsError(
-                    f"{self.folder} was not made by this program (it holds {others[0]}): "
-                    "move it, or choose another output"
-                )
-            marker.touch()
+        if claim_folder(self.folder, ignore=["lock"]):
             sync_folder(self.folder)
             sync_folder(self.folder.parent)
 
@@ -168,7 +157,7 @@ class Workspace:
         moving = any("moving" in line for line in self.journal)
         if settings.exists():
             before = json.loads(settings.read_text())
-            changes = _differences(before, self._settings)
+            changes = describe_differences(before, self._settings)
             if changes and not overwrite:
                 raise FileExistsError(
                     f"{self.folder} was begun with other settings ({', '.join(changes)}); "
@@ -232,7 +221,7 @@ def _move(made: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe each setting that differs, "name before -> now"; of a table only the entries that differ."""
     changes = []
     for key in sorted({*before, *now}):
@@ -240,7 +229,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            entries = [f"{key}: {change}" for change in _differences(old, new)]
+            entries = [f"{key}: {change}" for change in describe_differences(old, new)]
             more = len(entries) - _NAMED
             changes += [*entries[:_NAMED], *([f"{key}: {more} more"] if more > 0 else [])]
         else:

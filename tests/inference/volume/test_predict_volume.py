@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.checkpoint.safe_load import export_weights
+from prompt_das.inference.volume import source as volume_source
 from prompt_das.inference.volume.executors import dask_executor
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.inference.volume.settings import VolumeSettings
-from prompt_das.inference.volume.source import OpenedSource, VolumeSource
+from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.inference.volume.workspace import MARKER, Workspace
 from prompt_das.modeling import PromptDAS
 from prompt_das.modeling.load import load_model
@@ -548,7 +549,7 @@ def test_a_slice_that_changed_is_named(predict: Predict, folder: Path, stopped: 
 def test_a_first_slice_with_other_pixels_but_the_same_size_and_time_is_noticed(
     predict: Predict, folder: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OpenedSource, "_digest_slice", lambda self, index: f"other {index}")
+    monkeypatch.setattr(volume_source, "_digest_slice", lambda dataset_dict: f"other {dataset_dict['slice']}")
     with pytest.raises(FileExistsError, match=r"first_slice .* -> 'other 0'"):
         predict(folder, stopped)
 
