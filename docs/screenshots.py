@@ -108,8 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     widget.controller.open_weights(args.weights)
     tour.wait()
-    widget.images.setCurrentIndex(widget.images.findText(image.name))
-    widget.images.activated.emit(widget.images.currentIndex())
+    widget.image.images.setCurrentIndex(widget.image.images.findText(image.name))
+    widget.image.images.activated.emit(widget.image.images.currentIndex())
     tour.wait()
     image_session = widget.controller.image_sessions.current
     assert image_session is not None

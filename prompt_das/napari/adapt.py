@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from prompt_das.checkpoint.checkpointer import NUMBERED
 from prompt_das.napari.files import Report, copy_volume, holds
 from prompt_das.napari.layers import LayerVolume
 from prompt_das.volumes.point_files import write_points
@@ -36,6 +37,7 @@ def adapt_to_clicks(
     diameter: float | None,
     report: Report,
     minutes: float = MINUTES,
+    on_checkpoint: Callable[[Path], object] = lambda weights: None,
 ) -> str:
     """Write adapted weights to ``output``, replacing what is there -> what came of it, for the user.
 
@@ -44,6 +46,7 @@ def adapt_to_clicks(
             beside ``output`` for as long as this takes.
         clicks: (N, 3) of slices: x, y, label.
         diameter: of a typical object in pixels, if that decides the scale.
+        on_checkpoint: called with weights of the network as it is, about ten times. They are deleted later.
 
     Raises:
         ValueError: the adaptation was refused or failed; with its own words.
@@ -62,11 +65,35 @@ def adapt_to_clicks(
         words += ["--voxel-size", *voxel_size] if diameter is None and voxel_size is not None else []
         if volume.intensity_range is not None:
             words += ["--intensity-range", *volume.intensity_range]
+        run = output.with_name(f"{output.name}.adapting")
+        watch = CheckpointWatch(run, on_checkpoint)
+
+        def report_and_watch(done: int, total: int) -> None:
+            report(done, total)
+            watch()
+
         try:
-            return run_command([str(word) for word in words], 60 * minutes, report)
+            return run_command([str(word) for word in words], 60 * minutes, report_and_watch)
         except BaseException:  # cancelled: what was begun is not continued from here
-            shutil.rmtree(output.with_name(f"{output.name}.adapting"), ignore_errors=True)
+            shutil.rmtree(run, ignore_errors=True)
             raise
+
+
+class CheckpointWatch:
+    """Tells of each new numbered checkpoint in the folder of a run, once."""
+
+    def __init__(self, folder: Path, on_checkpoint: Callable[[Path], object]) -> None:
+        self._folder, self._on_checkpoint = folder, on_checkpoint
+        self._newest = self._last()  # of a run before
+
+    def __call__(self) -> None:
+        newest = self._last()
+        if newest is not None and newest != self._newest:
+            self._newest = newest
+            self._on_checkpoint(newest)
+
+    def _last(self) -> Path | None:
+        return max((file for file in self._folder.glob("*.pth") if NUMBERED.fullmatch(file.name)), default=None)
 
 
 def run_command(words: Sequence[str], seconds: float, report: Callable[[int, int], None]) -> str:

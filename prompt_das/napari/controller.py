@@ -7,11 +7,17 @@ from pathlib import Path
 
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.napari.file_actions import FileActions
+from prompt_das.napari.image_options import ImageOptions
 from prompt_das.napari.image_scale import asks_for_size, scale_of
-from prompt_das.napari.image_session import ImageSession, ImageSessions, finest, stack_of
+from prompt_das.napari.image_session import ImageSession, finest, stack_of
+from prompt_das.napari.image_sessions import ImageSessions
 from prompt_das.napari.layers import NO_CLICKS, LayerVolume
+from prompt_das.napari.measure import DiameterLines
+from prompt_das.napari.messages import Checkpoint, Failed, Message, Previewed, Progress, Response
 from prompt_das.napari.notifications import Notifications
-from prompt_das.napari.session import Failed, Message, Progress, Request, Response, Session
+from prompt_das.napari.preview import Preview
+from prompt_das.napari.proofreading import Proofreading
+from prompt_das.napari.session import Session
 from prompt_das.napari.suggestion_layer import SuggestionLayer
 from prompt_das.napari.tasks import Tasks
 from prompt_das.ops.points import NEGATIVE
@@ -28,7 +34,11 @@ class Controller:
 
     Attributes:
         image_sessions: the images, and which of them is being segmented.
+        options: what the user states of the image in use: sizes, thresholds.
         suggestions: accepts and rejects predicted centers.
+        proofreading: edits of instances.
+        lines: measure the diameter of objects.
+        preview: shows what an adaptation has come to.
         files: opens and saves points, saves labels, segments the whole volume, makes a project.
         tasks: the long work that is under way.
         progress: (done, total) of the newest request; None if it is complete.
@@ -47,15 +57,29 @@ class Controller:
         self._notifications = notifications
         self._warned_of: Predictor | None = None  # a network that leaves negative clicks out
         self.image_sessions = ImageSessions(
-            viewer, on_edit=lambda: self.update_soon(), on_forget_current=self._cancel_request
+            viewer,
+            on_add=lambda image_session: self.proofreading.watch(image_session),
+            on_edit=lambda: self.update_soon(),
+            on_forget_current=self._cancel_request,
         )
-        self.tasks = Tasks(session, notifications, on_change=lambda: self.on_change())
+        self.options = ImageOptions(self.image_sessions, on_change=self.update)
+        self.proofreading = Proofreading(
+            viewer,
+            self.image_sessions,
+            notifications,
+            on_change=lambda: self.on_change(),
+            on_edit=lambda: self.update_soon(),
+        )
+        self.lines = DiameterLines(viewer, self.image_sessions, on_measure=self.options.set_diameter_of)
+        self.preview = Preview(viewer, self.image_sessions)
+        self.tasks = Tasks(session, notifications, on_change=self._on_task)
         self.suggestions = SuggestionLayer(viewer, self.image_sessions)
         self.files = FileActions(viewer, session, self.image_sessions, self.tasks, notifications)
 
     def close(self) -> None:
         """Leave the viewer alone. Its layers stay."""
         self.session.close()
+        self.proofreading.close()
         self.image_sessions.close()
 
     # ---- what the user does
@@ -72,6 +96,7 @@ class Controller:
             return
         self.session.cancel()
         self.progress = None
+        self.proofreading.choose(None)
         try:
             self.image_sessions.choose(image)
         except ValueError as error:
@@ -88,27 +113,6 @@ class Controller:
     def asks_for_size(self) -> bool:
         """Whether the network needs to know how large things are in the image."""
         return asks_for_size(self.session.predictor)
-
-    def set_diameter(self, diameter: float) -> None:
-        """State the diameter of a typical object of the image in use, in its pixels; 0: its voxel size says it."""
-        image_session = self.image_sessions.current
-        if image_session is not None and image_session.diameter != diameter:
-            image_session.diameter = diameter
-            self.update()
-
-    def set_threshold(self, threshold: float) -> None:
-        """State the probability above which a pixel of the image in use is foreground."""
-        image_session = self.image_sessions.current
-        if image_session is not None and image_session.threshold != threshold:
-            image_session.threshold = threshold
-            self.update()
-
-    def set_min_size(self, min_size: int | None) -> None:
-        """State the size in pixels up to which instances of the image in use are left out; None: the network's."""
-        image_session = self.image_sessions.current
-        if image_session is not None and image_session.min_size != min_size:
-            image_session.min_size = min_size
-            self.update()
 
     # ---- from the viewer to the network
 
@@ -135,7 +139,10 @@ class Controller:
         scale = self._scale(self.session.predictor, image_session)
         request = None
         if z is not None and scale is not None:
-            request = self._request(image_session, z, clicks.get(z, NO_CLICKS), scale)
+            request = image_session.request(z, clicks.get(z, NO_CLICKS), scale, centers=self.suggest)
+        if request is not None and image_session.shows(request):
+            image_session.edits.see(request.z, request.shown)
+            request = None
         if request is None:
             self.session.cancel()
             self.progress = None
@@ -152,23 +159,6 @@ class Controller:
         except ValueError as error:
             self.problem = str(error)
             return None
-
-    def _request(self, image_session: ImageSession, z: int, clicks: np.ndarray, scale: float) -> Request | None:
-        """Build the request for a slice; None if its result is shown already."""
-        request = Request(
-            image_session.volume,
-            z,
-            clicks,
-            stack_of(image_session.instances)[z],
-            centers=self.suggest,
-            scale=scale,
-            threshold=image_session.threshold,
-            min_size=image_session.min_size,
-        )
-        before = image_session.responded.get(z)
-        if before is not None and before[0] == request.key and before[1] >= request.centers:
-            return None
-        return request
 
     def _warn_of_negative_clicks(self, predictor: Predictor, clicks: Iterable[np.ndarray]) -> None:
         """Once for each network that does not know them."""
@@ -192,13 +182,20 @@ class Controller:
             return False
         image_session.volume = LayerVolume(array, image_session.image.name)
         image_session.responded.clear()
+        image_session.edits.clear()
         return True
 
     # ---- from the network to the viewer
 
     def receive(self, message: Message) -> None:
         """Handle a message of the session."""
-        if self.session.tasks.is_newest(message.ticket):
+        if isinstance(message, Checkpoint):
+            if self.session.tasks.is_newest(message.ticket):
+                self._show_preview(message.weights)
+        elif isinstance(message, Previewed):
+            if self.tasks.progress is not None:
+                self.preview.show(message)
+        elif self.session.tasks.is_newest(message.ticket):
             self.tasks.receive(message)
         elif self.session.requests.is_newest(message.ticket):
             match message:
@@ -213,6 +210,21 @@ class Controller:
             return
         self.on_change()
 
+    def _show_preview(self, weights: Path) -> None:
+        """Segment the slice in view with a network that is being adapted, beside the answer of the one in use."""
+        image_session, z = self.image_sessions.current, self.image_sessions.slice_in_view
+        if image_session is None or z is None or self.session.predictor is None:
+            return
+        scale, (clicks, _) = self._scale(self.session.predictor, image_session), image_session.clicks()
+        if scale is not None and stack_of(image_session.instances).shape == image_session.volume.shape:
+            request = image_session.request(z, clicks.get(z, NO_CLICKS), scale, centers=False)
+            self.session.preview(weights, request)
+
+    def _on_task(self) -> None:
+        if self.tasks.progress is None:
+            self.preview.remove()
+        self.on_change()
+
     def _use_weights(self, weights: Path) -> None:
         for image_session in self.image_sessions:
             image_session.responded.clear()
@@ -223,8 +235,9 @@ class Controller:
         image_session, request = self.image_sessions.current, response.request
         if image_session is None or image_session.volume is not request.volume:
             return
-        z = request.z
-        stack_of(image_session.instances)[z] = response.instances
+        z, ids = request.z, stack_of(image_session.instances)
+        ids[z] = image_session.edits.kept(z, ids[z], response.instances)
+        image_session.edits.drawn = (z, ids[z].copy())
         image_session.instances.refresh()
         if response.complete:
             self.progress = None

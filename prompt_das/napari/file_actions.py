@@ -10,8 +10,9 @@ from prompt_das.inference.volume.settings import VolumeSettings
 from prompt_das.napari.adapt import MINUTES, adapt_to_clicks
 from prompt_das.napari.files import Report, lazy_labels, make_project, save_labels, segment_volume
 from prompt_das.napari.image_scale import diameter_of
-from prompt_das.napari.image_session import ImageSession, ImageSessions, place_of, stack_of
-from prompt_das.napari.layers import move_positions, to_positions, voxel_size_of
+from prompt_das.napari.image_session import ImageSession, place_of, stack_of
+from prompt_das.napari.image_sessions import ImageSessions
+from prompt_das.napari.layers import voxel_size_of
 from prompt_das.napari.notifications import Notifications
 from prompt_das.napari.session import Session
 from prompt_das.napari.tasks import Tasks
@@ -121,7 +122,10 @@ class FileActions:
         file, diameter = image_session.image.source.path, diameter_of(self._session.predictor, image_session)
 
         def work(report: Report) -> str:
-            return adapt_to_clicks(weights, volume, file, Path(output), clicks, voxel_size, diameter, report, minutes)
+            return adapt_to_clicks(
+                *(weights, volume, file, Path(output), clicks, voxel_size, diameter, report, minutes),
+                on_checkpoint=self._session.announce,
+            )
 
         def show(what: str) -> None:
             self._notifications.info(what)
@@ -164,11 +168,9 @@ class FileActions:
 
 def _add(image_session: ImageSession, prompts: Points, slice_points: dict[int, np.ndarray]) -> None:
     """Put points (N, 2) of slices into a layer of prompts."""
-    positions = np.concatenate([np.zeros((0, 3)), *(to_positions(points, z) for z, points in slice_points.items())])
-    if len(positions):
-        image = image_session.image
-        positions = positions[:, -image.ndim :]
-        prompts.add(move_positions(positions, image.data_to_world, prompts.world_to_data, image.ndim))
+    found = [image_session.points_to_layer(prompts, points, z) for z, points in slice_points.items() if len(points)]
+    if found:
+        prompts.add(np.concatenate(found))
 
 
 def _num_negative(clicks: SliceClicks) -> int:

@@ -91,7 +91,11 @@ def lazy_labels(path: Path) -> Any:
     """The labels (Z, H, W) that `predict_volume` has written, read when they are looked at: a dask array."""
     suffix = path.suffix.lower()
     dataset = INSTANCES if suffix == ".zarr" else "labels" if suffix in HDF5_SUFFIXES else None
-    volume = open_volume(path, dataset)
+    return lazy_stack(open_volume(path, dataset))
+
+
+def lazy_stack(volume: Volume) -> Any:
+    """A volume (Z, H, W) whose slices are read when they are looked at: a dask array."""
     read = delayed(volume.read, pure=True)
     slices = [dask.array.from_delayed(read(z), volume.shape[1:], volume.dtype) for z in range(len(volume))]
     return dask.array.stack(slices)

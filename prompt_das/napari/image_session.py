@@ -1,4 +1,4 @@
-"""Image layers with the layers that belong to them, and what was predicted of their slices.
+"""An image layer with the layers that belong to it, and what was predicted of its slices.
 
 These are prompts, where the user clicks: positive and negative ones in a layer each; instances, the result; and
 centers that the network suggests. They are ordinary layers: points may be dragged and deleted, instances painted over.
@@ -6,32 +6,47 @@ centers that the network suggests. They are ordinary layers: points may be dragg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from prompt_das.napari.alt_click import AltClick
+from prompt_das.napari.edits import Edits, PointsChange
 from prompt_das.napari.layers import (
     LayerVolume,
     empty_labels,
     move_positions,
     sort_clicks,
+    to_points,
+    to_positions,
     voxel_size_of,
     with_slice,
 )
+from prompt_das.napari.messages import Request
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
 from prompt_das.ops.points import NEGATIVE, POSITIVE
 from prompt_das.volumes.address import is_address
 from prompt_das.volumes.open_volume import open_volume
+from prompt_das.volumes.volume import Box
 from prompt_das.volumes.voxel_size import VoxelSize
 
 import numpy as np
-from napari.components import ViewerModel
-from napari.layers import Image, Labels, Layer, Points
+from napari.layers import Image, Labels, Layer, Points, Shapes
 
-PROMPTS: dict[str, Any] = {"face_color": "#ffd166", "border_color": "black", "symbol": "cross"}
-NEGATIVE_PROMPTS: dict[str, Any] = {"face_color": "#d55e00", "border_color": "black", "symbol": "x"}
+LABEL = "prompt_das_label"  # in the metadata of a layer of points: POSITIVE or NEGATIVE
+PROMPTS: dict[str, Any] = {
+    "face_color": "#ffd166",
+    "border_color": "black",
+    "symbol": "cross",
+    "metadata": {LABEL: POSITIVE},
+}
+NEGATIVE_PROMPTS: dict[str, Any] = {
+    "face_color": "#d55e00",
+    "border_color": "black",
+    "symbol": "x",
+    "metadata": {LABEL: NEGATIVE},
+}
 CENTERS: dict[str, Any] = {
     "face_color": "transparent",
     "border_color": "#4cc9f0",
@@ -39,6 +54,7 @@ CENTERS: dict[str, Any] = {
     "border_width": 0.2,
 }
 POINT_SIZE = 5  # pixels of the slice
+LARGE = 4096  # pixels, the side of a slice whose visible part is segmented first
 
 
 @dataclass(eq=False)
@@ -51,8 +67,12 @@ class ImageSession:
         responded: of a slice the key of the request whose result its instances are, and whether it had centers.
         suggested: centers of a slice that were put into the layer; those that are gone from it were judged.
         judged: centers of a slice that shall not be suggested again.
+        edits: what the user has changed in ``instances``.
+        lines: drawn across objects, to measure their diameter.
+        preview: instances by a network that is being adapted.
         outside: how many prompts lie outside the image; the user has been notified.
         diameter: of a typical object in pixels of the slice, as the user states it; 0 where they do not.
+        pixel_size: side of a pixel in nm, as the user states it; 0 where they do not. Only one of the two is stated.
         threshold: foreground is where the probability is above.
         min_size: instances of at most so many pixels are left out; None: as the network has it.
     """
@@ -67,8 +87,12 @@ class ImageSession:
     responded: dict[int, tuple[Hashable, bool]] = field(default_factory=dict)
     suggested: dict[int, np.ndarray] = field(default_factory=dict)
     judged: dict[int, np.ndarray] = field(default_factory=dict)
+    edits: Edits = field(default_factory=Edits)
+    lines: Shapes | None = None
+    preview: Labels | None = None
     outside: int = 0
     diameter: float = 0.0
+    pixel_size: float = 0.0
     threshold: float = FOREGROUND_THRESHOLD
     min_size: int | None = None
 
@@ -81,7 +105,12 @@ class ImageSession:
 
         A flat layer is as thick as its pixels are high.
         """
-        return voxel_size_of(self.image, flat=True) or self._voxel_size_of_file
+        return self.voxel_size_of_layer or self._voxel_size_of_file
+
+    @property
+    def voxel_size_of_layer(self) -> VoxelSize | None:
+        """(z, y, x) in nm by the scale and units of the layer; None if they say nothing."""
+        return voxel_size_of(self.image, flat=True)
 
     @cached_property
     def _voxel_size_of_file(self) -> VoxelSize | None:
@@ -100,15 +129,60 @@ class ImageSession:
 
     def clicks(self) -> tuple[dict[int, np.ndarray], int]:
         """Clicks (x, y, label) of the slices that have prompts, and how many prompts lie outside."""
-        positions = np.concatenate([self._positions(self.prompts), self._positions(self.negative_prompts)])
+        positions = np.concatenate([self.positions_of(self.prompts), self.positions_of(self.negative_prompts)])
         labels = np.full(len(positions), NEGATIVE)
         labels[: len(self.prompts.data)] = POSITIVE
         return sort_clicks(positions, labels, self.volume.shape)
 
-    def _positions(self, prompts: Points) -> np.ndarray:
-        """(N, 3) in the image."""
+    def request(self, z: int, clicks: np.ndarray, scale: float, *, centers: bool) -> Request:
+        """Ask for slice z with clicks (N, 3), at a scale in network pixels per pixel."""
+        held = self.edits.held.get(z)
+        return Request(
+            self.volume,
+            z,
+            clicks,
+            stack_of(self.instances)[z],
+            centers=centers,
+            scale=scale,
+            threshold=self.threshold,
+            min_size=self.min_size,
+            held=None if held is None else held.copy(),
+            first=self.visible_part(),
+        )
+
+    def shows(self, request: Request) -> bool:
+        """Whether the result of a request is in the layer of instances already."""
+        before = self.responded.get(request.z)
+        return before is not None and before[0] == request.key and before[1] >= request.centers
+
+    def visible_part(self) -> Box | None:
+        """The part (y0, x0, y1, x1) of a large slice that the viewer shows; None if it is all, or the slice small."""
+        height, width = self.volume.shape[1:]
+        (y0, x0), (y1, x1) = self.instances.corner_pixels[:, -2:].tolist()
+        box = (max(y0, 0), max(x0, 0), min(y1 + 1, height), min(x1 + 1, width))
+        shown = (box[2] - box[0]) * (box[3] - box[1])
+        is_part = 1 < shown < height * width  # napari has corners of zeros where nothing was drawn yet
+        return box if is_part and max(height, width) >= LARGE else None
+
+    def positions_of(self, prompts: Points) -> np.ndarray:
+        """Positions (N, 3) in the image of the points in a layer."""
         image = self.image
         return with_slice(move_positions(prompts.data, prompts.data_to_world, image.world_to_data, image.ndim))
+
+    def points_to_layer(self, prompts: Points, points: np.ndarray, z: int) -> np.ndarray:
+        """Points (N, 2) of slice z -> what a layer has to hold to show them there, (N, dimensions of the image)."""
+        image = self.image
+        positions = to_positions(points, z)[:, -image.ndim :]
+        return move_positions(positions, image.data_to_world, prompts.world_to_data, image.ndim)
+
+    def points_change(self, prompts: Points, z: int, mask: np.ndarray, points: np.ndarray) -> PointsChange:
+        """Replace the points of slice z that lie on a mask (H, W) by others (N, 2), in one of the layers of prompts."""
+        positions = self.positions_of(prompts)
+        column, row = np.floor(to_points(positions)).astype(int).T
+        on_mask = (np.rint(positions[:, 0]) == z) & (np.stack([row, column]) >= 0).all(axis=0)
+        on_mask &= (row < mask.shape[0]) & (column < mask.shape[1])
+        on_mask[on_mask] = mask[row[on_mask], column[on_mask]]
+        return PointsChange(prompts, prompts.data[on_mask], self.points_to_layer(prompts, points, z))
 
     def new_centers(self) -> Points:
         """An empty layer of suggested centers."""
@@ -120,93 +194,6 @@ class ImageSession:
             **CENTERS,
             **place_of(self.image),
         )
-
-
-class ImageSessions:
-    """The image sessions of a viewer, and which of them is in use.
-
-    Attributes:
-        current: what is being segmented; None before an image is chosen, and after one of its layers was deleted.
-    """
-
-    def __init__(
-        self, viewer: ViewerModel, *, on_edit: Callable[[], object], on_forget_current: Callable[[], object]
-    ) -> None:
-        """
-        Args:
-            on_edit: called when there may be something new to segment: another slice in view, other points or data.
-            on_forget_current: called when ``current`` has become None, since a layer was deleted.
-        """
-        self.current: ImageSession | None = None
-        self._viewer, self._on_edit, self._on_forget_current = viewer, on_edit, on_forget_current
-        self._all: list[ImageSession] = []
-        viewer.dims.events.point.connect(self._on_event)
-        viewer.layers.events.removed.connect(self._on_removed)
-
-    def __iter__(self) -> Iterator[ImageSession]:
-        return iter(self._all)
-
-    def close(self) -> None:
-        """Leave the viewer alone. Its layers stay."""
-        self._viewer.dims.events.point.disconnect(self._on_event)
-        self._viewer.layers.events.removed.disconnect(self._on_removed)
-        for image_session in list(self._all):
-            self.forget(image_session)
-
-    @property
-    def slice_in_view(self) -> int | None:
-        """z of the current image, or None if the viewer shows a place beside it."""
-        if self.current is None:
-            return None
-        if self.current.image.ndim == 2:
-            return 0
-        z = round(float(self.current.image.world_to_data(self._viewer.dims.point)[0]))
-        return z if 0 <= z < len(self.current.volume) else None
-
-    def choose(self, image: Image | None) -> None:
-        """Make this layer the current one. Raises ValueError if it is no gray stack; then there is none."""
-        self.current = None
-        if image is not None:
-            known = (image_session for image_session in self._all if image_session.image is image)
-            self.current = next(known, None) or self._add(image)
-
-    def forget(self, image_session: ImageSession) -> None:
-        """Leave an image and its layers alone."""
-        image_session.image.events.data.disconnect(self._on_event)
-        image_session.prompts.events.data.disconnect(self._on_points)
-        image_session.negative_prompts.events.data.disconnect(self._on_points)
-        image_session.alt_click.close()
-        self._all.remove(image_session)
-        if image_session is self.current:
-            self.current = None
-            self._on_forget_current()
-
-    def _add(self, image: Image) -> ImageSession:
-        image_session = new_image_session(image)
-        self._viewer.add_layer(image_session.instances)
-        for prompts in (image_session.negative_prompts, image_session.prompts):  # the last one is listed first
-            self._viewer.add_layer(prompts)
-            prompts.mode = "add"
-            prompts.events.data.connect(self._on_points)
-        self._viewer.layers.selection.active = image_session.prompts
-        image.events.data.connect(self._on_event)
-        self._all.append(image_session)
-        return image_session
-
-    def _on_event(self) -> None:
-        self._on_edit()
-
-    def _on_points(self, event: Any) -> None:
-        if str(event.action) in ("added", "removed", "changed"):  # and not: is about to be
-            self._on_edit()
-
-    def _on_removed(self, event: Any) -> None:
-        for image_session in list(self._all):
-            if event.value is image_session.centers:
-                image_session.centers = None
-                image_session.suggested.clear()
-            if event.value in image_session.layers():
-                self.forget(image_session)
 
 
 def new_image_session(image: Image) -> ImageSession:

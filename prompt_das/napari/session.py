@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,97 +17,26 @@ from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.inference.interactive.newest_call import NewestCall, Superseded
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.inference.interactive.segmentation import Segmentation
+from prompt_das.napari.edits import leave_out_held
 from prompt_das.napari.ids import keep_ids
-from prompt_das.napari.layers import LayerVolume
-from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
+from prompt_das.napari.messages import (
+    Cancelled,
+    Checkpoint,
+    Failed,
+    Finished,
+    Message,
+    Opened,
+    Previewed,
+    Progress,
+    Report,
+    Request,
+    Response,
+)
+from prompt_das.volumes.volume import Box
 
 import numpy as np
 
 THREADS = 4  # a click may be segmented while the windows of the request before are being encoded
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """Segment slice z given clicks (N, 3): x, y, label.
-
-    Attributes:
-        shown: the instances (H, W) that are shown there now.
-        scale: network pixels per image pixel; None for the predictor's own.
-        threshold: foreground is where the probability is above.
-        min_size: instances of at most so many pixels are left out; None: the predictor's own.
-    """
-
-    volume: LayerVolume
-    z: int
-    clicks: np.ndarray
-    shown: np.ndarray
-    centers: bool = False
-    scale: float | None = None
-    threshold: float = FOREGROUND_THRESHOLD
-    min_size: int | None = None
-
-    @property
-    def key(self) -> Hashable:
-        """The same for requests with the same instances, of one slice and network."""
-        return self.clicks.tobytes(), self.scale, self.threshold, self.min_size
-
-
-@dataclass(frozen=True, eq=False)
-class Response:
-    """The result of a request, so far or complete.
-
-    ``instances`` are those of the segmentation, with the ids, and so the colors, of those that were shown before.
-    """
-
-    ticket: int
-    request: Request
-    segmentation: Segmentation
-    instances: np.ndarray
-
-    @property
-    def complete(self) -> bool:
-        return self.segmentation.done == self.segmentation.total
-
-
-@dataclass(frozen=True)
-class Progress:
-    """So many windows of a request, or slices of a volume, are done."""
-
-    ticket: int
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A network was loaded."""
-
-    ticket: int
-    weights: Path
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A task is done, with its result."""
-
-    ticket: int
-    result: Any
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A request or task ended with an error."""
-
-    ticket: int
-    error: BaseException
-
-
-Message = Response | Progress | Opened | Finished | Failed
-Report = Callable[[int, int], None]
-
-
-class Cancelled(Exception):
-    """The task was cancelled."""
 
 
 class Session:
@@ -127,6 +55,8 @@ class Session:
         tickets = itertools.count(1)
         self.requests = NewestCall(tickets)
         self.tasks = NewestCall(tickets)
+        self._previews = NewestCall(tickets)
+        self._task = 0  # ticket of the long task that was started last
         self._deliver: Callable[[Message], None] | None = deliver
         self._delivering = threading.Lock()
         self._submitting = threading.Lock()
@@ -157,9 +87,18 @@ class Session:
 
         ``work`` is called with a function to report progress to, which raises Cancelled after :meth:`cancel_task`.
         """
-        ticket = self.tasks.start()
+        self._task = ticket = self.tasks.start()
         self._start(ticket, self._run, ticket, work)
         return ticket
+
+    def announce(self, weights: Path) -> None:
+        """Tell, from the thread of a task, of weights that are being adapted -> Checkpoint."""
+        self._send(Checkpoint(self._task, weights))
+
+    def preview(self, weights: Path, request: Request) -> None:
+        """Segment a slice with other weights -> Previewed; nothing if they are gone, or a newer preview is wanted."""
+        ticket = self._previews.start()
+        self._start(ticket, self._preview, ticket, weights, request)
 
     def cancel_task(self) -> None:
         """Stop the task at its next report of progress. Does not wait for it."""
@@ -186,10 +125,11 @@ class Session:
         image = request.volume.read(request.z)
         intensity_range = request.volume.intensity_range
         instances = request.shown
-        for segmentation in self._stream(ticket, request, predictor, image, intensity_range):
-            found = segmentation.instances_above(request.threshold, request.min_size)
-            instances = keep_ids(instances, found)
-            self._send(Response(ticket, request, segmentation, instances))
+        for part in [None] if request.first is None else [request.first, None]:
+            for segmentation in self._stream(ticket, request, predictor, image, intensity_range, part):
+                instances = _instances(request, segmentation, instances)
+                complete = part is None and segmentation.done == segmentation.total
+                self._send(Response(ticket, request, segmentation, instances, complete))
 
     def _stream(
         self,
@@ -198,6 +138,7 @@ class Session:
         predictor: Predictor,
         image: np.ndarray,
         intensity_range: tuple[float, float] | None,
+        part: Box | None,
     ) -> Iterator[Segmentation]:
         """For the predictor the last call is the newest one: it must be called in the order of the tickets."""
         with self._submitting:
@@ -208,7 +149,8 @@ class Session:
                 image=image,
                 intensity_range=intensity_range,
                 scale=request.scale,
-                centers=request.centers,
+                region=part,
+                centers=request.centers and part is None,
                 progress=lambda done, total: self._send(Progress(ticket, done, total)),
             )
 
@@ -219,6 +161,18 @@ class Session:
             self._send(Progress(ticket, done, total))
 
         self._send(Finished(ticket, work(report)))
+
+    def _preview(self, ticket: int, weights: Path, request: Request) -> None:
+        if not self._previews.is_newest(ticket):
+            return
+        segmentation = Predictor(weights).predict(
+            request.clicks[:, :2],
+            request.clicks[:, 2],
+            image=request.volume.read(request.z),
+            intensity_range=request.volume.intensity_range,
+            scale=request.scale,
+        )
+        self._send(Previewed(ticket, request, _instances(request, segmentation, request.shown)))
 
     # ---- both
 
@@ -236,3 +190,11 @@ class Session:
         with self._delivering:
             if self._deliver is not None:
                 self._deliver(message)
+
+
+def _instances(request: Request, segmentation: Segmentation, before: np.ndarray) -> np.ndarray:
+    """The instances (H, W) of a segmentation, with the ids of those before, and those of the user where edits hold."""
+    found = segmentation.instances_above(request.threshold, request.min_size)
+    if request.held is None:
+        return keep_ids(before, found)
+    return np.where(request.held, request.shown, keep_ids(before, leave_out_held(found, request.held)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from prompt_das.napari.image_session import ImageSession, ImageSessions
+from prompt_das.napari.image_session import ImageSession
+from prompt_das.napari.image_sessions import ImageSessions
 from prompt_das.napari.layers import NO_POINTS, move_positions, to_points, to_positions, with_slice
-from prompt_das.napari.session import Response
+from prompt_das.napari.messages import Response
 from prompt_das.napari.suggestions import new_centers
 from prompt_das.ops.points import POSITIVE
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prompt_das.napari.messages import Failed, Finished, Message, Opened, Progress, Report
 from prompt_das.napari.notifications import Notifications
-from prompt_das.napari.session import Failed, Finished, Message, Opened, Progress, Report, Session
+from prompt_das.napari.session import Session
 
 
 class Tasks:

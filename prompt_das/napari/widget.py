@@ -6,33 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import prompt_das
-from prompt_das.checkpoint.model_zoo import list_models
 from prompt_das.napari.adapt import MINUTES
 from prompt_das.napari.controller import Controller
+from prompt_das.napari.image_panel import ImagePanel
+from prompt_das.napari.instances_panel import InstancesPanel
+from prompt_das.napari.network_panel import NetworkPanel
 from prompt_das.napari.notifications import Notifications
+from prompt_das.napari.panel import Panel, button, row
 from prompt_das.napari.session import Session
-from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
 
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
 from napari.viewer import Viewer
-from qtpy.QtCore import QObject, QSignalBlocker, QTimer, Signal
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QDoubleSpinBox,
-    QFileDialog,
-    QGroupBox,
-    QHBoxLayout,
-    QLabel,
-    QProgressBar,
-    QPushButton,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFileDialog, QLabel, QProgressBar, QVBoxLayout, QWidget
 
-NO_WEIGHTS = "No network yet"
 DEFAULT_MODEL = "em-small"
 WEIGHTS = "Weights (*.pth *.safetensors)"
 LABELS = "TIFF (*.tif);;OME-Zarr (*.zarr)"
@@ -48,13 +36,12 @@ ADAPT = (
     "is kept aside to watch: the network is only replaced by one that does better there. Five positive clicks are the "
     "least; on different slices they say more."
 )
-DIAMETER = (
-    "How large is a typical object, in pixels of the image? The image is brought to the size that the network knows. "
-    "Without it the scale and units of the layer say how large its pixels are."
-)
-THRESHOLD = "A pixel is foreground if the network gives it a higher probability. Lower finds more, higher less."
-MIN_SIZE = "What has at most so many pixels is left out; in the whole volume, so many voxels."
-NETWORKS_OWN = -1  # of sizes
+SUGGEST = "Shows where the network itself sees centers of objects; take over the right ones. Takes half as long again."
+VOLUME = "Segments every slice with its points, links the instances in 3-D, and writes a file, in the background"
+OPEN_POINTS = "Adds the points of a file to the prompts of the image: our JSON, CSV of napari, and others"
+SAVE_POINTS = "Writes positive and negative points to a file that the commands read, too"
+SAVE_LABELS = "Writes the selected layer of labels, or else the instances, as TIFF or OME-Zarr"
+TRAINING = "Makes a folder for a training on this image and its points, with a labeled source"
 COALESCE_MS = 30  # events that come together, as when a slider is dragged, make one request
 
 
@@ -149,125 +136,64 @@ class PromptDASWidget(QWidget):
     # ---- what they look like
 
     def _build(self) -> None:
-        self.weights = QLabel(NO_WEIGHTS)
-        self.weights.setWordWrap(True)
-        self.models = QComboBox()
-        self.models.setToolTip("Models that come with the package, and those of PROMPT_DAS_HOME")
-        self.models.activated.connect(self._open_model)
-        self.images = QComboBox()
-        self.images.activated.connect(self._choose)
-        self.diameter = QDoubleSpinBox(decimals=0, maximum=4096)
-        self.diameter.setKeyboardTracking(False)  # not 3 on the way to 36
-        self.diameter.setSpecialValueText("by the voxel size")  # at 0
-        self.diameter.setToolTip(DIAMETER)
-        self.diameter.valueChanged.connect(self.controller.set_diameter)
-        self.diameter_row = _row(QLabel("Diameter (px)"), self.diameter)
-        self.threshold = QDoubleSpinBox(decimals=2, minimum=0.05, maximum=0.95, singleStep=0.05)
-        self.threshold.setToolTip(THRESHOLD)
-        self.threshold.valueChanged.connect(self.controller.set_threshold)
-        self.min_size = QSpinBox(minimum=NETWORKS_OWN, maximum=10**6, suffix=" px")
-        self.min_size.setSpecialValueText("as the network has it")
-        self.min_size.setKeyboardTracking(False)
-        self.min_size.setToolTip(MIN_SIZE)
-        self.min_size.valueChanged.connect(
-            lambda size: self.controller.set_min_size(None if size == NETWORKS_OWN else size)
-        )
+        controller = self.controller
+        self.network = NetworkPanel(controller, self.open_weights)
+        self.image = ImagePanel(controller, self._viewer.layers)
+        self.instances = InstancesPanel(controller)
         self.suggest = QCheckBox("Suggest centers")
-        self.suggest.toggled.connect(self.controller.set_suggest)
-        self.accept, self.reject = QPushButton("Accept (y)"), QPushButton("Reject (n)")
-        self.accept.clicked.connect(self.controller.suggestions.accept)
-        self.reject.clicked.connect(self.controller.suggestions.reject)
+        self.suggest.setToolTip(SUGGEST)
+        self.suggest.toggled.connect(controller.set_suggest)
+        self.accept = button("Accept (y)", controller.suggestions.accept, "The selected center becomes a point")
+        self.reject = button("Reject (n)", controller.suggestions.reject, "The selected center does not come back")
+        self.minutes = QDoubleSpinBox(decimals=0, minimum=1, maximum=600, value=MINUTES, suffix=" min")
+        self.minutes.setToolTip(ADAPT)
+        self.cancel = button("Cancel", controller.tasks.cancel, "Stop what runs in the background")
         self.status = QLabel()
         self.status.setWordWrap(True)
         self.status.setToolTip(CLICKS_MORE)
         self.bar = QProgressBar()
-
         layout = QVBoxLayout(self)
-        _group(layout, "Network", _row(self.models, _button("Open weights …", self.open_weights)), self.weights)
-        _group(layout, "Image", self.images, self.diameter_row)
-        _group(
-            layout,
-            "Instances",
-            _row(QLabel("Threshold"), self.threshold),
-            _row(QLabel("Larger than"), self.min_size),
-        )
-        _group(layout, "Suggestions", self.suggest, _row(self.accept, self.reject))
-        self.minutes = QDoubleSpinBox(decimals=0, minimum=1, maximum=600, value=MINUTES, suffix=" min")
-        self.minutes.setToolTip(ADAPT)
-        adapt = _button("Adapt to my clicks …", self.adapt)
-        adapt.setToolTip(ADAPT)
-        self.cancel = _button("Cancel", self.controller.tasks.cancel)
-        _group(layout, "Adaptation", _row(adapt, self.minutes))
-        _group(layout, "Whole volume", _row(_button("Segment all slices …", self.segment_volume), self.cancel))
-        _group(
-            layout,
-            "Files",
-            _row(_button("Open points …", self.open_points), _button("Save points …", self.save_points)),
-            _row(_button("Save labels …", self.save_labels), _button("New training …", self.new_project)),
-        )
-        layout.addWidget(self.status)
-        layout.addWidget(self.bar)
+        for part in (
+            self.network,
+            self.image,
+            self.instances,
+            Panel("Suggestions", self.suggest, row(self.accept, self.reject)),
+            Panel("Adaptation", row(button("Adapt to my clicks …", self.adapt, ADAPT), self.minutes)),
+            Panel("Whole volume", row(button("Segment all slices …", self.segment_volume, VOLUME), self.cancel)),
+            Panel(
+                "Files",
+                row(
+                    button("Open points …", self.open_points, OPEN_POINTS),
+                    button("Save points …", self.save_points, SAVE_POINTS),
+                ),
+                row(
+                    button("Save labels …", self.save_labels, SAVE_LABELS),
+                    button("New training …", self.new_project, TRAINING),
+                ),
+            ),
+            self.status,
+            self.bar,
+        ):
+            layout.addWidget(part)
         layout.addStretch()
-        self._list_models()
-
-    def _list_models(self) -> None:
-        """The models that are on this machine, by name; none is chosen."""
-        self.models.addItem("Choose a model …", None)
-        try:
-            names = [name for name, model in list_models().items() if model.file.is_file()]
-        except ValueError as error:  # a models.yaml of the user; files can be opened as ever
-            show_warning(str(error))
-            names = []
-        for name in names:
-            self.models.addItem(name, name)
-        self.models.setEnabled(bool(names))
-
-    def _open_model(self, index: int) -> None:
-        name = self.models.itemData(index)
-        if name is not None:
-            self.models.setCurrentIndex(0)  # what is open is written below, whether it is a model or a file
-            self.controller.open_weights(name)
 
     def _begin(self) -> None:
         """Open the model that comes with the package, and choose the image in view: the first result needs no click."""
-        if DEFAULT_MODEL in (self.models.itemData(index) for index in range(self.models.count())):
+        if self.network.has_model(DEFAULT_MODEL):
             self.controller.open_weights(DEFAULT_MODEL)
         active = self._viewer.layers.selection.active
         if isinstance(active, Image) and not active.rgb:
             self.controller.choose(active)
 
     def _list_images(self) -> None:
-        """The image layers there are; the one in use stays chosen."""
-        self.images.clear()
-        self.images.addItem("Choose an image …", None)
-        for layer in self._viewer.layers:
-            if isinstance(layer, Image):
-                self.images.addItem(layer.name, layer)
+        self.image.list_images()
         self.refresh()
-
-    def _choose(self, index: int) -> None:
-        self.controller.choose(self.images.itemData(index))
 
     def refresh(self) -> None:
         """Show the controller's state."""
         controller = self.controller
-        weights = controller.session.weights
-        self.weights.setText(NO_WEIGHTS if weights is None else f"{weights.parent.name}/{weights.name}")
-        shown = [self.images.itemData(index) for index in range(self.images.count())]
-        current = controller.image_sessions.current
-        chosen = None if current is None else current.image
-        self.images.setCurrentIndex(shown.index(chosen) if chosen in shown else 0)
-        self.diameter_row.setVisible(controller.asks_for_size)
-        self.diameter.setEnabled(current is not None)
-        with QSignalBlocker(self.diameter):
-            self.diameter.setValue(0 if current is None else current.diameter)
-        self.threshold.setEnabled(current is not None)
-        with QSignalBlocker(self.threshold):
-            self.threshold.setValue(FOREGROUND_THRESHOLD if current is None else current.threshold)
-        self.min_size.setEnabled(current is not None)
-        min_size = None if current is None else current.min_size
-        with QSignalBlocker(self.min_size):
-            self.min_size.setValue(NETWORKS_OWN if min_size is None else min_size)
+        for panel in (self.network, self.image, self.instances):
+            panel.refresh()
         self.accept.setEnabled(controller.suggest)
         self.reject.setEnabled(controller.suggest)
         self.cancel.setEnabled(controller.tasks.progress is not None)
@@ -290,6 +216,8 @@ class PromptDASWidget(QWidget):
             return f"There is nothing of '{current.image.name}' here"
         if controller.problem:
             return controller.problem
+        if controller.proofreading.hint:
+            return controller.proofreading.hint
         if controller.progress is not None:
             return "Segmenting …"
         return CLICKS
@@ -308,26 +236,3 @@ class _Closer:
         self._controller.close()
         self._events.inserted.disconnect(self._list)
         self._events.removed.disconnect(self._list)
-
-
-def _button(text: str, action: Any) -> QPushButton:
-    button = QPushButton(text)
-    button.clicked.connect(action)
-    return button
-
-
-def _row(*widgets: QWidget) -> QWidget:
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for widget in widgets:
-        layout.addWidget(widget)
-    return row
-
-
-def _group(layout: QVBoxLayout, title: str, *widgets: QWidget) -> None:
-    group = QGroupBox(title)
-    inner = QVBoxLayout(group)
-    for widget in widgets:
-        inner.addWidget(widget)
-    layout.addWidget(group)

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.inference.volume.source import VolumeSource
-from prompt_das.napari.session import Message, Session
+from prompt_das.napari.messages import Message
+from prompt_das.napari.session import Session
 from prompt_das.volumes.point_files import write_points
 
 import numpy as np

@@ -365,12 +365,12 @@ def test_a_layer_without_units_waits_for_a_diameter(
     physical.segment(image, name="em")
     assert physical.controller.problem.startswith("How large are the pixels of 'em'?")
     assert not physical.instances.data[0].any()
-    physical.controller.set_diameter(29)
+    physical.controller.options.set_diameter(29)
     physical.work()
     assert physical.controller.problem == ""
     answer = Predictor(weights_of_physical_scale, diameter=29).predict([], image=image[0])
     assert same_instances(physical.instances.data[0], answer.instances)
-    physical.controller.set_diameter(1)
+    physical.controller.options.set_diameter(1)
     assert "a diameter of 1 pixels would make 14.5" in physical.controller.problem
 
 
@@ -381,17 +381,17 @@ def test_threshold_and_smallest_size_change_what_is_shown(
     ready.segment(image)
     answer = Predictor(weights).predict([], image=image[0])
     low, middle = np.quantile(answer.probability, (0.3, 0.5))
-    ready.controller.set_threshold(float(low))
-    ready.controller.set_min_size(0)
+    ready.controller.options.set_threshold(float(low))
+    ready.controller.options.set_min_size(0)
     ready.work()
     many = answer.instances_above(low, 0)
     assert same_instances(ready.instances.data[0], many)
     largest = int(np.bincount(many.ravel())[1:].max())
-    ready.controller.set_min_size(largest)
+    ready.controller.options.set_min_size(largest)
     ready.work()
     assert not ready.instances.data[0].any()
-    ready.controller.set_threshold(float(middle))
-    ready.controller.set_min_size(3)
+    ready.controller.options.set_threshold(float(middle))
+    ready.controller.options.set_min_size(3)
     ready.work()
     ready.controller.files.segment_volume(tmp_path / "out.zarr")
     ready.work()
@@ -411,7 +411,7 @@ def test_a_flat_image_needs_no_thickness(
 
 def test_the_whole_volume_has_the_scale_of_the_view(physical: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:
     physical.segment(image)
-    physical.controller.set_diameter(29)
+    physical.controller.options.set_diameter(29)
     physical.work()
     physical.controller.files.segment_volume(tmp_path / "out.zarr")
     physical.work()

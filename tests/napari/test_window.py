@@ -77,7 +77,7 @@ def test_the_image_in_view_is_segmented_without_a_question(
         )
     )
     assert widget.controller.image_sessions.current.image.name == image.name
-    assert "mine.safetensors" in widget.weights.text()
+    assert "mine.safetensors" in widget.network.weights.text()
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -96,20 +96,66 @@ def idle(widget: Any) -> None:
     until(lambda: not widget.busy)
 
 
-def click(viewer: Any, position: tuple[float, ...], *, alt: bool = False) -> None:
-    """The mouse, where the world has this position in the plane in view."""
-    from qtpy.QtCore import QPoint, Qt
-    from qtpy.QtTest import QTest
-    from qtpy.QtWidgets import QApplication
+def place_of(viewer: Any, position: tuple[float, ...]) -> Any:
+    """Where on the canvas the world has this position in the plane in view."""
+    from qtpy.QtCore import QPoint
 
-    QApplication.processEvents()
     canvas = viewer.window._qt_viewer.canvas
     corner, step_x, step_y = (
         np.array(canvas._map_canvas2world(at, canvas.view))[-2:] for at in ((0, 0), (1, 0), (0, 1))
     )
     y, x = (np.array(position)[-2:] - corner) / ((step_y - corner)[0], (step_x - corner)[1])
+    return QPoint(round(x), round(y))
+
+
+def click(viewer: Any, position: tuple[float, ...], *, alt: bool = False) -> None:
+    """The mouse, where the world has this position in the plane in view."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+    from qtpy.QtWidgets import QApplication
+
+    QApplication.processEvents()
     keys = Qt.KeyboardModifier.AltModifier if alt else Qt.KeyboardModifier.NoModifier
-    QTest.mouseClick(canvas.native, Qt.MouseButton.LeftButton, keys, QPoint(round(x), round(y)))
+    native = viewer.window._qt_viewer.canvas.native
+    QTest.mouseClick(native, Qt.MouseButton.LeftButton, keys, place_of(viewer, position))
+    QApplication.processEvents()
+
+
+def drag(viewer: Any, start: tuple[float, ...], end: tuple[float, ...]) -> None:
+    """The mouse, pressed at one position of the world and let go at another."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+    from qtpy.QtWidgets import QApplication
+
+    native = viewer.window._qt_viewer.canvas.native
+    QApplication.processEvents()
+    QTest.mousePress(native, Qt.MouseButton.LeftButton, pos=place_of(viewer, start))
+    for part in (0.3, 0.6, 1.0):
+        move(native, place_of(viewer, tuple(np.array(start) + part * (np.array(end) - start))))
+        QApplication.processEvents()
+    QTest.mouseRelease(native, Qt.MouseButton.LeftButton, pos=place_of(viewer, end))
+    QApplication.processEvents()
+
+
+def move(native: Any, place: Any) -> None:
+    """With the button held: QTest.mouseMove says nothing of buttons."""
+    from qtpy.QtCore import QEvent, QPointF, Qt
+    from qtpy.QtGui import QMouseEvent
+    from qtpy.QtWidgets import QApplication
+
+    left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    at = QPointF(place)
+    event = QMouseEvent(QEvent.Type.MouseMove, at, native.mapToGlobal(at), Qt.MouseButton.NoButton, left, none)
+    QApplication.sendEvent(native, event)
+
+
+def key(viewer: Any, name: str, *, control: bool = False) -> None:
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+    from qtpy.QtWidgets import QApplication
+
+    keys = Qt.KeyboardModifier.ControlModifier if control else Qt.KeyboardModifier.NoModifier
+    QTest.keyClick(viewer.window._qt_viewer.canvas.native, getattr(Qt.Key, f"Key_{name}"), keys)
     QApplication.processEvents()
 
 
@@ -120,8 +166,8 @@ def ready(widget: Any, viewer: Any, weights: Path, image: np.ndarray) -> Any:
     idle(widget)
     viewer.add_image(image, name="em", scale=(30, 8, 8))
     viewer.dims.set_current_step(0, 0)
-    widget.images.setCurrentIndex(widget.images.findText("em"))
-    widget.images.activated.emit(widget.images.currentIndex())
+    widget.image.images.setCurrentIndex(widget.image.images.findText("em"))
+    widget.image.images.activated.emit(widget.image.images.currentIndex())
     idle(widget)
     return widget
 
@@ -195,18 +241,18 @@ def test_errors_are_notifications(ready: Any, viewer: Any, tmp_path: Path) -> No
     ready.controller.open_weights(tmp_path / "missing.pth")
     idle(ready)
     assert "no weights at" in notification_manager.records[-1].message
-    assert "model_final.pth" not in ready.weights.text()
+    assert "model_final.pth" not in ready.network.weights.text()
 
 
 def test_images_come_and_go(ready: Any, viewer: Any) -> None:
     viewer.add_image(np.zeros((9, 9, 3), np.uint8), name="photo", rgb=True)
-    ready.images.setCurrentIndex(ready.images.findText("photo"))
+    ready.image.images.setCurrentIndex(ready.image.images.findText("photo"))
     notification_manager.records.clear()
-    ready.images.activated.emit(ready.images.currentIndex())
+    ready.image.images.activated.emit(ready.image.images.currentIndex())
     assert "in color" in notification_manager.records[-1].message
-    assert ready.images.currentIndex() == 0
+    assert ready.image.images.currentIndex() == 0
     viewer.layers.clear()
-    assert ready.images.count() == 1
+    assert ready.image.images.count() == 1
     idle(ready)
 
 
@@ -221,19 +267,19 @@ def test_the_window_is_closed_while_the_network_works(ready: Any, viewer: Any) -
 
 def test_the_widget_says_what_to_do_next(widget: Any, viewer: Any) -> None:
     assert "Open weights" in widget.status.text()
-    assert widget.weights.text() == "No network yet"
+    assert widget.network.weights.text() == "No network yet"
 
 
 def test_the_diameter_is_asked_for_where_it_counts(
     ready: Any, viewer: Any, weights_of_physical_scale: Path, image: np.ndarray
 ) -> None:
     """The layer of these tests has a scale, but no units."""
-    assert ready.diameter_row.isHidden()
+    assert ready.image.size_rows.isHidden()
     ready.controller.open_weights(weights_of_physical_scale)
     idle(ready)
-    assert not ready.diameter_row.isHidden()
+    assert not ready.image.size_rows.isHidden()
     assert ready.status.text().startswith("How large are the pixels of 'em'?")
-    ready.diameter.setValue(29)
+    ready.image.diameter.setValue(29)
     idle(ready)
     expected = Predictor(weights_of_physical_scale, diameter=29).predict([], image=image[0])
     assert same_instances(instances(viewer)[0], expected.instances)
@@ -243,14 +289,55 @@ def test_the_diameter_is_asked_for_where_it_counts(
 def test_controls_of_instances(ready: Any, viewer: Any, weights: Path, image: np.ndarray) -> None:
     answer = Predictor(weights).predict([], image=image[0])
     threshold = round(float(np.median(answer.probability)), 2)
-    assert (ready.threshold.value(), ready.min_size.text()) == (0.5, "as the network has it")
-    ready.threshold.setValue(threshold)
-    ready.min_size.setValue(0)
+    assert (ready.instances.threshold.value(), ready.instances.min_size.text()) == (0.5, "as the network has it")
+    ready.instances.threshold.setValue(threshold)
+    ready.instances.min_size.setValue(0)
     idle(ready)
     assert same_instances(instances(viewer)[0], answer.instances_above(threshold, 0))
-    ready.min_size.setValue(-1)
+    ready.instances.min_size.setValue(-1)
     idle(ready)
     assert same_instances(instances(viewer)[0], answer.instances_above(threshold))
+
+
+def test_a_line_is_drawn_with_the_mouse(
+    ready: Any, viewer: Any, weights_of_physical_scale: Path, image: np.ndarray
+) -> None:
+    """From (20, 15) to (20, 44): 29 pixels, what the network of 14.5 pixels sees at half size."""
+    ready.controller.open_weights(weights_of_physical_scale)
+    idle(ready)
+    ready.image.from_line.click()
+    drag(viewer, (0, 20 * 8, 15 * 8), (0, 20 * 8, 44 * 8))
+    idle(ready)
+    assert ready.image.diameter.value() == pytest.approx(29, abs=1)
+    assert ready.image.scale.text().startswith("Uses objects of")
+    assert viewer.layers.selection.active.name == "em prompts"
+    click(viewer, (0, 40 * 8, 30 * 8))
+    idle(ready)
+    assert len(viewer.layers["em prompts"].data) == 1
+    assert len(viewer.layers["em diameters"].data) == 1
+
+
+def test_proofreading_with_buttons_mouse_and_keys(ready: Any, viewer: Any) -> None:
+    layer = viewer.layers["em instances"]
+    layer.data[0] = 0
+    layer.data[0, 10:31, 10:31] = 3
+    layer.refresh()
+    tools = ready.instances.tools
+    tools["delete"].click()
+    assert [tool for tool, made in tools.items() if made.isChecked()] == ["delete"]
+    assert ready.status.text().startswith("Delete: click")
+    click(viewer, (0, 20 * 8, 20 * 8))
+    idle(ready)
+    assert not instances(viewer)[0, 10:31, 10:31].any()
+    np.testing.assert_array_equal(viewer.layers["em negative prompts"].data, [[0, 20, 20]])
+    assert len(viewer.layers["em prompts"].data) == 0
+    key(viewer, "Z", control=True)
+    idle(ready)
+    assert len(viewer.layers["em negative prompts"].data) == 0
+    assert not ready.instances.undo.isEnabled()
+    tools["delete"].click()
+    assert not any(made.isChecked() for made in tools.values())
+    assert viewer.layers.selection.active.name == "em prompts"
 
 
 def test_sample_data(widget: Any, viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +345,7 @@ def test_sample_data(widget: Any, viewer: Any, monkeypatch: pytest.MonkeyPatch) 
     (layer,) = viewer.open_sample("prompt_das", "synthetic")
     assert layer.data.shape == (3, 96, 96)
     assert tuple(layer.scale) == (30, 8, 8)
-    assert widget.images.findText(layer.name) == 1
+    assert widget.image.images.findText(layer.name) == 1
 
 
 @pytest.fixture
@@ -269,9 +356,9 @@ def model(weights: Path, models_home: Path) -> str:
 
 
 def test_a_model_is_chosen_by_its_name(model: str, widget: Any) -> None:
-    index = widget.models.findText(model)
-    widget.models.setCurrentIndex(index)
-    widget.models.activated.emit(index)
+    index = widget.network.models.findText(model)
+    widget.network.models.setCurrentIndex(index)
+    widget.network.models.activated.emit(index)
     idle(widget)
-    assert widget.weights.text() == "models_home/em-tiny.safetensors"
-    assert widget.models.currentIndex() == 0
+    assert widget.network.weights.text() == "models_home/em-tiny.safetensors"
+    assert widget.network.models.currentIndex() == 0
