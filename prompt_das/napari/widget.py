@@ -33,7 +33,7 @@ CLICKS_MORE = (
 )
 ADAPT = (
     "Trains the network on this volume and your clicks, in the background, for so many minutes. A fifth of the clicks "
-    "is kept aside to watch: the network is only replaced by one that does better there. Five positive clicks are the "
+    "is kept aside to watch: the network is only replaced by one that has lost nothing there. Five positive clicks are the "
     "least; on different slices they say more."
 )
 SUGGEST = "Shows where the network itself sees centers of objects; take over the right ones. Takes half as long again."
