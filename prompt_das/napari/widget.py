@@ -33,8 +33,8 @@ CLICKS_MORE = (
 )
 ADAPT = (
     "Trains the network on this volume and your clicks, in the background, for so many minutes. A fifth of the clicks "
-    "is kept aside to watch: the network is only replaced by one that has lost nothing there. Five positive clicks are the "
-    "least; on different slices they say more."
+    "is kept aside to watch: the network is only replaced by one that has lost nothing there. Five positive clicks are "
+    "the least; on different slices they say more."
 )
 SUGGEST = "Shows where the network itself sees centers of objects; take over the right ones. Takes half as long again."
 VOLUME = "Segments every slice with its points, links the instances in 3-D, and writes a file, in the background"
