@@ -37,7 +37,7 @@ def require_usable(
     """
     parts = [np.column_stack([np.full(len(c), z), c[:, :2]]) for z, c in clicks.items()]
     rows = np.concatenate([np.zeros((0, 3)), *parts])
-    require_inside(path, rows, shape)
+    require_inside_volume(path, rows, shape)
     number = sum(int((c[:, 2] == POSITIVE).sum()) for z, c in clicks.items() if z in slices)
     if number < FEWEST:
         advice = ", ".join(map(str, slices_to_click(clicks, sorted(slices))))
@@ -48,7 +48,7 @@ def require_usable(
         )
 
 
-def require_inside(path: str, rows: np.ndarray, shape: tuple[int, int, int]) -> None:
+def require_inside_volume(path: str, rows: np.ndarray, shape: tuple[int, int, int]) -> None:
     """Raise ValueError if clicks, rows (z, x, y), lie outside of a volume (Z, H, W): perhaps with axes exchanged."""
     depth, height, width = shape
 

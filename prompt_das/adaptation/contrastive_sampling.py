@@ -5,7 +5,7 @@ Shapes: B images, H×W pixels, Q queries, M negatives; both padded with a validi
 
 from __future__ import annotations
 
-from prompt_das.ops.connected_components import label_components
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, label_components
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def sample_contrastive_points(
     """Random pixels of the pseudo-instances and of the background. Nothing here waits for the device.
 
     Args:
-        probability: (B, H, W) of the foreground; the pseudo-instances are the connected components above 0.5.
+        probability: (B, H, W) of the foreground; the pseudo-instances are the connected components of the mask.
         noise: (B, H, W) non-negative random integers: the pixels with the smallest ones are chosen.
         queries_per_instance: so many pixels with probability above ``foreground`` of each instance, or all there are.
         max_queries: Q; of more, a random choice.
@@ -37,7 +37,7 @@ def sample_contrastive_points(
         ``negatives_valid`` (B, M) bool.
     """
     height, width = probability.shape[1:]
-    instances = probability > 0.5
+    instances = probability > FOREGROUND_THRESHOLD
     roots = label_components(instances).flatten(1)
     index = torch.arange(height * width, device=probability.device)
     key = noise.flatten(1) * index.numel() + index  # no two pixels have the same

@@ -18,7 +18,7 @@ from prompt_das.data.samples import ContrastivePoints, LabeledSample, SourceSamp
 from prompt_das.modeling.criterion import enabled_target_losses
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.batching import pad, stack
-from prompt_das.ops.connected_components import label_components
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, label_components
 from prompt_das.ops.points import NEGATIVE, POSITIVE, find_peaks, render_density, suppress_near
 
 import torch
@@ -151,7 +151,7 @@ class PseudoLabeler:
         self.put_metrics(
             {
                 "pseudo/points": peaks_valid.sum(1).float().mean(),
-                "pseudo/foreground": (probability > 0.5).float().mean(),
+                "pseudo/foreground": (probability > FOREGROUND_THRESHOLD).float().mean(),
             }
         )
 
@@ -170,7 +170,7 @@ class PseudoLabeler:
             weak.flatten(1).gather(1, index.flatten(1)).view_as(index) for weak in (probability, density)
         )
         confidence = torch.maximum(probability, 1 - probability)
-        mask = (probability > 0.5).to(torch.uint8)
+        mask = (probability > FOREGROUND_THRESHOLD).to(torch.uint8)
         pixel_valid = confidence >= self.pixel_confidence
         image_weight = (confidence >= self.image_confidence).float().mean((1, 2))
         if self.require_peak:
@@ -269,7 +269,7 @@ def sparse_recall(probability: Tensor, points: Tensor, valid: Tensor) -> Tensor:
     Args:
         probability: (B, H, W) of the foreground; points, valid: (B, N, 2) and (B, N) bool.
     """
-    hit = probability.flatten(1).gather(1, point_to_index(points, *probability.shape[1:])) > 0.5
+    hit = probability.flatten(1).gather(1, point_to_index(points, *probability.shape[1:])) > FOREGROUND_THRESHOLD
     return (hit & valid).sum() / valid.sum()
 
 

@@ -248,12 +248,7 @@ def run_settings(
     start_cfg: CfgNode, weights: Path, target: Target, source: str | None, folder: Path, seed: int
 ) -> list[str]:
     """What the config of the run changes in the config of the weights (KEY, VALUE, ...), but for the schedule."""
-    if source is None:
-        names: list[str] = []
-    elif Path(source).suffix in (".yaml", ".yml"):
-        names = register_volumes_from_yaml(source)
-    else:
-        names = ensure_registered(source)
+    names = [] if source is None else names_of(source)
     settings = {
         "MODEL.WEIGHTS": str(weights.absolute()),
         "DATASETS.TRAIN": tuple(names),
