@@ -33,8 +33,8 @@ from qtpy.QtWidgets import QApplication
 SIZE = 1180, 760  # of the window, in pixels
 WAIT = 600  # seconds at most for an answer
 SETTLE = 0.5  # seconds before a picture: what fades has faded
-SLICE = 23
-CLOSE_UP = (188, 192), 2.2  # (row, column) and magnification: where the clicks change most
+SLICE = 22
+CLOSE_UP = (184, 200), 2.2  # (row, column) and magnification: where the clicks change most
 
 
 class Tour:

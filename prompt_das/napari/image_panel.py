@@ -40,6 +40,7 @@ class ImagePanel(Panel):
         self.diameter.valueChanged.connect(controller.options.set_diameter)
         self.from_line = button("From a line", controller.lines.draw, FROM_LINE)
         self.scale = QLabel()
+        self.scale.setToolTip("What says how large things are, and by how much the image is enlarged for the network")
         self.scale.setWordWrap(True)
         self.size_rows = QWidget()
         layout = QVBoxLayout(self.size_rows)

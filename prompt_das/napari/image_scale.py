@@ -52,12 +52,12 @@ def describe_scale(predictor: Predictor | None, image_session: ImageSession | No
     except ValueError:
         return ""
     if image_session.pixel_size:
-        reason = f"pixels of {image_session.pixel_size:g} nm, as stated"
+        reason = f"Pixels of {image_session.pixel_size:g} nm, as stated"
     elif image_session.diameter:
-        reason = f"objects of {image_session.diameter:g} px, as stated"
+        reason = f"Objects of {image_session.diameter:g} px, as stated"
     elif predictor.scale is not None or image_session.voxel_size is None:
-        reason = "the network's own scale"
+        reason = "The network's own scale"
     else:
         source = "layer" if image_session.voxel_size_of_layer is not None else "file"
-        reason = f"pixels of {image_session.voxel_size[-1]:g} nm, from the {source}"
-    return f"Uses {reason}: × {scale:.2f} for the network"
+        reason = f"Pixels of {image_session.voxel_size[-1]:g} nm, from the {source}"
+    return f"{reason}: × {scale:.2f}"

@@ -7,7 +7,7 @@ from typing import Any
 from prompt_das.volumes.synthetic import make_synthetic_volume
 
 SHAPE = (24, 256, 256)
-VOXEL_SIZE = (30, 8, 8)  # nm, as in MitoEM
+VOXEL_SIZE = (45, 12, 12)  # nm: typical mitochondria are 20 pixels wide
 SEED = 1  # not that of `prompt-das make-synthetic`: a volume that networks trained there have not seen
 
 

@@ -44,7 +44,7 @@ def test_a_line_across_an_object_is_its_diameter(
     assert physical.viewer.layers.selection.active is physical.prompts
     answer = Predictor(weights_of_physical_scale, diameter=50).predict([], image=image[0])
     assert same_instances(physical.instances.data[0], answer.instances)
-    assert described(physical) == "Uses objects of 50 px, as stated: × 0.29 for the network"
+    assert described(physical) == "Objects of 50 px, as stated: × 0.29"
 
     current.lines.add_lines(np.array([[1, 10, 10], [1, 10, 30]]))
     current.lines.add_lines(np.array([[1, 20, 10], [1, 20, 31]]))
@@ -93,7 +93,7 @@ def test_a_pixel_size_takes_the_place_of_the_diameter(
     assert (current.diameter, current.pixel_size) == (0, 8)
     answer = Predictor(weights_of_physical_scale, pixel_size=8).predict([], image=image[0])
     assert same_instances(physical.instances.data[0], answer.instances)
-    assert described(physical) == "Uses pixels of 8 nm, as stated: × 0.50 for the network"
+    assert described(physical) == "Pixels of 8 nm, as stated: × 0.50"
     assert diameter_of(predictor, current) == 29  # 14.5 of the network's: what whole volumes and adaptation are told
     physical.controller.options.set_pixel_size(0.008)
     assert "looks like µm" in physical.controller.problem
@@ -101,7 +101,7 @@ def test_a_pixel_size_takes_the_place_of_the_diameter(
 
 def test_what_decides_the_scale_is_said(physical: PluginHarness, image: np.ndarray) -> None:
     physical.segment(image, scale=(30, 4, 4), units=("nm",) * 3)
-    assert described(physical) == "Uses pixels of 4 nm, from the layer: × 0.25 for the network"
+    assert described(physical) == "Pixels of 4 nm, from the layer: × 0.25"
 
 
 def test_a_network_of_no_physical_scale_says_nothing(ready: PluginHarness, image: np.ndarray) -> None:

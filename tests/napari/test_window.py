@@ -309,7 +309,7 @@ def test_a_line_is_drawn_with_the_mouse(
     drag(viewer, (0, 20 * 8, 15 * 8), (0, 20 * 8, 44 * 8))
     idle(ready)
     assert ready.image.diameter.value() == pytest.approx(29, abs=1)
-    assert ready.image.scale.text().startswith("Uses objects of")
+    assert ready.image.scale.text().startswith("Objects of")
     assert viewer.layers.selection.active.name == "em prompts"
     click(viewer, (0, 40 * 8, 30 * 8))
     idle(ready)
