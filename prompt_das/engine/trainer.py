@@ -190,7 +190,7 @@ def build_hooks(
         hooks.IterationTimer(),
         trainer.metrics,
         NonFiniteGuard(cfg, trainer.model, optimizer),
-        MeanTeacher(trainer.teacher, trainer.model, node.EMA_DECAY, node.RAMP_UP),
+        MeanTeacher(trainer.teacher, trainer.model, node.EMA_DECAY, node.RAMP_UP and not cfg.MODEL.WEIGHTS),
         pseudo_points,
         SourceModelCheckpointer(checkpointer, adaptation_start(cfg)) if cfg.DOMAIN_ADAPT.ENABLED and main else None,
         monitor,

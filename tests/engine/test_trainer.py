@@ -67,6 +67,13 @@ def test_from_nothing_the_teacher_is_the_student(cfg: CfgNode) -> None:
     assert run.start_iter == 0
 
 
+@pytest.mark.parametrize("weights", ["", "start.pth"])
+def test_only_the_teacher_of_a_network_that_starts_from_noise_follows_it_at_once(cfg: CfgNode, weights: str) -> None:
+    cfg.MODEL.WEIGHTS = weights
+    (teaching,) = (hook for hook in build_trainer(cfg)._hooks if isinstance(hook, MeanTeacher))
+    assert teaching.ramp_up == (weights == "")
+
+
 @pytest.mark.parametrize(("evaluate_teacher", "weights"), [(True, "teacher"), (False, "model")])
 def test_student_and_teacher_start_from_the_same_weights_of_a_checkpoint(
     cfg: CfgNode, trained: dict[str, Any], tmp_path: Path, evaluate_teacher: bool, weights: str
