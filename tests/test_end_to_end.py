@@ -371,12 +371,13 @@ def test_two_processes_train_and_evaluate_like_one(
 ) -> None:
     """Unsupervised mode, in which they also share the work of making pseudo points.
 
-    But for the Dice loss, which is of the images of a process together, and so another one of fewer images.
+    But for the Dice loss and the mean of contrastive embeddings, which are of the images of a process together, and so
+    others of fewer images.
     """
     spoiled = [str(spoil(name)) for name in corrupt]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     exact = {"MODEL__PRECISION": "float32", "DATALOADER__MAX_CORRUPT_SLICES": len(corrupt)}
-    exact["MODEL__LOSS__DICE_WEIGHT"] = 0.0
+    exact |= {"MODEL__LOSS__DICE_WEIGHT": 0.0, "MODEL__LOSS__CONTRASTIVE_CENTERED": False}
     train("uda", tmp_path / "one", **exact)
     launch(run_process, 2, args=(arguments("uda", tmp_path / "two", **exact),))
     for run in ("one", "two"):

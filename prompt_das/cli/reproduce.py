@@ -56,16 +56,14 @@ PAPER_TARGETS = ("INPUT.CLICKS.ENABLED", "False")
 PAPER_PROMPTS = ("DOMAIN_ADAPT.UNPROMPTED_PROBABILITY", "0.0")
 PAPER_MASKS = ("DOMAIN_ADAPT.MASKS.REQUIRE_PEAK", "False")
 PAPER_REACH = ("TEST.CLICK_REACH", "image")
-# Those of configs/quick.
-PAPER_FEATURES = ("MODEL.DECODER.HIGH_RES_FEATURES", "False")
-PAPER_LOSS = ("MODEL.LOSS.DICE_WEIGHT", "0.0")
-PAPER_CONTRAST = ("MODEL.DECODER.CONTRASTIVE_FROM", "tokens", "MODEL.LOSS.CONTRASTIVE_CENTERED", "False")
-PAPER_ADAPTATION = (*PAPER_PROMPTS, *PAPER_MASKS, *PAPER_CONTRAST)
-PAPER = (*PAPER_ENCODER, *PAPER_TARGETS, *PAPER_ADAPTATION, *PAPER_REACH, *PAPER_FEATURES, *PAPER_LOSS)
+PAPER = (*PAPER_ENCODER, *PAPER_TARGETS, *PAPER_PROMPTS, *PAPER_MASKS, *PAPER_REACH)
 PAPER_SOURCE = Run("paper_source", "source", PAPER)
 DENSE_SOURCE = Run("dense_source", "source", (*PAPER_TARGETS, *PAPER_REACH))
-COARSE_SOURCE = Run("coarse_source", "source", PAPER_FEATURES)
-NO_DICE_SOURCE = Run("without_dice_source", "source", PAPER_LOSS)
+# Those of configs/quick/em_small.yaml.
+FINE = ("MODEL.DECODER.HIGH_RES_FEATURES", "True")
+DICE_LOSS = ("MODEL.LOSS.DICE_WEIGHT", "0.5")
+FINE_SOURCE = Run("fine_source", "source", FINE)
+DICE_SOURCE = Run("dice_source", "source", DICE_LOSS)
 
 MAIN: list[Row] = [
     ("Source", SOURCE, "0%"),
@@ -93,6 +91,7 @@ TEST_PROMPTS: list[Row] = [
     ("Supervised", ORACLE, "0%"),
 ]
 
+CONTRASTIVE_FEATURES = ("MODEL.DECODER.CONTRASTIVE_FROM", "features", "MODEL.LOSS.CONTRASTIVE_CENTERED", "True")
 PARTS: list[Row] = [  # what is not in the paper, with all centers clicked in every other row
     (title, run, ratio)
     for title, run in (
@@ -101,11 +100,11 @@ PARTS: list[Row] = [  # what is not in the paper, with all centers clicked in ev
         ("Dense clicks, targets as in the paper", Run("dense", "wda", DENSE_SOURCE.overrides, DENSE_SOURCE)),
         ("All but unprompted target crops", Run("without_unprompted", "wda", PAPER_PROMPTS)),
         ("All but masks that need a peak", Run("without_peaks", "wda", PAPER_MASKS)),
-        ("All but high-resolution features", Run("coarse", "wda", PAPER_FEATURES, COARSE_SOURCE)),
-        ("All but the Dice loss", Run("without_dice", "wda", PAPER_LOSS, NO_DICE_SOURCE)),
         ("All", WDA),
-        ("All but contrastive features", Run("contrastive_tokens", "wda", PAPER_CONTRAST)),
-        ("All but the contrastive loss", Run("no_contrastive", "wda", ("DOMAIN_ADAPT.USE_CONTRASTIVE", "False"))),
+        ("All, high-resolution features", Run("fine", "wda", FINE, FINE_SOURCE)),
+        ("All, a Dice loss", Run("dice", "wda", DICE_LOSS, DICE_SOURCE)),
+        ("All, contrastive features", Run("contrastive_features", "wda", CONTRASTIVE_FEATURES)),
+        ("All, no contrastive loss", Run("no_contrastive", "wda", ("DOMAIN_ADAPT.USE_CONTRASTIVE", "False"))),
     )
     for ratio in ("0%", "100%")
 ]

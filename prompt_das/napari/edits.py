@@ -6,9 +6,12 @@ Shapes: H, W height and width of a slice; h, w those of a box in it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from napari.layers import Points
+
+if TYPE_CHECKING:  # the session works without napari
+    from napari.layers import Points
 
 Box = tuple[slice, slice]
 

@@ -187,9 +187,9 @@ def test_the_ablation_of_new_parts_starts_from_sources_of_the_same_network(
         "dense": "dense_source",
         "without_unprompted": "source",
         "without_peaks": "source",
-        "coarse": "coarse_source",
-        "without_dice": "without_dice_source",
-        "contrastive_tokens": "source",
+        "fine": "fine_source",
+        "dice": "dice_source",
+        "contrastive_features": "source",
         "no_contrastive": "source",
     }
     names = [Path(value_of(command, "OUTPUT_DIR")).name for command in started]

@@ -131,7 +131,10 @@ def test_a_volume_of_sixteen_bits_in_another_place(ready: PluginHarness, image: 
     assert np.array_equal(result.scale, layer.scale)
     assert np.array_equal(result.translate, layer.translate)
     with tifffile.TiffFile(tmp_path / "volume.tif") as file:
-        assert file.pages[0].tags["XResolution"].value[0] / file.pages[0].tags["XResolution"].value[1] == 1e7 / 8
+        numerator, denominator = file.pages[0].tags["XResolution"].value
+        assert numerator / denominator == 1 / 8
+        assert file.imagej_metadata is not None
+        assert (file.imagej_metadata["unit"], file.imagej_metadata["spacing"]) == ("nm", 30)
 
 
 def test_a_result_is_not_replaced(ready: PluginHarness, image: np.ndarray, tmp_path: Path) -> None:

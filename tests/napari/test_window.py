@@ -344,7 +344,7 @@ def test_sample_data(widget: Any, viewer: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(samples, "SHAPE", (3, 96, 96))  # less to wait for
     (layer,) = viewer.open_sample("prompt_das", "synthetic")
     assert layer.data.shape == (3, 96, 96)
-    assert tuple(layer.scale) == (30, 8, 8)
+    assert tuple(layer.scale) == samples.VOXEL_SIZE
     assert widget.image.images.findText(layer.name) == 1
 
 

@@ -152,7 +152,8 @@ def hostile_description(canary: Path) -> dict[str, bytes]:
         "zeros in a file's name": 'name: lab\nimages: "a\\0b"\n',
         "a long name of a file": f"name: lab\nimages: {'a' * 3000}\n",
         "of nobody": "name: lab\nimages: ~nobody-at-all/x\n",
-        "by http": "name: lab\nimages: http://127.0.0.1:9/scan.tif\n",
+        # Not by http: an address that a description names is opened on purpose, see tests/volumes/test_remote_files.py.
+        "by ftp": "name: lab\nimages: ftp://127.0.0.1:9/scan.tif\n",
         "a name that leads elsewhere": "name: ../../lab\nimages: images\n",
         "a name with brackets": "name: lab[0:2]\nimages: images\n",
         "a list for an array": head + "images_dataset: [a]\n",
