@@ -57,9 +57,9 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-# Of the learning rate that the weights were trained with. They know mitochondria already: what adapts them should not
-# make them forget those before the teacher has followed.
-LR_RATIO = 1 / 3
+# Of the learning rate that the weights were trained with, so that what they have learned is not lost before the teacher
+# has followed.
+LR_FACTOR = 1 / 3
 # Radius of what a click says for certain, in sigmas of the center-point head: well inside of a typical object.
 SUPERVISION_SIGMAS = 1.0
 # Of the score: what a network may lose and still be written. Some of what the start was sure of is wrong, and where an
@@ -263,10 +263,9 @@ def run_settings(
         "DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS": (
             start_cfg.DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS or SUPERVISION_SIGMAS * start_cfg.MODEL.CENTER_HEAD.SIGMA
         ),
-        "DOMAIN_ADAPT.TEACHER.RAMP_UP": False,
         # It is most of the loss at its start, and what it would teach takes longer than these minutes.
         "DOMAIN_ADAPT.USE_CONTRASTIVE": False,
-        "SOLVER.BASE_LR": start_cfg.SOLVER.BASE_LR * LR_RATIO,
+        "DOMAIN_ADAPT.LR_FACTOR": LR_FACTOR,
         "SEED": seed,
         "VIS_PERIOD": 0,
         "OUTPUT_DIR": str(folder),
