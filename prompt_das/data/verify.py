@@ -232,7 +232,10 @@ def _label_problems(dataset_dicts: Sequence[dict[str, Any]], seen: Sequence[_Sli
 
 def _unwritten(volume: Volume) -> list[Problem]:
     """Missing chunks of a Zarr or HDF5 array, which read as zeros without an error."""
-    total, written = volume.chunks_written()
+    try:
+        total, written = volume.chunks_written()
+    except VolumeError as error:
+        return [Problem(ERROR, str(error))]
     if written == total:
         return []
     text = f"{total - written} of {total} chunks were never written and read as zeros; was it copied completely?"

@@ -38,7 +38,11 @@ class HDF5Volume(ArrayVolume):
         array = self._handle()
         if array.chunks is None:
             return 0, 0
-        return math.prod(-(-n // chunk) for n, chunk in zip(array.shape, array.chunks)), array.id.get_num_chunks()
+        total = math.prod(-(-n // chunk) for n, chunk in zip(array.shape, array.chunks))
+        try:
+            return total, array.id.get_num_chunks()
+        except RuntimeError as error:  # h5py's for whatever HDF5 reports
+            raise VolumeError(f"{self.path}: the index of its chunks is damaged: {error}") from error
 
 
 def _names(group: h5py.Group) -> list[str]:

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from prompt_das.volumes.intensity import estimate_intensity_range, read_preprocessed
@@ -446,3 +447,19 @@ def test_the_estimated_range_skips_what_cannot_be_read(tmp_path: Path) -> None:
 def test_errors_reach_the_parent_process(tmp_path: Path) -> None:
     error = VolumeError(f"{tmp_path}, slice 3 cannot be read")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301
+
+
+def test_a_damaged_index_of_chunks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One flipped bit in a file is enough; h5py raises a RuntimeError then."""
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file.create_dataset("scan", data=np.zeros((2, 8, 8), np.uint8), chunks=(1, 8, 8))
+    volume = open_volume(tmp_path / "scan.h5")
+
+    def fail() -> int:
+        raise RuntimeError("bad coordinate offset")
+
+    monkeypatch.setattr(
+        volume, "_handle", lambda: SimpleNamespace(shape=(2,), chunks=(1,), id=SimpleNamespace(get_num_chunks=fail))
+    )
+    with pytest.raises(VolumeError, match=r"scan\.h5: the index of its chunks is damaged: bad coordinate offset"):
+        volume.chunks_written()
