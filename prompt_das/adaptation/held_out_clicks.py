@@ -140,10 +140,10 @@ class Known(NamedTuple):
 class HeldOutScore:
     """The score of a network at held-out clicks, 0 to 1: a mean over clicks and over the other objects around them.
 
-    Of a positive click it is the IoU of the component of the automatic mask that holds the click (0 where there is
-    none, or where it floods the window) with the object there, of a negative one 1 if its pixel is background. Other
-    objects count with their common IoU. Only pixels of which :class:`Known` says something are counted. So a network
-    loses that forgets what was found, or finds what surely was background, and one that finds more clicks gains.
+    A positive click scores the IoU of the component of the automatic mask that holds it (0 where there is none, or
+    where it floods the window) with the object there, a negative one 1 if its pixel is background. Other objects score
+    their common IoU. Only pixels that :class:`Known` labels are counted. The score falls where objects are lost, or found on
+    what surely was background, and rises where clicked objects are found that were not.
     """
 
     def __init__(self, windows: ClickWindows, start: PromptDAS, sigma: float) -> None:

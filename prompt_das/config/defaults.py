@@ -130,10 +130,6 @@ def add_prompt_das_config(cfg: CN) -> None:
     # Iterations on source images alone, part of SOLVER.MAX_ITER; left out where MODEL.WEIGHTS names a source model.
     _c.DOMAIN_ADAPT.BURN_IN_ITERS = 0
 
-    # Learning rate of the adaptation, as a factor of SOLVER.BASE_LR. A trained network that goes on as fast as one that
-    # starts from noise forgets before the teacher has followed.
-    _c.DOMAIN_ADAPT.LR_FACTOR = 1.0
-
     _c.DOMAIN_ADAPT.TEACHER = CN()
     _c.DOMAIN_ADAPT.TEACHER.EMA_DECAY = 0.99
     # In the first iterations the decay is 1 - 1 / (step + 1), so that the teacher of a network that starts from noise

@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 # Of the learning rate that the weights were trained with, so that what they have learned is not lost before the teacher
 # has followed.
-LR_FACTOR = 1 / 3
+LR_RATIO = 1 / 3
 # Radius of what a click says for certain, in sigmas of the center-point head: well inside of a typical object.
 SUPERVISION_SIGMAS = 1.0
 # Of the score: what a network may lose and still be written. Some of what the start was sure of is wrong, and where an
@@ -265,7 +265,7 @@ def run_settings(
         ),
         # It is most of the loss at its start, and what it would teach takes longer than these minutes.
         "DOMAIN_ADAPT.USE_CONTRASTIVE": False,
-        "DOMAIN_ADAPT.LR_FACTOR": LR_FACTOR,
+        "SOLVER.BASE_LR": start_cfg.SOLVER.BASE_LR * LR_RATIO,
         "SEED": seed,
         "VIS_PERIOD": 0,
         "OUTPUT_DIR": str(folder),

@@ -71,22 +71,8 @@ class PolynomialWithFloor(ParamScheduler):
         return max(max(1 - where, 0.0) ** self.power, self.floor)
 
 
-class Scaled(ParamScheduler):
-    """The values of another scheduler, times a factor."""
-
-    def __init__(self, scheduler: ParamScheduler, factor: float) -> None:
-        self.scheduler = scheduler
-        self.factor = factor
-
-    def __call__(self, where: float) -> float:
-        return self.factor * self.scheduler(where)
-
-
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """One polynomial for burn-in and one for adaptation, each with its warm-up: as two runs would.
-
-    That of the adaptation is lower by ``DOMAIN_ADAPT.LR_FACTOR``.
-    """
+    """One polynomial for burn-in and one for adaptation, each with its warm-up: as two runs would."""
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "PolynomialWithFloor":
         return d2_build_lr_scheduler(cfg, optimizer)
@@ -105,8 +91,6 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.
 
     lengths = [n for n in (burn_in, total - burn_in) if n]
     stages = [stage(n) for n in lengths]
-    if cfg.DOMAIN_ADAPT.ENABLED and total > burn_in:
-        stages[-1] = Scaled(stages[-1], cfg.DOMAIN_ADAPT.LR_FACTOR)
     if len(stages) == 1:
         multiplier = stages[0]
     else:

@@ -57,14 +57,6 @@ def test_adaptation_starts_again_from_the_base(tiny_cfg: CfgNode) -> None:
     )
 
 
-@pytest.mark.parametrize(("burn_in", "max_iter"), [(4, 10), (0, 6)])
-def test_the_adaptation_may_be_slower_than_the_burn_in(tiny_cfg: CfgNode, burn_in: int, max_iter: int) -> None:
-    tiny_cfg.DOMAIN_ADAPT.LR_FACTOR = 0.3
-    rates = learning_rates(adapt(tiny_cfg, burn_in, max_iter))
-    assert rates[:burn_in] == pytest.approx([1e-4 * (1 - i / 4) ** 0.9 for i in range(burn_in)])
-    assert rates[burn_in:] == pytest.approx([0.3e-4 * (1 - i / 6) ** 0.9 for i in range(6)])
-
-
 @pytest.mark.parametrize(("burn_in", "max_iter"), [(0, 5), (5, 5)])
 def test_a_run_of_one_stage_decays_once(tiny_cfg: CfgNode, burn_in: int, max_iter: int) -> None:
     rates = learning_rates(adapt(tiny_cfg, burn_in, max_iter))
@@ -97,7 +89,7 @@ def test_no_length_of_the_stages_breaks_the_schedule(burn_in: int, adaptation: i
     """Rounding may put the last step beyond the end, where a power of a negative number would be complex."""
     cfg = CfgNode({"SOLVER": SOLVER | {"WARMUP_ITERS": warmup, "MAX_ITER": burn_in + adaptation}})
     cfg.MODEL = CfgNode({"WEIGHTS": ""})
-    cfg.DOMAIN_ADAPT = CfgNode({"ENABLED": True, "BURN_IN_ITERS": burn_in, "LR_FACTOR": 1.0})
+    cfg.DOMAIN_ADAPT = CfgNode({"ENABLED": True, "BURN_IN_ITERS": burn_in})
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-4)
     multiplier = build_lr_scheduler(cfg, optimizer)._multiplier
     for iteration in (0, burn_in - 1, burn_in, burn_in + adaptation - 1, burn_in + adaptation):

@@ -1,4 +1,4 @@
-"""Of a large slice the part in view is segmented first."""
+"""The part in view of a large slice is segmented first."""
 
 from __future__ import annotations
 
