@@ -142,8 +142,8 @@ class HeldOutScore:
 
     A positive click scores the IoU of the component of the automatic mask that holds it (0 where there is none, or
     where it floods the window) with the object there, a negative one 1 if its pixel is background. Other objects score
-    their common IoU. Only pixels that :class:`Known` labels are counted. The score falls where objects are lost, or found on
-    what surely was background, and rises where clicked objects are found that were not.
+    their common IoU. Only pixels that :class:`Known` labels are counted. The score falls where objects are lost, or
+    found on what surely was background, and rises where clicked objects are found that were not.
     """
 
     def __init__(self, windows: ClickWindows, start: PromptDAS, sigma: float) -> None:
