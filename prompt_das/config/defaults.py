@@ -54,6 +54,10 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.MODEL.DECODER.CONTRASTIVE_FROM = "tokens"
 
     _c.MODEL.SEM_SEG_HEAD.NAME = "PointPromptSegHead"
+    # Probability of the trained network at which outlines lie in the volume at hand: people draw them inside or outside
+    # of a membrane, and 0.5 is where those of the training data did. What is predicted is shifted so that it becomes
+    # 0.5, for pseudo-labels as well; the labels of source images stay as they are. `adapt --diameter` fits it.
+    _c.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY = 0.5
     _c.MODEL.CENTER_HEAD = CN()
     _c.MODEL.CENTER_HEAD.NAME = "CenterPointHead"
     _c.MODEL.CENTER_HEAD.CHANNELS = 256

@@ -20,6 +20,7 @@ from typing import Any
 import prompt_das
 from prompt_das.adaptation.click_advice import require_usable, warn_of_empty_places
 from prompt_das.adaptation.held_out_clicks import ClickWindows, HeldOutScore, split_clicks
+from prompt_das.adaptation.outline_fit import fit_outline
 from prompt_das.checkpoint.checkpointer import BEST
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.checkpoint.safe_load import CONFIG, export_weights, read_checkpoint
@@ -66,6 +67,7 @@ SUPERVISION_SIGMAS = 1.0
 # adaptation collapsed, it lost 0.035 and more from one score to the next (docs/RESULTS.md).
 TOLERANCE = 0.03
 ANY_NUMBER = 2**31  # of slices
+OUTLINE = "MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY"
 TRAIN_CLICKS, HELD_OUT_CLICKS = "clicks_train.json", "clicks_held_out.json"
 
 
@@ -146,10 +148,14 @@ def adapt(
     weights = find_weights(weights)
     start_cfg, start = load_model(weights, opts=opts, plugins=plugins)
     target = find_target(volume, start_cfg)
-    scale = volume.scale(start_cfg, target.slices[0]["voxel_size"])
+    crop = CropReader(start_cfg.INPUT.CROP_SIZE, volume.scale(start_cfg, target.slices[0]["voxel_size"]))
     settings = run_settings(start_cfg, weights, target, source, folder, seed)
+    outline: list[str] = []
     if volume.diameter is not None:
         settings += as_options({"INPUT.SCALE": 1.0})  # the voxel size of the target decides
+        if OUTLINE not in opts[::2]:
+            outline = as_options({OUTLINE: fit_outline(start, target.slices, target.clicks, crop, volume.diameter)})
+            start_cfg, start = load_model(weights, opts=[*outline, *opts], plugins=plugins)
     cfg = get_prompt_das_cfg(None, [*settings, *opts], text=start_cfg.dump())
     unfinished = open_folder(output, folder, [weights, *target.files], resume=resume)
     require_same_inputs(folder, weights, target.slices, resume=unfinished)
@@ -159,7 +165,6 @@ def adapt(
         held_out = keep_aside(target, folder, seed, resume=unfinished)
     check_run(cfg)
     if target.clicks is not None:
-        crop = CropReader(cfg.INPUT.CROP_SIZE, scale)
         if not unfinished:
             warn_of_empty_places(target.file, target.slices, target.clicks, crop, start)
         windows = ClickWindows(target.slices, held_out, crop)
@@ -173,7 +178,7 @@ def adapt(
     elif "SOLVER.MAX_ITER" in opts[::2]:
         schedule = make_schedule(cfg.SOLVER.MAX_ITER, SCORES)
     else:
-        points_seconds = 0.0 if target.clicks is not None else seconds_to_make_points(start, target.slices, scale)
+        points_seconds = 0.0 if target.clicks is not None else seconds_to_make_points(start, target.slices, crop.scale)
         each = seconds_per_iteration(cfg)
         left = 60 * minutes - (time.monotonic() - begun) - points_seconds
         schedule = fit_schedule(left, each, score_seconds)
@@ -186,7 +191,7 @@ def adapt(
         state = start.state_dict()
     about = {"weights": weights.name, "iterations": cfg.SOLVER.MAX_ITER, "adapted": adapted, "before": before}
     # Not with ``opts``: they are those of this run, not of the next one that begins with its weights.
-    write_weights(output, state, config_of_weights(weights, plugins=plugins), {**about, "after": after})
+    write_weights(output, state, config_of_weights(weights, opts=outline, plugins=plugins), {**about, "after": after})
     shutil.rmtree(folder, ignore_errors=True)  # the result is there, whatever a file system thinks of open files
     taken = (time.monotonic() - begun) / 60
     return Adaptation(output, before, after, adapted, cfg.SOLVER.MAX_ITER, taken)

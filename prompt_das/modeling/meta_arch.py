@@ -5,6 +5,7 @@ Shape legend: B images; S prompt sets of each; N prompts, padded with a validity
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ class PromptDAS(nn.Module):
         min_confidence: float,
         window: dict[str, Any],
         high_res_encoder: nn.Module | None = None,
+        outline_probability: float = 0.5,
         compile_backend: str = "",
     ) -> None:
         """
@@ -66,6 +68,7 @@ class PromptDAS(nn.Module):
             min_confidence: components of a slice's mask whose highest probability is below become background; 0: none.
             window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
             high_res_encoder: of features finer than the patch grid; None: there are none, as in the paper.
+            outline_probability: of the trained network, where outlines are to lie; it becomes 0.5 in all predictions.
             compile_backend: backend of ``torch.compile``, or "" to run the network as it is written.
         """
         super().__init__()
@@ -79,7 +82,8 @@ class PromptDAS(nn.Module):
         self.autocast_dtype = autocast_dtype
         self.contrastive_from = contrastive_from
         self.click_reach = click_reach
-        self.min_confidence = min_confidence
+        self.outline_logit = math.log(outline_probability / (1 - outline_probability))
+        self.min_confidence = shift_probability(min_confidence, -self.outline_logit) if min_confidence else 0.0
         self.window = window
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -114,6 +118,7 @@ class PromptDAS(nn.Module):
             "autocast_dtype": {"float32": None, "bfloat16": torch.bfloat16}[cfg.MODEL.PRECISION],
             "click_reach": cfg.TEST.CLICK_REACH,
             "min_confidence": cfg.TEST.MIN_CONFIDENCE,
+            "outline_probability": cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY,
             "contrastive_from": cfg.MODEL.DECODER.CONTRASTIVE_FROM,
             "window": {
                 "window": cfg.INPUT.CROP_SIZE,
@@ -189,6 +194,7 @@ class PromptDAS(nn.Module):
             if with_mask:
                 logits = self.segmentation_head(out.mask_token, out.features).float()
                 logits = F.interpolate(logits[:, None], size=image_size, mode="bilinear", align_corners=False)[:, 0]
+                logits = logits - self.outline_logit
             if with_density:
                 density = self.center_head(out.features).float()
             embeddings = out.contrastive
@@ -217,7 +223,10 @@ class PromptDAS(nn.Module):
             contrastive_points=contrastive.points if contrastive else None,
             contrastive_valid=contrastive.valid if contrastive else None,
         )
-        return self.criterion(prediction, batch)
+        # Source masks have their outlines where the network puts them by itself.
+        source = torch.arange(len(batch.images), device=self.device) < batch.num_source
+        logits = prediction.logits + self.outline_logit * source[:, None, None]
+        return self.criterion(prediction._replace(logits=logits), batch)
 
     def inference(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Slices of any size through the sliding window; prompts may change all of a slice, as in the paper.
@@ -303,6 +312,11 @@ class PromptDAS(nn.Module):
         embedding = self.encode(windows).repeat_interleave(valid.shape[1], dim=0)
         size = (windows.shape[-2], windows.shape[-1])
         return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, with_density=with_density)
+
+
+def shift_probability(probability: float, by: float) -> float:
+    """``probability``, inside (0, 1), with its logit shifted."""
+    return 1 / (1 + math.exp(-by) * (1 - probability) / probability)
 
 
 def limit_clicks(automatic: Tensor, prompted: Tensor, clicks: Sequence[np.ndarray]) -> Tensor:

@@ -120,6 +120,8 @@ class FileActions:
         clicks, _ = image_session.clicks()
         volume, voxel_size = image_session.volume, image_session.voxel_size
         file, diameter = image_session.image.source.path, diameter_of(self._session.predictor, image_session)
+        if image_session.pixel_size:  # a diameter that follows from it says nothing of where outlines lie
+            voxel_size, diameter = (image_session.pixel_size,) * 3, None
 
         def work(report: Report) -> str:
             return adapt_to_clicks(

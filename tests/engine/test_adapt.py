@@ -375,6 +375,33 @@ def test_a_diameter_gives_the_target_its_scale_and_leaves_that_of_the_source(
     assert Predictor(done.output).cfg.INPUT.PIXEL_SIZE == 16
 
 
+def test_a_diameter_says_where_outlines_lie_and_the_result_keeps_it(
+    tiny_cfg: CfgNode, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start that watches and the run have it as well; what a user sets is left alone."""
+    tiny_cfg.INPUT.PIXEL_SIZE, tiny_cfg.INPUT.DIAMETER = 16.0, 10.0
+    start = tmp_path / "scaled.safetensors"
+    export_weights(start, PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
+    seen = []
+
+    def fit(model: PromptDAS, *_: Any) -> float:
+        assert model.outline_logit == 0
+        return 0.8
+
+    def train(cfg: CfgNode, *_: Any, **__: Any) -> tuple[float, None]:
+        seen.append(cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY)
+        return 0.0, None
+
+    monkeypatch.setattr(module, "fit_outline", fit)
+    monkeypatch.setattr(module, "train", train)
+    volume = VolumeSource(source.volume, points=source.points, diameter=10)
+    done = adapt(start, volume, tmp_path / "mine.pth", opts=QUICK, progress=False)
+    assert Predictor(done.output).cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY == 0.8
+    own = [*QUICK, "MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY", "0.3"]
+    adapt(start, volume, tmp_path / "own.pth", opts=own, progress=False)
+    assert seen == [0.8, 0.3]
+
+
 def test_an_unknown_voxel_size_is_asked_for(tiny_cfg: CfgNode, source: VolumeSource, tmp_path: Path) -> None:
     tiny_cfg.INPUT.PIXEL_SIZE = 16.0
     export_weights(tmp_path / "scaled.safetensors", PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())

@@ -545,3 +545,40 @@ def test_high_resolution_features_need_a_patch_that_can_be_halved_twice(tiny_cfg
     tiny_cfg.MODEL.VIT.PATCH_SIZE = 2
     with pytest.raises(ValueError, match="HIGH_RES_FEATURES needs a MODEL"):
         build_model(tiny_cfg)
+
+
+# ---- outlines
+
+
+def with_outline(tiny_cfg: CfgNode, model: PromptDAS, probability: float) -> PromptDAS:
+    """The same network with outlines elsewhere."""
+    cfg = tiny_cfg.clone()
+    cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY = probability
+    moved = build_model(cfg)
+    moved.load_state_dict(model.state_dict())
+    return moved
+
+
+def test_the_probability_of_an_outline_becomes_one_half(tiny_cfg: CfgNode, model: PromptDAS) -> None:
+    image = gray(0)
+    before = model.eval().predict_slice(image, {"0%": NONE}, (SIZE, SIZE))["sem_seg"]["0%"]
+    outline = float(before.quantile(0.7))
+    after = with_outline(tiny_cfg, model, outline).eval().predict_slice(image, {"0%": NONE}, (SIZE, SIZE))
+    clear = (before - outline).abs() > 1e-4  # rounding decides the others
+    assert 0 < (before > outline).sum() < before.numel()
+    assert torch.equal((after["sem_seg"]["0%"] > 0.5)[clear], (before > outline)[clear])
+
+
+def test_an_outline_that_moves_leaves_source_losses_and_confident_components(
+    tiny_cfg: CfgNode, model: PromptDAS
+) -> None:
+    """Source masks are drawn where the network was trained to draw; targets follow the shifted mask."""
+    tiny_cfg.TEST.MIN_CONFIDENCE = 0.9
+    moved = with_outline(tiny_cfg, model, 0.8)
+    batch = [source(0), target(0)]
+    before, after = model.train()(batch), moved.train()(batch)
+    for name in SOURCE_LOSSES:
+        torch.testing.assert_close(after[name], before[name], rtol=1e-5, atol=1e-6)
+    assert abs(after["loss_seg_target"] - before["loss_seg_target"]) > 1e-3
+    logit = np.log(0.9 / 0.1) - np.log(0.8 / 0.2)
+    assert moved.min_confidence == pytest.approx(1 / (1 + np.exp(-logit)))
