@@ -47,6 +47,7 @@ class PseudoLabeler:
         pixel_confidence: float,
         image_confidence: float,
         contrastive: dict[str, Any],
+        min_confidence: float = 0.0,
         supervision_radius: float = 0.0,
         recall_period: int = RECALL_PERIOD,
         iteration: Callable[[], int] = lambda: 0,
@@ -60,6 +61,7 @@ class PseudoLabeler:
             peaks: keyword arguments of :func:`prompt_das.ops.points.find_peaks`.
             density_ignore: where the teacher's density is above this, it counts only near a point.
             require_peak: whether components of the teacher's mask without a peak, or a sparse point, are background.
+            min_confidence: components whose highest probability is below, and that hold no sparse point, are background.
             pixel_confidence: pixels with a confidence max(p, 1 - p) below it are ignored.
             image_confidence: the fraction of pixels with at least this confidence is the weight of an image.
             contrastive: keyword arguments of :func:`sample_contrastive_points`.
@@ -75,6 +77,7 @@ class PseudoLabeler:
         self.peaks = peaks
         self.density_ignore = density_ignore
         self.require_peak = require_peak
+        self.min_confidence = min_confidence
         self.pixel_confidence = pixel_confidence
         self.image_confidence = image_confidence
         self.contrastive = contrastive
@@ -95,6 +98,7 @@ class PseudoLabeler:
             "density_ignore": node.POINTS.IGNORE_THRESHOLD,
             "supervision_radius": node.POINTS.SUPERVISION_RADIUS,
             "require_peak": node.MASKS.REQUIRE_PEAK,
+            "min_confidence": node.MASKS.MIN_CONFIDENCE,
             "pixel_confidence": node.MASKS.PIXEL_CONFIDENCE,
             "image_confidence": node.MASKS.IMAGE_CONFIDENCE,
             "contrastive": {
@@ -173,8 +177,10 @@ class PseudoLabeler:
         mask = (probability > FOREGROUND_THRESHOLD).to(torch.uint8)
         pixel_valid = confidence >= self.pixel_confidence
         image_weight = (confidence >= self.image_confidence).float().mean((1, 2))
-        if self.require_peak:
-            mask *= supported_by_peaks(mask > 0, density, self.peaks["threshold"], strong_sparse, sparse_valid)
+        if self.require_peak:  # the two heads err in different places: a false component mostly has no peak
+            mask *= confirmed_components(mask > 0, density >= self.peaks["threshold"], strong_sparse, sparse_valid)
+        if self.min_confidence:
+            mask *= confirmed_components(mask > 0, probability >= self.min_confidence, strong_sparse, sparse_valid)
         if self.supervision_radius:
             strong_negative = warp_points(negative, forward_map)
             mask, pixel_valid = supervise_near_clicks(
@@ -207,20 +213,18 @@ class PseudoLabeler:
         ]
 
 
-def supported_by_peaks(mask: Tensor, density: Tensor, threshold: float, points: Tensor, points_valid: Tensor) -> Tensor:
-    """The components of a mask that the density or a point confirms.
-
-    The two heads err in different places: a false component mostly has no peak.
+def confirmed_components(mask: Tensor, evidence: Tensor, points: Tensor, points_valid: Tensor) -> Tensor:
+    """The components of a mask that some evidence, or a point, confirms.
 
     Args:
-        mask: (B, H, W) bool; density: (B, H, W).
-        threshold: of the density; a component that reaches it stays.
+        mask: (B, H, W) bool.
+        evidence: (B, H, W) bool; a component that has it anywhere stays.
         points, points_valid: (B, N, 2), (B, N): a component that holds one stays, too.
 
     Returns:
-        (B, H, W) bool, False in the other components, but for those at the border: their center may lie outside.
+        (B, H, W) bool, False in the other components, but for those at the border: most of them may lie outside.
     """
-    confirmed = density >= threshold
+    confirmed = evidence.clone()
     confirmed[:, [0, -1]] = confirmed[:, :, [0, -1]] = True
     index = point_to_index(points, *mask.shape[1:])
     confirmed = confirmed.flatten(1).to(torch.int32).scatter_reduce(1, index, points_valid.int(), "amax")

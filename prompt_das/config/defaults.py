@@ -169,6 +169,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     # Components of the teacher's mask in which its density has no peak (POINTS.THRESHOLD), and which hold no sparse
     # point, become background: the two heads err in different places.
     _c.DOMAIN_ADAPT.MASKS.REQUIRE_PEAK = False
+    # So do those whose highest probability is below; TEST.MIN_CONFIDENCE is the same in predictions. 0: none.
+    _c.DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE = 0.0
     _c.DOMAIN_ADAPT.MASKS.IMAGE_CONFIDENCE = 0.97  # the fraction of pixels above is the weight of the image
 
     _c.DOMAIN_ADAPT.CONTRASTIVE = CN()

@@ -83,7 +83,7 @@ class PromptDAS(nn.Module):
         self.contrastive_from = contrastive_from
         self.click_reach = click_reach
         self.outline_logit = math.log(outline_probability / (1 - outline_probability))
-        self.min_confidence = shift_probability(min_confidence, -self.outline_logit) if min_confidence else 0.0
+        self.min_confidence = min_confidence
         self.window = window
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -312,11 +312,6 @@ class PromptDAS(nn.Module):
         embedding = self.encode(windows).repeat_interleave(valid.shape[1], dim=0)
         size = (windows.shape[-2], windows.shape[-1])
         return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, with_density=with_density)
-
-
-def shift_probability(probability: float, by: float) -> float:
-    """``probability``, inside (0, 1), with its logit shifted."""
-    return 1 / (1 + math.exp(-by) * (1 - probability) / probability)
 
 
 def limit_clicks(automatic: Tensor, prompted: Tensor, clicks: Sequence[np.ndarray]) -> Tensor:

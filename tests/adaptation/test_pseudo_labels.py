@@ -396,6 +396,20 @@ def test_only_components_with_a_peak_a_point_or_at_the_border_stay() -> None:
     assert plain["mask"].bool().equal(regions_of(*kept, *gone).bool())
 
 
+def test_components_of_which_the_teacher_is_nowhere_sure_are_background() -> None:
+    """Four components: one with a sure pixel, one with the sparse point, one at the border; the last goes."""
+    probability = np.full(SIZE, 0.01, np.float32)
+    kept = (slice(3, 8), slice(18, 23)), (slice(5, 9), slice(2, 8)), (slice(10, 14), slice(28, 32))
+    gone = (slice(12, 16), slice(4, 9))
+    for box in (*kept, gone):
+        probability[box] = 0.8
+    probability[4, 20] = 0.95
+    teacher = Teacher(CENTERS[1:2], probability)
+    (labeled,) = run(labeler(teacher, min_confidence=0.9), sample())
+    assert labeled["mask"].bool().equal(regions_of(*kept).bool())
+    assert labeled["pixel_valid"].all()
+
+
 def test_recall_is_measured_without_prompts_now_and_then() -> None:
     teacher = Teacher()
     labeling = labeler(teacher, recall_period=3, iteration=iter(range(9, 13)).__next__)
