@@ -26,7 +26,7 @@ from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.checkpoint.safe_load import CONFIG, export_weights, read_checkpoint
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.sharing import config_for_sharing
-from prompt_das.data.dataset_mapper import CropReader
+from prompt_das.data.crop_reader import CropReader
 from prompt_das.data.datasets import names_of, register_slices
 from prompt_das.data.physical_scale import scale_of_diameter
 from prompt_das.data.slices import open_image_volume
