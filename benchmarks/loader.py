@@ -17,8 +17,11 @@ from typing import Any
 from prompt_das.cli.prepare_mitoem import prepare
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.build import SampleStream
-from prompt_das.data.dataset_mapper import CropReader, SourceMapper
-from prompt_das.data.slices import VolumeSpec, close_volumes, load_slices, read_image, read_labels
+from prompt_das.data.crop_reader import CropReader
+from prompt_das.data.dataset_mapper import SourceMapper
+from prompt_das.data.slice_listing import load_slices
+from prompt_das.data.slices import close_volumes, read_image, read_labels
+from prompt_das.data.volume_spec import VolumeSpec
 from prompt_das.volumes.synthetic import make_synthetic_volume
 
 import cv2

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prompt_das.adaptation.held_out_clicks import ClickWindows, component_at
-from prompt_das.data.dataset_mapper import CropReader
+from prompt_das.data.crop_reader import CropReader
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.points import POSITIVE
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from prompt_das.data.dataset_mapper import CropReader
+from prompt_das.data.crop_reader import CropReader
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, connected_components
 from prompt_das.ops.points import NEGATIVE, POSITIVE, as_clicks

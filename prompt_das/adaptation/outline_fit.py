@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_das.adaptation.held_out_clicks import SURE, ClickWindows
-from prompt_das.data.dataset_mapper import CropReader
+from prompt_das.data.crop_reader import CropReader
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import POSITIVE

@@ -9,17 +9,18 @@ Shape legend: B images; N points, padded with a validity mask; K pseudo points; 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from prompt_das.adaptation.contrastive_sampling import sample_contrastive_points
+from prompt_das.adaptation.point_pixels import random_subset, sparse_recall, warp_points
+from prompt_das.adaptation.pseudo_masks import confirmed_components, supervise_near_clicks
 from prompt_das.data.samples import ContrastivePoints, LabeledSample, SourceSample, TargetSample, TrainingSample
 from prompt_das.modeling.criterion import enabled_target_losses
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.batching import pad, stack
-from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, label_components
-from prompt_das.ops.points import NEGATIVE, POSITIVE, find_peaks, render_density, suppress_near
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
+from prompt_das.ops.points import NEGATIVE, POSITIVE, find_peaks, suppress_near
 
 import torch
 import torch.nn.functional as F
@@ -211,101 +212,6 @@ class PseudoLabeler:
             }
             for i, sample in enumerate(samples)
         ]
-
-
-def confirmed_components(mask: Tensor, evidence: Tensor, points: Tensor, points_valid: Tensor) -> Tensor:
-    """The components of a mask that some evidence, or a point, confirms.
-
-    Args:
-        mask: (B, H, W) bool.
-        evidence: (B, H, W) bool; a component that has it anywhere stays.
-        points, points_valid: (B, N, 2), (B, N): a component that holds one stays, too.
-
-    Returns:
-        (B, H, W) bool, False in the other components, but for those at the border: most of them may lie outside.
-    """
-    confirmed = evidence.clone()
-    confirmed[:, [0, -1]] = confirmed[:, :, [0, -1]] = True
-    index = point_to_index(points, *mask.shape[1:])
-    confirmed = confirmed.flatten(1).to(torch.int32).scatter_reduce(1, index, points_valid.int(), "amax")
-    roots = label_components(mask).flatten(1)
-    confirmed = torch.zeros_like(confirmed).scatter_reduce(1, roots, confirmed * mask.flatten(1), "amax")
-    return (confirmed.gather(1, roots) > 0).view_as(mask)
-
-
-def supervise_near_clicks(
-    mask: Tensor,
-    pixel_valid: Tensor,
-    positive: Tensor,
-    positive_valid: Tensor,
-    negative: Tensor,
-    negative_valid: Tensor,
-    radius: float,
-) -> tuple[Tensor, Tensor]:
-    """Put what clicks say for certain into a pseudo-label.
-
-    Args:
-        mask: (B, H, W) uint8; pixel_valid: (B, H, W) bool.
-        positive, positive_valid: (B, N, 2), (B, N): pixels within ``radius`` of them are foreground; background as far
-            again around those is ignored.
-        negative, negative_valid: (B, M, 2), (B, M): pixels within ``radius`` of them are background.
-
-    Returns:
-        the new mask and pixel_valid.
-    """
-    size = (mask.shape[-2], mask.shape[-1])
-    # A Gaussian of standard deviation ``radius`` is exp(-1/2) at the radius and exp(-2) at twice of it.
-    near_positive = render_density(positive, positive_valid, size, radius)
-    near_negative = render_density(negative, negative_valid, size, radius)
-    foreground, around = near_positive >= math.exp(-0.5), near_positive >= math.exp(-2)
-    background = (near_negative >= math.exp(-0.5)) & (near_negative >= near_positive)
-    foreground &= ~background
-    ignored = around & (mask == 0)
-    mask = mask.masked_fill(foreground, 1).masked_fill(background, 0)
-    return mask, (pixel_valid & ~ignored) | foreground | background
-
-
-def sparse_recall(probability: Tensor, points: Tensor, valid: Tensor) -> Tensor:
-    """The fraction of valid points inside the predicted foreground; NaN, which is not logged, where there is none.
-
-    It needs no masks: sparse points are known to be foreground.
-
-    Args:
-        probability: (B, H, W) of the foreground; points, valid: (B, N, 2) and (B, N) bool.
-    """
-    hit = probability.flatten(1).gather(1, point_to_index(points, *probability.shape[1:])) > FOREGROUND_THRESHOLD
-    return (hit & valid).sum() / valid.sum()
-
-
-def point_to_index(points: Tensor, height: int, width: int) -> Tensor:
-    """Points (B, N, 2) -> (B, N) indices of their pixels, row * width + column; outside the image the nearest pixel."""
-    column, row = points.floor().long().unbind(-1)
-    return row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-
-
-def warp_points(points: Tensor, forward_pixel_map: Tensor) -> Tensor:
-    """Points (B, N, 2) of the weak view -> (B, N, 2) in the strong view, by ``forward_pixel_map`` (B, H, W, 2)."""
-    index = point_to_index(points, *forward_pixel_map.shape[1:3])
-    return forward_pixel_map.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, 2))
-
-
-def random_subset(points: Tensor, valid: Tensor, ratio: Tensor, noise: Tensor) -> Tensor:
-    """A random subset of each image's n points; its size is uniform in {0 ... n} for ``ratio`` uniform in [0, 1).
-
-    Args:
-        points, valid: (B, N, 2) and (B, N) bool.
-        ratio: (B,): the subset has floor(ratio * (n + 1)) points.
-        noise: (B, H, W) random integers: the points on the pixels with the smallest ones are chosen, so that the choice
-            does not depend on the other images of the batch.
-
-    Returns:
-        (B, N) bool.
-    """
-    key = noise.flatten(1).gather(1, point_to_index(points, *noise.shape[1:]))
-    key = key.masked_fill(~valid, torch.iinfo(torch.int64).max)
-    rank = key.argsort(dim=1, stable=True).argsort(dim=1)
-    size = (ratio * (valid.sum(1) + 1)).floor()
-    return valid & (rank < size[:, None])
 
 
 class PseudoLabelLoader:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prompt_das.data.slices import PREPARED_NAME, name_some, slice_number
+from prompt_das.data.slice_listing import PREPARED_NAME, name_some, slice_number
 from prompt_das.volumes.folder_volume import read_image_file
 from prompt_das.volumes.image_files import decode_rgb_ids
 

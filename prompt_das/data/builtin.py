@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from prompt_das.data.datasets import register_spec
-from prompt_das.data.slices import VolumeSpec
+from prompt_das.data.volume_spec import VolumeSpec
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 

@@ -5,11 +5,11 @@ Everything random comes from the generator that is passed in, so sample ``n`` of
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from prompt_das.data.augmentation import StrongAugmentation
 from prompt_das.data.clicks import ClickSimulator
+from prompt_das.data.crop_reader import CropReader
 from prompt_das.data.physical_scale import NetworkScale
 from prompt_das.data.pixel_maps import forward_pixel_map, inverse_pixel_map
 from prompt_das.data.samples import DatasetDict, SliceSample, SourceSample, TargetSample
@@ -17,7 +17,6 @@ from prompt_das.data.slices import read_image, read_labels
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import as_clicks, instance_centers, sample_sparse_points
 from prompt_das.volumes.point_files import SlicePoints
-from prompt_das.volumes.resize import resize_mask
 from prompt_das.volumes.synthetic_tissue.micrograph import make_micrograph
 from prompt_das.volumes.volume import Box, VolumeError
 
@@ -32,62 +31,6 @@ NO_POINTS = np.zeros((0, 2), np.float32)
 def random_subset(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random subset of (n, 2) points whose size is uniform in {0 ... n} (Prompt-DAS, Sec. 2.1)."""
     return points[rng.permutation(len(points))[: rng.integers(len(points) + 1)]]
-
-
-class CropReader:
-    """Random square crops of one slice, of ``size`` network pixels at ``scale`` network pixels per image pixel.
-
-    With ``pixel_size`` (INPUT.PIXEL_SIZE, nm) the scale depends on the volume, see :meth:`for_slice`.
-    """
-
-    def __init__(self, size: int, scale: float, pixel_size: float = 0.0) -> None:
-        self.size = size
-        self.side = math.ceil(size / scale)  # in image pixels
-        self.scale = scale
-        self.network_scale = NetworkScale(scale, pixel_size)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> CropReader:
-        return cls(cfg.INPUT.CROP_SIZE, cfg.INPUT.SCALE, cfg.INPUT.PIXEL_SIZE)
-
-    def for_slice(self, dataset_dict: DatasetDict) -> CropReader:
-        """A reader of crops of this slice, at the scale of its volume. Raises ValueError if that is not known."""
-        if not self.network_scale.needs_voxel_size:
-            return self
-        return CropReader(self.size, self.network_scale.of_slice(dataset_dict))
-
-    def box(self, dataset_dict: DatasetDict, rng: np.random.Generator, around: np.ndarray | None = None) -> Box:
-        """(y0, x0, y1, x1) inside the slice, which may be smaller than a crop; ``around``: a point (x, y) it holds."""
-        start, stop = [], []
-        for axis, length in enumerate((dataset_dict["height"], dataset_dict["width"])):
-            side = min(self.side, length)
-            low, high = 0, length - side
-            if around is not None:
-                at = min(int(around[1 - axis]), length - 1)  # a point may lie on the right border
-                low, high = max(low, at - side + 1), min(high, at)
-            start.append(int(rng.integers(low, high + 1)))
-            stop.append(start[-1] + side)
-        return start[0], start[1], stop[0], stop[1]
-
-    def read_image(self, dataset_dict: DatasetDict, box: Box) -> np.ndarray:
-        """The image of a box at the network's scale: (size, size) float32 in 0..255, reflected beyond the slice."""
-        crop = read_image(dataset_dict, box, self.scale)[: self.size, : self.size]
-        return np.pad(crop, self._padding(crop), mode="symmetric")
-
-    def fit_mask(self, labels: np.ndarray) -> np.ndarray:
-        """The mask of the labels (h, w) of a box at the network's scale: (size, size) uint8, 0 beyond the slice."""
-        crop = resize_mask(labels > 0, self.scale)[: self.size, : self.size]
-        return np.pad(crop, self._padding(crop))
-
-    def _padding(self, crop: np.ndarray) -> list[tuple[int, int]]:
-        return [(0, self.size - side) for side in crop.shape]
-
-    def points(self, points: np.ndarray, box: Box) -> np.ndarray:
-        """(N, 2) slice pixels -> those inside the crop, in network pixels."""
-        y0, x0, _, _ = box
-        moved = (points - np.array([x0, y0], np.float32)) * self.scale
-        inside = ((moved >= 0) & (moved < self.size)).all(axis=1)
-        return moved[inside].astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -17,22 +16,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from prompt_das.config.yaml_loader import read_yaml
-from prompt_das.data.physical_scale import require_nanometers
-from prompt_das.data.slices import HELP, VolumeSpec, load_slices
-from prompt_das.volumes.address import Address, Location, as_location, is_address
+from prompt_das.data.slice_listing import load_slices
+from prompt_das.data.volume_spec import (
+    HELP,
+    VolumeSpec,
+    check_voxel_size,
+    is_description,
+    make_spec,
+    read_description,
+)
+from prompt_das.volumes.address import Address, as_location
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 EVALUATOR_TYPE = "em"
-_YAML_KEYS = (
-    "name", "images", "labels", "points", "voxel_size", "splits",
-    "images_dataset", "labels_dataset", "intensity_range", "label_type",
-)  # fmt: skip
-
-_TEXT_KEYS = ("images", "labels", "points", "images_dataset", "labels_dataset", "label_type")
-_NAME = re.compile(r"[^\W_][^/\\[\]\0\n]*")
 
 _specs: dict[str, VolumeSpec] = {}
 
@@ -64,69 +62,34 @@ def register_em_volume(
 
     Raises ValueError for a name that already means another volume.
     """
-    if label_type not in ("instance", "semantic"):
-        raise ValueError(f"{name}: label_type must be 'instance' or 'semantic', not {label_type!r}")
-    spec = VolumeSpec(
-        images=_absolute(images),
-        labels=_absolute(labels) if labels is not None else None,
-        points=_absolute(points) if points is not None else None,
-        voxel_size=_voxel_size(name, voxel_size),
-        slices=_slice_range(name, slices),
+    spec = make_spec(
+        name,
+        images,
+        labels,
+        points,
+        voxel_size=voxel_size,
+        slices=slices,
         images_dataset=images_dataset,
         labels_dataset=labels_dataset,
-        intensity_range=_intensity_range(name, intensity_range),
+        intensity_range=intensity_range,
         label_type=label_type,
     )
     register_spec(name, spec)
 
 
 def register_volumes_from_yaml(path: str | Path) -> list[str]:
-    """Register the volume that a YAML file describes (datasets/README.md has an example) and return its names.
+    """Register the volume that a YAML file describes, see :func:`~prompt_das.data.volume_spec.read_description`.
 
-    Keys: name, images, voxel_size (z, y, x in nm), and if they apply labels, points, splits, images_dataset,
-    labels_dataset, intensity_range, label_type. Paths are relative to the YAML file. With
-    `splits: {train: [0, 80], val: [80, 100]}` the names are `name_train` and `name_val`, else just `name`.
+    Returns its names. Raises as that, and ValueError for a name that already means another volume.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist. {HELP}")
-    description = read_yaml(path)
-    if not isinstance(description, dict):
-        raise ValueError(f"{path} must hold `key: value` lines. {HELP}")
-    unknown = sorted(map(str, set(description) - set(_YAML_KEYS)))
-    if unknown:
-        raise ValueError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(_YAML_KEYS)}")
-    missing = [key for key in ("name", "images") if description.get(key) is None]
-    if missing:
-        raise ValueError(f"{path}: `{missing[0]}` is missing. {HELP}")
-    name, splits = str(description.pop("name")), description.pop("splits", None)
-    for key in _TEXT_KEYS:
-        value = description.get(key)
-        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
-            raise ValueError(f"{path}: {key} must be text, not {value!r:.100}")
-    for key in ("images", "labels", "points"):
-        if description.get(key) is not None and not is_address(description[key]):
-            description[key] = path.resolve().parent / os.path.expanduser(
-                description[key]
-            )  # as it is for an unknown ~user
-    if splits is None:
-        splits = {"": None}
-    elif not isinstance(splits, dict) or not splits:
-        raise ValueError(f"{path}: splits must be like {{train: [0, 80], val: [80, 100]}}, not {splits!r:.100}")
-    names = {f"{name}_{split}" if split else name: slices for split, slices in splits.items()}
-    for full_name, slices in names.items():
-        if not _NAME.fullmatch(full_name):  # it becomes the name of folders
-            raise ValueError(f"{path}: a name begins with a letter or digit and has no / or [, not {full_name!r:.100}")
+    specs = read_description(path)
+    for name, spec in specs.items():
         try:
-            register_em_volume(full_name, slices=slices, **description)
+            register_spec(name, spec)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    return list(names)
-
-
-def is_description(volume: str | Path) -> bool:
-    """Whether what a user names as a volume is a YAML file that describes one."""
-    return Path(volume).suffix.lower() in (".yaml", ".yml")
+    return list(specs)
 
 
 def names_of(volume: str | Path) -> list[str]:
@@ -202,10 +165,9 @@ def find_volume(
     """
     path = as_location(volume)
     name = str(path) if isinstance(path, Address) else str(volume)
-    size = _voxel_size(name, voxel_size)
+    size = check_voxel_size(name, voxel_size)
     if isinstance(path, Address) or _is_images(path, name):
-        window = _intensity_range(name, intensity_range)
-        spec = VolumeSpec(_absolute(path), images_dataset=dataset, intensity_range=window, voxel_size=size)
+        spec = make_spec(name, path, images_dataset=dataset, intensity_range=intensity_range, voxel_size=size)
         slices = load_slices(path.name, spec)
         return slices, replace(spec, voxel_size=slices[0]["voxel_size"])
     if dataset or intensity_range:
@@ -271,47 +233,3 @@ def _set_metadata(name: str, spec: VolumeSpec) -> None:
     keys = ("voxel_size", "images", "labels", "points", "intensity_range")
     fields = {key: value for key, value in asdict(spec).items() if key in keys}
     MetadataCatalog.get(name).set(evaluator_type=EVALUATOR_TYPE, thing_classes=["mitochondrion"], **fields)
-
-
-def _absolute(path: Location | str) -> str:
-    location = as_location(path)
-    if isinstance(location, Address):
-        return location
-    return os.path.abspath(location)
-
-
-def _numbers(name: str, key: str, values: Iterable[float] | None, count: int) -> Any:
-    if values is None:
-        return None
-    try:
-        numbers = tuple(float(value) for value in values)
-    except (TypeError, ValueError, OverflowError):
-        numbers = ()
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name}: {key} must be {count} numbers, not {values!r:.100}")
-    return numbers
-
-
-def _voxel_size(name: str, values: Iterable[float] | None) -> tuple[float, float, float] | None:
-    size = _numbers(name, "voxel_size", values, 3)
-    if size is not None and min(size) <= 0:
-        raise ValueError(f"{name}: voxel_size must be positive, not {size}")
-    if size is not None:
-        require_nanometers(size, name)
-    return size
-
-
-def _intensity_range(name: str, values: Iterable[float] | None) -> tuple[float, float] | None:
-    window = _numbers(name, "intensity_range", values, 2)
-    if window is not None and not window[0] < window[1]:
-        raise ValueError(f"{name}: intensity_range must be (lo, hi) with lo < hi, not {window}")
-    return window
-
-
-def _slice_range(name: str, slices: Iterable[int] | None) -> tuple[int, int] | None:
-    if slices is None:
-        return None
-    start, stop = _numbers(name, "slices", slices, 2)
-    if start != int(start) or stop != int(stop) or not 0 <= start < stop:
-        raise ValueError(f"{name}: slices must be whole numbers 0 <= start < stop, not [{start:g}, {stop:g}]")
-    return int(start), int(stop)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prompt_das.data.datasets import ensure_registered, is_description, register_volumes_from_yaml
+from prompt_das.data.datasets import ensure_registered, register_volumes_from_yaml
 from prompt_das.data.slices import close_volumes, open_label_volume, read_image, read_labels
+from prompt_das.data.volume_spec import is_description
 from prompt_das.volumes.label_array import label_array
 from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.volume import VolumeError

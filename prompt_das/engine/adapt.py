@@ -18,18 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import prompt_das
-from prompt_das.adaptation.click_advice import require_usable, warn_of_empty_places
-from prompt_das.adaptation.held_out_clicks import ClickWindows, HeldOutScore, split_clicks
+from prompt_das.adaptation.click_advice import warn_of_empty_places
+from prompt_das.adaptation.held_out_clicks import ClickWindows, HeldOutScore
 from prompt_das.adaptation.outline_fit import fit_outline
 from prompt_das.checkpoint.checkpointer import BEST
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.checkpoint.safe_load import CONFIG, export_weights, read_checkpoint
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.sharing import config_for_sharing
-from prompt_das.data.dataset_mapper import CropReader
-from prompt_das.data.datasets import names_of, register_slices
-from prompt_das.data.physical_scale import scale_of_diameter
-from prompt_das.data.slices import open_image_volume
+from prompt_das.data.crop_reader import CropReader
+from prompt_das.data.datasets import names_of
 from prompt_das.engine import run_folder
 from prompt_das.engine.adapt_files import check_arguments, open_folder, require_same_inputs
 from prompt_das.engine.adapt_schedule import (
@@ -41,16 +39,14 @@ from prompt_das.engine.adapt_schedule import (
     seconds_per_iteration,
     seconds_to_make_points,
 )
+from prompt_das.engine.adapt_target import TRAIN_CLICKS, Target, find_target, keep_aside
 from prompt_das.engine.checks import check_run
 from prompt_das.engine.hooks.held_out_clicks import ClickWatch
 from prompt_das.engine.trainer import build_trainer
-from prompt_das.inference.volume.source import VolumeSource, keep_prompts
+from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.modeling.load import config_of_weights, load_model
 from prompt_das.utils.atomic_write import atomic_write
-from prompt_das.volumes.address import as_location
-from prompt_das.volumes.point_files import SliceClicks, read_clicks, write_points
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
@@ -66,9 +62,7 @@ SUPERVISION_SIGMAS = 1.0
 # Of the score: what a network may lose and still be written. Some of what the start was sure of is wrong, and where an
 # adaptation collapsed, it lost 0.035 and more from one score to the next (docs/RESULTS.md).
 TOLERANCE = 0.03
-ANY_NUMBER = 2**31  # of slices
 OUTLINE = "MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY"
-TRAIN_CLICKS, HELD_OUT_CLICKS = "clicks_train.json", "clicks_held_out.json"
 
 
 @dataclass(frozen=True)
@@ -91,17 +85,6 @@ class Adaptation:
     adapted: bool
     iterations: int
     minutes: float
-
-
-@dataclass(frozen=True)
-class Target:
-    """The volume to adapt to, as it is registered, with the clicks on it; None: the network makes points itself."""
-
-    name: str
-    slices: list[dict[str, Any]]
-    clicks: SliceClicks | None
-    file: str  # of the clicks, for messages
-    files: tuple[Path, ...]  # all that is read: the images, their description, the clicks
 
 
 def adapt(
@@ -195,58 +178,6 @@ def adapt(
     shutil.rmtree(folder, ignore_errors=True)  # the result is there, whatever a file system thinks of open files
     taken = (time.monotonic() - begun) / 60
     return Adaptation(output, before, after, adapted, cfg.SOLVER.MAX_ITER, taken)
-
-
-def find_target(volume: VolumeSource, cfg: CfgNode) -> Target:
-    """Register the volume and read the clicks on it; ``cfg``: of the network.
-
-    Raises:
-        FileNotFoundError, ValueError: no volume or clicks, or some that cannot be used; says what to do.
-    """
-    voxel_size = volume.voxel_size
-    if volume.diameter is not None:
-        # Not as INPUT.SCALE, which would hold for a source as well.
-        voxel_size = (scale_of_diameter(cfg, volume.diameter) * cfg.INPUT.PIXEL_SIZE,) * 3
-    slices, spec, _ = volume.find(voxel_size)
-    if not slices:
-        raise ValueError(f"{volume.volume} has no slices")
-    name = register_slices(slices, spec)
-    slices = [{**dataset_dict, "dataset_name": name} for dataset_dict in slices]
-    file = volume.points or spec.points
-    named = [as_location(path) for path in (slices[0]["file_name"], volume.volume, file) if path is not None]
-    files = tuple(path for path in named if isinstance(path, Path) and path.exists())  # no address is written over
-    if file is None:
-        return Target(name, slices, None, "", files)
-    whole = open_image_volume({**slices[0], "box": None})
-    clicks = read_clicks(file, whole.slice_names, num_slices=ANY_NUMBER)  # the checks below say more
-    used = {dataset_dict["slice"] for dataset_dict in slices}
-    require_usable(str(file), clicks, whole.shape, used)
-    clicks = keep_prompts(file, clicks, slices)
-    require_usable(str(file), clicks, whole.shape, used)  # again, since a region may have fewer
-    return Target(name, slices, clicks, str(file), files)
-
-
-def keep_aside(target: Target, folder: Path, seed: int, *, resume: bool) -> SliceClicks:
-    """Split the clicks into two files of the folder -> those that are held out.
-
-    Raises:
-        ValueError: the adaptation that is resumed was begun with other clicks.
-    """
-    assert target.clicks is not None
-    train, held_out = split_clicks(target.clicks, seed)
-    for file, clicks in ((folder / TRAIN_CLICKS, train), (folder / HELD_OUT_CLICKS, held_out)):
-        if not resume:
-            write_points(file, clicks, dataset=target.name, seed=seed)
-        elif not same_clicks(read_clicks(file), clicks):
-            raise ValueError(
-                f"{target.file} or --seed is not what the adaptation in {folder} was begun with: resume it with the "
-                "same ones, or begin anew with --overwrite"
-            )
-    return held_out
-
-
-def same_clicks(a: SliceClicks, b: SliceClicks) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[z], b[z]) for z in a)
 
 
 def run_settings(

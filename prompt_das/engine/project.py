@@ -9,7 +9,8 @@ from pathlib import Path
 
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.config.load import get_prompt_das_cfg
-from prompt_das.data.datasets import is_description, names_of
+from prompt_das.data.datasets import names_of
+from prompt_das.data.volume_spec import is_description
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.open_volume import open_volume
 from prompt_das.volumes.point_files import read_points

@@ -14,12 +14,11 @@ from prompt_das.modeling.criterion import PromptDASCriterion
 from prompt_das.modeling.decoder import PromptDecoder
 from prompt_das.modeling.heads import build_center_head, build_segmentation_head
 from prompt_das.modeling.high_res_features import HighResEncoder
+from prompt_das.modeling.postprocessing import limit_clicks, suppress_weak
 from prompt_das.modeling.prompt_encoder import PointPromptEncoder, build_prompt_encoder
 from prompt_das.modeling.structures import Points, Prediction, collate
-from prompt_das.ops.click_reach import limit_to_clicked_objects
 from prompt_das.ops.points import as_clicks, pad_points, split_labels
 from prompt_das.ops.sliding_window import sliding_window
-from prompt_das.ops.weak_components import suppress_weak_components
 
 import numpy as np
 import torch
@@ -312,17 +311,3 @@ class PromptDAS(nn.Module):
         embedding = self.encode(windows).repeat_interleave(valid.shape[1], dim=0)
         size = (windows.shape[-2], windows.shape[-1])
         return self.decode(embedding, points.flatten(0, 1), valid.flatten(0, 1), size, with_density=with_density)
-
-
-def limit_clicks(automatic: Tensor, prompted: Tensor, clicks: Sequence[np.ndarray]) -> Tensor:
-    """Predictions (H, W) without clicks, (S, H, W) with those of each set -> (S, H, W), limited to clicked objects."""
-    without = automatic.cpu().numpy()
-    limited = [limit_to_clicked_objects(without, p.cpu().numpy(), c) for p, c in zip(prompted, clicks, strict=True)]
-    return torch.from_numpy(np.stack(limited)).to(prompted)
-
-
-def suppress_weak(probability: Tensor, confidence: float, clicks: Sequence[np.ndarray]) -> Tensor:
-    """Predictions (S, H, W) with the clicks of each set -> (S, H, W) without components of low confidence."""
-    maps = probability.cpu().numpy()
-    kept = [suppress_weak_components(p, confidence, c) for p, c in zip(maps, clicks, strict=True)]
-    return torch.from_numpy(np.stack(kept)).to(probability)

@@ -7,7 +7,7 @@ from typing import Any
 
 from prompt_das.adaptation import click_advice
 from prompt_das.adaptation.click_advice import require_usable, slices_to_click, warn_of_empty_places
-from prompt_das.data.dataset_mapper import CropReader
+from prompt_das.data.crop_reader import CropReader
 
 import numpy as np
 import pytest

@@ -12,8 +12,8 @@ from prompt_das.adaptation.held_out_clicks import (
     object_at,
     split_clicks,
 )
-from prompt_das.data import dataset_mapper
-from prompt_das.data.dataset_mapper import CropReader
+from prompt_das.data import crop_reader
+from prompt_das.data.crop_reader import CropReader
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def picture(rows: list[str]) -> torch.Tensor:
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> ClickWindows:
     """Two positive clicks and a negative one, in a slice of 6 x 6 pixels that is one window."""
-    monkeypatch.setattr(dataset_mapper, "read_image", lambda *_: np.zeros((6, 6), np.float32))
+    monkeypatch.setattr(crop_reader, "read_image", lambda *_: np.zeros((6, 6), np.float32))
     clicks = np.array([[0.5, 0.5, 1], [4.5, 4.5, 1], [5.5, 0.5, 0]], np.float32)
     slices: list[dict[str, Any]] = [{"slice": 3, "height": 6, "width": 6}]
     return ClickWindows(slices, {3: clicks}, CropReader(6, 1.0))

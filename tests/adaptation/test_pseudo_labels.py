@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prompt_das.adaptation.pseudo_labels import PseudoLabeler, PseudoLabelLoader, sparse_recall
+from prompt_das.adaptation.pseudo_labels import PseudoLabeler, PseudoLabelLoader
 from prompt_das.data.augmentation import RightAngle
 from prompt_das.data.pixel_maps import forward_pixel_map, inverse_pixel_map
 from prompt_das.modeling.meta_arch import Prediction
@@ -359,16 +359,6 @@ def test_the_log_says_what_the_teacher_said() -> None:
         "pseudo/foreground": pytest.approx(0.5),
         "pseudo/sparse_recall": 0,  # the probability at the sparse point is 0.01
     }
-
-
-def test_recall_on_sparse_points_by_hand() -> None:
-    """Two of three points lie where the probability is above 0.5; padding does not count."""
-    probability = torch.zeros(1, 4, 6)
-    probability[0, 1, 2:4] = 0.9
-    points = torch.tensor([[[2.5, 1.5], [3.9, 1.1], [0.5, 0.5], [2.5, 1.5]]])
-    valid = torch.tensor([[True, True, True, False]])
-    assert sparse_recall(probability, points, valid) == pytest.approx(2 / 3)
-    assert sparse_recall(probability, points[:, :0], valid[:, :0]).isnan()
 
 
 # ---- masks that need a peak

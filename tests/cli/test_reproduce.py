@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from prompt_das.cli.reproduce import EFFECTS_SHOWN
+from prompt_das.cli.reproduce_tables import EFFECTS_SHOWN
 from prompt_das_cli import main
 
 import pytest

@@ -21,6 +21,7 @@ from prompt_das.data.slices import read_labels
 from prompt_das.engine import run_folder
 from prompt_das.engine.adapt import adapt
 from prompt_das.engine.adapt_schedule import fit_schedule
+from prompt_das.engine.adapt_target import find_target, same_clicks
 from prompt_das.engine.hooks.stopping import EXIT_RESUMABLE
 from prompt_das.inference.interactive import Predictor
 from prompt_das.inference.volume.source import VolumeSource
@@ -276,7 +277,7 @@ def test_a_region_is_adapted_to_as_a_volume_of_its_own(
     weights: Path, source: VolumeSource, tiny_cfg: CfgNode, tmp_path: Path
 ) -> None:
     region = VolumeSource(source.volume, points=source.points, roi="1:6,16:96,:90")
-    target, whole = (module.find_target(volume, tiny_cfg) for volume in (region, source))
+    target, whole = (find_target(volume, tiny_cfg) for volume in (region, source))
     assert target.name != whole.name
     assert [(d["slice"], d["height"], d["width"]) for d in target.slices] == [(z, 80, 90) for z in range(1, 6)]
     assert target.clicks
@@ -350,7 +351,7 @@ def test_held_out_clicks_are_not_trained_on(
     monkeypatch.setattr(module, "train", train)
     adapt(weights, source, tmp_path / "mine.pth", opts=QUICK, progress=False)
     train_clicks, held_out = split_clicks(read_clicks(clicks), 0)
-    assert module.same_clicks(read["train"], train_clicks)
+    assert same_clicks(read["train"], train_clicks)
     assert read["windows"] == sum(map(len, held_out.values()))
 
 

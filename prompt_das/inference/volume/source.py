@@ -13,7 +13,8 @@ from typing import Any
 
 from prompt_das.data.datasets import find_volume
 from prompt_das.data.physical_scale import NetworkScale, scale_of_diameter
-from prompt_das.data.slices import VolumeSpec, crop_slices, open_image_volume
+from prompt_das.data.slices import crop_slices, open_image_volume
+from prompt_das.data.volume_spec import VolumeSpec
 from prompt_das.volumes.address import Address, Location, as_location, is_address
 from prompt_das.volumes.point_files import SliceClicks, crop_clicks, read_clicks
 from prompt_das.volumes.region import Region
