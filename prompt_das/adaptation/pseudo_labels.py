@@ -62,7 +62,7 @@ class PseudoLabeler:
             peaks: keyword arguments of :func:`prompt_das.ops.points.find_peaks`.
             density_ignore: where the teacher's density is above this, it counts only near a point.
             require_peak: whether components of the teacher's mask without a peak, or a sparse point, are background.
-            min_confidence: components whose highest probability is below, and that hold no sparse point, are background.
+            min_confidence: so are components whose highest probability is below.
             pixel_confidence: pixels with a confidence max(p, 1 - p) below it are ignored.
             image_confidence: the fraction of pixels with at least this confidence is the weight of an image.
             contrastive: keyword arguments of :func:`sample_contrastive_points`.
