@@ -48,6 +48,7 @@ class PseudoLabeler:
         pixel_confidence: float,
         image_confidence: float,
         contrastive: dict[str, Any],
+        prompt_with_peaks: bool = True,
         min_confidence: float = 0.0,
         supervision_radius: float = 0.0,
         recall_period: int = RECALL_PERIOD,
@@ -58,6 +59,7 @@ class PseudoLabeler:
             put_metrics: called with metrics by name, scalars on the teacher's device.
             target_losses: the losses that the student is trained with, see PromptDASCriterion.
             use_prompts: whether teacher and student are prompted on target images.
+            prompt_with_peaks: whether the peaks prompt the teacher's mask, beside the sparse points.
             suppression_radius: pseudo points closer than this to a sparse point are dropped, in pixels.
             peaks: keyword arguments of :func:`prompt_das.ops.points.find_peaks`.
             density_ignore: where the teacher's density is above this, it counts only near a point.
@@ -78,6 +80,7 @@ class PseudoLabeler:
         self.peaks = peaks
         self.density_ignore = density_ignore
         self.require_peak = require_peak
+        self.prompt_with_peaks = prompt_with_peaks
         self.min_confidence = min_confidence
         self.pixel_confidence = pixel_confidence
         self.image_confidence = image_confidence
@@ -99,6 +102,7 @@ class PseudoLabeler:
             "density_ignore": node.POINTS.IGNORE_THRESHOLD,
             "supervision_radius": node.POINTS.SUPERVISION_RADIUS,
             "require_peak": node.MASKS.REQUIRE_PEAK,
+            "prompt_with_peaks": node.POINTS.PROMPT_TEACHER,
             "min_confidence": node.MASKS.MIN_CONFIDENCE,
             "pixel_confidence": node.MASKS.PIXEL_CONFIDENCE,
             "image_confidence": node.MASKS.IMAGE_CONFIDENCE,
@@ -141,7 +145,7 @@ class PseudoLabeler:
             self.put_metrics({"pseudo/sparse_recall": sparse_recall(unprompted.sigmoid(), sparse, sparse_valid)})
         positive = F.pad(torch.cat([sparse, points], dim=1), (0, 1), value=POSITIVE)
         prompts = torch.cat([positive, F.pad(negative, (0, 1), value=NEGATIVE)], dim=1)
-        prompted = torch.cat([sparse_valid, valid, negative_valid], dim=1) & self.use_prompts
+        prompted = torch.cat([sparse_valid, valid & self.prompt_with_peaks, negative_valid], dim=1) & self.use_prompts
         probability = teacher.decode(embedding, prompts, prompted, size, with_density=False).logits.sigmoid()
         return probability, density, points, valid
 

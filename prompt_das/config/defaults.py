@@ -155,6 +155,9 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DOMAIN_ADAPT.POINTS.THRESHOLD = 0.49
     _c.DOMAIN_ADAPT.POINTS.KERNEL = 5
     _c.DOMAIN_ADAPT.POINTS.TOP_K = 100
+    # They prompt the teacher's mask, beside the sparse points. A false one makes a false object there, of which a
+    # network that follows clicks is sure; one that finds objects by itself labels better without.
+    _c.DOMAIN_ADAPT.POINTS.PROMPT_TEACHER = True
     # Density above this without a point near is ignored in L_det. 1 keeps the paper's loss, which treats a missed
     # instance as background; a source model that misses most of them would lose the rest.
     _c.DOMAIN_ADAPT.POINTS.IGNORE_THRESHOLD = 1.0

@@ -199,6 +199,9 @@ def run_settings(
         "DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS": (
             start_cfg.DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS or SUPERVISION_SIGMAS * start_cfg.MODEL.CENTER_HEAD.SIGMA
         ),
+        # A mask is more often right than a peak of the density, where the start is worth adapting at all.
+        "DOMAIN_ADAPT.POINTS.PROMPT_TEACHER": False,
+        "DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE": start_cfg.TEST.MIN_CONFIDENCE,
         # It is most of the loss at its start, and what it would teach takes longer than these minutes.
         "DOMAIN_ADAPT.USE_CONTRASTIVE": False,
         "SOLVER.BASE_LR": start_cfg.SOLVER.BASE_LR * LR_RATIO,

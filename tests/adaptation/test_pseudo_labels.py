@@ -386,6 +386,16 @@ def test_only_components_with_a_peak_a_point_or_at_the_border_stay() -> None:
     assert plain["mask"].bool().equal(regions_of(*kept, *gone).bool())
 
 
+def test_the_mask_is_prompted_with_peaks_only_where_asked_for() -> None:
+    """Sparse points always prompt it."""
+    for with_peaks in (True, False):
+        teacher = Teacher()
+        run(labeler(teacher, prompt_with_peaks=with_peaks), sample())
+        (of_mask,) = [p for p, heads in zip(teacher.prompts, teacher.decoded, strict=True) if heads == ("mask",)]
+        expected = np.concatenate([SPARSE, CENTERS[1:]]) if with_peaks else SPARSE
+        assert as_set(of_mask[0]) == as_set(expected)
+
+
 def test_components_of_which_the_teacher_is_nowhere_sure_are_background() -> None:
     """Four components: one with a sure pixel, one with the sparse point, one at the border; the last goes."""
     probability = np.full(SIZE, 0.01, np.float32)
