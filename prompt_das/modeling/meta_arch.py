@@ -55,6 +55,7 @@ class PromptDAS(nn.Module):
         window: dict[str, Any],
         high_res_encoder: nn.Module | None = None,
         compile_backend: str = "",
+        evaluated_with_density: bool = False,
     ) -> None:
         """
         Args:
@@ -64,6 +65,7 @@ class PromptDAS(nn.Module):
             contrastive_from: "tokens" at the contrastive points (the paper), or the "features" of the image there.
             click_reach: what a click may change in a slice: all of the "image", or the "object" that it is on.
             min_confidence: components of a slice's mask whose highest probability is below become background; 0: none.
+            evaluated_with_density: whether :meth:`inference` predicts the density of center points as well.
             window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
             high_res_encoder: of features finer than the patch grid; None: there are none, as in the paper.
             compile_backend: backend of ``torch.compile``, or "" to run the network as it is written.
@@ -80,6 +82,7 @@ class PromptDAS(nn.Module):
         self.contrastive_from = contrastive_from
         self.click_reach = click_reach
         self.min_confidence = min_confidence
+        self.evaluated_with_density = evaluated_with_density
         self.window = window
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -114,6 +117,7 @@ class PromptDAS(nn.Module):
             "autocast_dtype": {"float32": None, "bfloat16": torch.bfloat16}[cfg.MODEL.PRECISION],
             "click_reach": cfg.TEST.CLICK_REACH,
             "min_confidence": cfg.TEST.MIN_CONFIDENCE,
+            "evaluated_with_density": cfg.TEST.INSTANCES == "centers" and "instance" in cfg.TEST.PROTOCOLS,
             "contrastive_from": cfg.MODEL.DECODER.CONTRASTIVE_FROM,
             "window": {
                 "window": cfg.INPUT.CROP_SIZE,
@@ -227,13 +231,15 @@ class PromptDAS(nn.Module):
                 the arguments of :meth:`predict_slice`.
 
         Returns:
-            for each slice ``{"sem_seg": {name: (height, width) foreground probability}}``, see :meth:`predict_slice`.
+            for each slice ``{"sem_seg": {name: (height, width) foreground probability}}``, and ``"density"`` where the
+            model is ``evaluated_with_density``, see :meth:`predict_slice`.
         """
         return [
             self.predict_slice(
                 x["image"],
                 x.get("prompts", NO_PROMPTS),
                 (x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])),
+                with_density=self.evaluated_with_density,
                 click_reach="image",
             )
             for x in batched_inputs
