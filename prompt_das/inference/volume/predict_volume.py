@@ -171,7 +171,7 @@ def predict_volume(
             return (table_columns(some.moved(origin), settings.linked, opened.voxel_size) for some in found)
 
         described = join_columns(columns()) if len(found) <= MOST_DESCRIBED else {}
-        results = export(work.folder, group, files, opened.voxel_size, origin, settings.maps, described, progress)
+        results = export(work.folder, group, layout, files, described, executor, progress)
         if files.table is not None:
             write_table(work.folder / TABLE, columns(), is_parquet(files.table))
             results[TABLE] = files.table
