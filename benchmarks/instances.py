@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.evaluation.metrics import contingency_table, panoptic_quality
+from prompt_das.inference.volume.block_labels import InstanceRule
 from prompt_das.inference.volume.center_instances import CenterRule
 from prompt_das.inference.volume.instances import label_instances
+from prompt_das.inference.volume.store import STORE, StoreLayout, prepare_store
+from prompt_das.inference.volume.workspace import Workspace
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, MIN_INSTANCE_SIZE
 from prompt_das.ops.points import PEAK_THRESHOLD, instance_centers, render_density
-from prompt_das.volumes.ome_zarr import INSTANCES, create_ome_zarr, finest
+from prompt_das.volumes.ome_zarr import INSTANCES, finest
 from prompt_das.volumes.synthetic import SLICE_DISTANCE, make_synthetic_volume
 
 import numpy as np
@@ -137,14 +140,14 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], size: float,
 
 def label(probability: np.ndarray, density: np.ndarray, instances_from: str) -> np.ndarray:
     """Instances of stored maps (Z, H, W), as `prompt-das predict` makes them."""
-    rule = CenterRule(FOREGROUND_THRESHOLD, PEAK_THRESHOLD, KERNEL, {}) if instances_from == "centers" else None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "volume.zarr"
-        create_ome_zarr(path, probability.shape, ("probability", "density"), None, {})
-        group: Any = zarr.open_group(str(path), mode="r+")
+    centers = CenterRule(FOREGROUND_THRESHOLD, PEAK_THRESHOLD, KERNEL, {}) if instances_from == "centers" else None
+    rule = InstanceRule(FOREGROUND_THRESHOLD, MIN_INSTANCE_SIZE, True, centers)
+    layout = StoreLayout(probability.shape, ("probability", "density"), None, {})
+    with tempfile.TemporaryDirectory() as folder, Workspace(Path(folder) / "volume.zarr", {}) as work:
+        group = prepare_store(work, layout)
         finest(group, "probability")[:], finest(group, "density")[:] = probability, density
-        label_instances(group, None, True, FOREGROUND_THRESHOLD, MIN_INSTANCE_SIZE, False, rule)
-        return np.asarray(group[INSTANCES])
+        label_instances(work, layout, rule, progress=False)
+        return np.asarray(zarr.open_group(str(work.folder / STORE), mode="r")[INSTANCES])
 
 
 def compare(true: np.ndarray, found: np.ndarray) -> dict[str, Any]:

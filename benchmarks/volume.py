@@ -94,7 +94,7 @@ def predict(weights: str, volume: str, output: str, workers: int) -> dict[str, f
 
     def once(name: str, **options: Any) -> None:
         result = predict_volume(weights, volume, name, progress=False, **options)
-        counts.append(len(result.instances) if result else 0)
+        counts.append(result.count if result else 0)
 
     if workers:
         with dask_executor(workers=workers) as executor:

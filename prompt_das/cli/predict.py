@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.output} was complete")
         return
     where = "" if result.region is None else f" in the region {result.region} (z,y,x) of {source.volume}"
-    print(f"{args.output}: {len(result.instances)} instances{where}")
+    print(f"{args.output}: {result.count} instances{where}")
     if result.skipped:
         print(f"{len(result.skipped)} slices were skipped and are empty:")
         problems = list(result.skipped.values())

@@ -206,9 +206,9 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.TEST.PROTOCOLS = ("paper", "instance")
     _c.TEST.PROMPT_RATIOS = (0.0, 0.15, 0.5, 1.0)  # of the true centers, given as prompts
     _c.TEST.PROMPT_SEED = 0
-    # Instances of the predictor and of whole volumes: connected "components" of the mask, or those split at "centers",
-    # the peaks of the center density and the positive clicks, see docs/explanation/instances.md. An evaluation has the
-    # instances of its protocols.
+    # Instances: connected "components" of the mask, or those split at "centers", the peaks of the center density and
+    # the positive clicks, see docs/explanation/instances.md. In an evaluation those of protocol "instance"; "paper" has
+    # components.
     _c.TEST.INSTANCES = "components"
     _c.TEST.MIN_INSTANCE_SIZE = 15  # predicted components of at most so many pixels are removed
     # What a click may change in the predictor and in whole volumes: all of the "image", or the "object" that it is on,

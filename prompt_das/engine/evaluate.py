@@ -20,12 +20,14 @@ def evaluate(cfg: CfgNode, model: nn.Module, names: tuple[str, ...], *, write: b
         write: keep per-slice results, tables and pictures in ``OUTPUT_DIR/inference/<name>``.
     """
     results: dict[str, dict[str, Any]] = {}
+    peaks = cfg.DOMAIN_ADAPT.POINTS
     for name in names:
         loader = build_test_loader(cfg, name)
         evaluator = EMEvaluator(
             name,
             protocols=cfg.TEST.PROTOCOLS,
             min_size=cfg.TEST.MIN_INSTANCE_SIZE,
+            peaks=(peaks.THRESHOLD, peaks.KERNEL) if cfg.TEST.INSTANCES == "centers" else None,
             output_dir=Path(cfg.OUTPUT_DIR) / "inference" / name if write else None,
             save_rle=cfg.TEST.SAVE_RLE and write,
             num_pictures=cfg.TEST.NUM_PICTURES,

@@ -3,9 +3,9 @@
 Shapes: H x W pixels of a slice, N prompts. A prompt is (x, y) in pixels of the slice, the center of the first pixel
 is (0.5, 0.5). A ratio is the name of a set of prompts, such as "0%", "15%" or "100%".
 
-Protocols (which instances are compared with the predicted ones):
-    paper     8-connected components of the true binary mask (Prompt-DAS, Sec. 3.1)
-    instance  the data set's own instance ids
+Protocols (which instances are compared):
+    paper     8-connected components of the true and of the predicted mask (Prompt-DAS, Sec. 3.1)
+    instance  the data set's own instance ids, and components of the predicted mask, or those split at centers
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from prompt_das.ops.connected_components import (
     FOREGROUND_THRESHOLD,
     MIN_INSTANCE_SIZE,
     connected_components,
+    remove_small,
     semantic_to_instances,
 )
 from prompt_das.ops.points import require_inside
+from prompt_das.ops.split_instances import split_at_centers
 from prompt_das.utils.natural_sort import natural_key
 
 import numpy as np
@@ -54,6 +56,9 @@ class EMEvaluator(DatasetEvaluator):
         protocols: any of "paper" and "instance".
         min_size: predicted components of at most so many pixels are removed.
         threshold: a pixel is foreground if its probability is above.
+        peaks: (threshold, kernel) of the density of centers, at whose peaks, and at the prompts, the predicted
+            instances of protocol "instance" are split; None: they are components. Split ones are also those of
+            pictures and RLE files.
         output_dir: where per-slice CSV, summary JSON, pictures and RLE files are written; None writes nothing.
         save_rle: also write the predicted instances of every ratio as COCO RLE JSON.
         num_pictures: overlays kept, evenly spaced from the best to the worst slice by Dice: 3 are best, median, worst.
@@ -67,6 +72,7 @@ class EMEvaluator(DatasetEvaluator):
         protocols: Sequence[str] = PROTOCOLS,
         min_size: int = MIN_INSTANCE_SIZE,
         threshold: float = FOREGROUND_THRESHOLD,
+        peaks: tuple[float, int] | None = None,
         output_dir: str | Path | None = None,
         save_rle: bool = False,
         num_pictures: int = 3,
@@ -81,6 +87,7 @@ class EMEvaluator(DatasetEvaluator):
         self.protocols = tuple(protocols)
         self.min_size = min_size
         self.threshold = threshold
+        self.peaks = peaks if "instance" in self.protocols else None
         self.output_dir = Path(output_dir) if output_dir is not None else None
         self.save_rle = save_rle
         self.num_pictures = num_pictures if output_dir is not None else 0
@@ -107,11 +114,13 @@ class EMEvaluator(DatasetEvaluator):
             inputs: for each slice ``image_id``; ``instances``, integer (H, W) true ids; ``prompts``, a dict from
                 ratio to (N, 2) points, where ratios may be missing; ``image`` (1, H', W') of intensities 0..255,
                 any size, for the pictures.
-            outputs: for each slice ``sem_seg``, a dict from ratio to the (H, W) foreground probability, on any device.
+            outputs: for each slice ``sem_seg``, a dict from ratio to the (H, W) foreground probability, on any device;
+                for instances from centers also ``density``, such a dict of densities.
 
         Raises:
-            ValueError: shapes differ, a probability is NaN or not within 0..1, a prompt lies outside. Names the slice.
-                Raised by a later call of ``process`` or by ``evaluate``: slices are measured in the background.
+            ValueError: shapes differ, a probability is NaN or not within 0..1, a prompt lies outside, there is no
+                density. Names the slice. Raised by a later call of ``process`` or by ``evaluate``: slices are measured
+                in the background.
         """
         for one_input, output in zip(inputs, outputs, strict=True):
             missing = {"image_id", "instances"} - one_input.keys()
@@ -120,7 +129,7 @@ class EMEvaluator(DatasetEvaluator):
                     f"{self.dataset_name}, slice {one_input.get('image_id')}: no {sorted(missing)} in the input; "
                     "evaluation needs a data set with labels"
                 )
-            self._pending.append(self._thread.submit(self._measure, one_input, output["sem_seg"]))
+            self._pending.append(self._thread.submit(self._measure, one_input, output))
             while len(self._pending) > MAX_PENDING:
                 self._records.append(self._pending.popleft().result())
 
@@ -152,6 +161,7 @@ class EMEvaluator(DatasetEvaluator):
             self.output_dir.mkdir(parents=True, exist_ok=True)
             reports.write_per_slice(self.output_dir / "per_slice.csv", records)
             summary = {"dataset": self.dataset_name, "min_size": self.min_size, "threshold": self.threshold}
+            summary |= {"instances": "components" if self.peaks is None else "centers"}
             summary |= {"slices": len(records), "results": results}
             reports.write_json(self.output_dir / "summary.json", summary)
             for name, png in pictures.items():
@@ -162,10 +172,10 @@ class EMEvaluator(DatasetEvaluator):
                     reports.write_json(path, [one for record in records for one in record["rle"][ratio]])
         return results
 
-    def _measure(self, one_input: Mapping[str, Any], probabilities: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    def _measure(self, one_input: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
         """Record of one slice: counts of every protocol and ratio, prompt response, RLE. Runs in the thread."""
         image_id, instances = str(one_input["image_id"]), np.asarray(one_input["instances"])
-        prompts = one_input.get("prompts") or {}
+        prompts, probabilities = one_input.get("prompts") or {}, output["sem_seg"]
         truth = {"instance": instances}
         if "paper" in self.protocols:
             truth["paper"] = connected_components(instances > 0)
@@ -182,9 +192,15 @@ class EMEvaluator(DatasetEvaluator):
             if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also where they are NaN
                 raise ValueError(f"{where}: values from {low:g} to {high:g} are no probabilities (NaN: it diverged)")
             mask = (probability > self.threshold).cpu().numpy()
-            predicted[ratio] = semantic_to_instances(mask, self.min_size)
+            components = semantic_to_instances(mask, self.min_size)
+            predicted[ratio] = components
+            if self.peaks is not None:
+                density = output.get("density", {}).get(ratio)
+                predicted[ratio] = self._split(mask, probability, density, prompts.get(ratio), where)
             for protocol in self.protocols:
-                table = metrics.contingency_table(truth[protocol], predicted[ratio])
+                table = metrics.contingency_table(
+                    truth[protocol], components if protocol == "paper" else predicted[ratio]
+                )
                 counts[protocol, ratio] = metrics.count(table)
                 found[protocol, ratio] = table.true_ids, metrics.found_instances(table)
             if self.save_rle:
@@ -202,6 +218,29 @@ class EMEvaluator(DatasetEvaluator):
             png = reports.picture(image, instances, predicted, prompts)
             Path(self._spool.name, record["picture"]).write_bytes(png)
         return record
+
+    def _split(
+        self,
+        mask: NDArray,
+        probability: torch.Tensor,
+        density: torch.Tensor | None,
+        prompts: NDArray | None,
+        where: str,
+    ) -> NDArray:
+        """Instances (H, W) of a mask, split at the peaks of the density and at the prompts (N, 2)."""
+        if self.peaks is None or density is None:
+            raise ValueError(f"{where}: the model predicts no density, which instances from centers need")
+        threshold, kernel = self.peaks
+        labels, _ = split_at_centers(
+            probability.float().cpu().numpy(),
+            density.float().cpu().numpy(),
+            prompts,
+            mask=mask,
+            threshold=self.threshold,
+            peak_threshold=threshold,
+            kernel=kernel,
+        )
+        return remove_small(labels, self.min_size)
 
     def _gather_pictures(self, records: list[dict[str, Any]]) -> dict[str, bytes]:
         """PNG files of the chosen slices by name, on rank 0. Every rank chooses alike and sends those it has."""

@@ -56,6 +56,7 @@ class PromptDAS(nn.Module):
         high_res_encoder: nn.Module | None = None,
         outline_probability: float = 0.5,
         compile_backend: str = "",
+        evaluated_with_density: bool = False,
     ) -> None:
         """
         Args:
@@ -65,6 +66,7 @@ class PromptDAS(nn.Module):
             contrastive_from: "tokens" at the contrastive points (the paper), or the "features" of the image there.
             click_reach: what a click may change in a slice: all of the "image", or the "object" that it is on.
             min_confidence: components of a slice's mask whose highest probability is below become background; 0: none.
+            evaluated_with_density: whether :meth:`inference` predicts the density of center points as well.
             window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
             high_res_encoder: of features finer than the patch grid; None: there are none, as in the paper.
             outline_probability: of the trained network, where outlines are to lie; it becomes 0.5 in all predictions.
@@ -83,6 +85,7 @@ class PromptDAS(nn.Module):
         self.click_reach = click_reach
         self.outline_logit = math.log(outline_probability / (1 - outline_probability))
         self.min_confidence = min_confidence
+        self.evaluated_with_density = evaluated_with_density
         self.window = window
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
@@ -118,6 +121,7 @@ class PromptDAS(nn.Module):
             "click_reach": cfg.TEST.CLICK_REACH,
             "min_confidence": cfg.TEST.MIN_CONFIDENCE,
             "outline_probability": cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY,
+            "evaluated_with_density": cfg.TEST.INSTANCES == "centers" and "instance" in cfg.TEST.PROTOCOLS,
             "contrastive_from": cfg.MODEL.DECODER.CONTRASTIVE_FROM,
             "window": {
                 "window": cfg.INPUT.CROP_SIZE,
@@ -235,13 +239,15 @@ class PromptDAS(nn.Module):
                 the arguments of :meth:`predict_slice`.
 
         Returns:
-            for each slice ``{"sem_seg": {name: (height, width) foreground probability}}``, see :meth:`predict_slice`.
+            for each slice ``{"sem_seg": {name: (height, width) foreground probability}}``, and ``"density"`` where the
+            model is ``evaluated_with_density``, see :meth:`predict_slice`.
         """
         return [
             self.predict_slice(
                 x["image"],
                 x.get("prompts", NO_PROMPTS),
                 (x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])),
+                with_density=self.evaluated_with_density,
                 click_reach="image",
             )
             for x in batched_inputs

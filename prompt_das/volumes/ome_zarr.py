@@ -64,7 +64,7 @@ def create_ome_zarr(
     root = zarr.open_group(str(path), mode="w", zarr_format=OME_VERSIONS[version])  # type: ignore[arg-type]
     for name in names:
         _create_array(root.create_group(name), FINEST, Level(shape, (1, 1, 1)), dtype)
-        _describe_image(root, name, [Level(shape, (1, 1, 1))], voxel_size, origin)
+        describe_image(root, name, [Level(shape, (1, 1, 1))], voxel_size, origin)
     root.attrs["prompt_das"] = about
     return root
 
@@ -99,27 +99,61 @@ def add_levels(group: Any, name: str, voxel_size: VoxelSize | None, reduce: Redu
         reduce: voxels -> one, see :mod:`prompt_das.volumes.pyramid`.
         on: called with 1 for each slice of the finest level.
     """
-    array = finest(group, name)
-    levels = plan_levels(array.shape, voxel_size)
-    slices = _read(array, on)
-    for index, (before, level) in enumerate(itertools.pairwise(levels), 1):
-        coarser = _create_array(group[name], str(index), level, array.dtype)
-        slices = _write(coarser, coarsen(slices, before.step_to(level), reduce))
-    for _ in slices:  # draws each slice through all levels
-        pass
+    levels = create_levels(group, name, voxel_size)
+    for index, level in enumerate(levels[1:], 1):
+        fill_level(group, name, levels, index, (0, level.shape[0]), reduce, on if index == 1 else None)
     return levels
 
 
-def add_image_levels(
+def create_levels(group: Any, name: str, voxel_size: VoxelSize | None) -> list[Level]:
+    """Make the coarser levels of an image or of labels, all zero, those that are there anew; returns all levels."""
+    array = finest(group, name)
+    levels = plan_levels(array.shape, voxel_size)
+    for index, level in enumerate(levels[1:], 1):
+        _create_array(group[name], str(index), level, array.dtype)
+    return levels
+
+
+def fill_level(
     group: Any,
     name: str,
-    voxel_size: VoxelSize | None,
+    levels: Sequence[Level],
+    index: int,
+    span: tuple[int, int],
     reduce: Reduction,
-    on: Progress,
-    origin: Origin = NO_OFFSET,
+    on: Progress | None = None,
 ) -> None:
-    """Make the coarser levels of an image, see :func:`add_levels`, and describe them."""
-    _describe_image(group, name, add_levels(group, name, voxel_size, reduce, on), voxel_size, origin)
+    """Fill a coarser level from the one before it.
+
+    Args:
+        levels: all of them.
+        index: of the level in these, at least 1.
+        span: its slices ``start`` ... ``stop - 1``. Where several processes fill a level, ``start`` is at a chunk.
+        on: called with 1 for each slice of the level before.
+    """
+    finer, coarser = group[f"{name}/{index - 1}"], group[f"{name}/{index}"]
+    step = levels[index - 1].step_to(levels[index])
+    start, stop = span
+    slices = _read(finer, start * step[0], min(stop * step[0], finer.shape[0]), on)
+    _write(coarser, coarsen(slices, step, reduce), start)
+
+
+def describe_image(
+    root: Any, name: str, levels: Sequence[Level], voxel_size: VoxelSize | None, origin: Origin = NO_OFFSET
+) -> None:
+    """Write the attributes of an image, for the first one those of the whole as well."""
+    array = finest(root, name)
+    low, high = (0, int(np.iinfo(array.dtype).max)) if array.dtype.kind in "ui" else (0, 1)
+    window = {"min": low, "max": high, "start": low, "end": high}
+    channel = {"label": _CHANNELS.get(name, name), "color": "FFFFFF", "active": True, "window": window}
+    omero = {"channels": [channel], "rdefs": {"model": "greyscale", "defaultZ": array.shape[0] // 2, "defaultT": 0}}
+
+    def attributes(prefix: str) -> dict[str, Any]:
+        return {"multiscales": [_multiscale(name, prefix, levels, voxel_size, origin, "mean")], "omero": omero}
+
+    _describe(root[name], attributes(""))
+    if name == _first_image(root, name):
+        _describe(root, attributes(f"{name}/"))
 
 
 def describe_instances(
@@ -146,19 +180,19 @@ def describe_instances(
     _describe(group[LABELS], {"multiscales": [multiscale], "image-label": label})
 
 
-def _read(array: Any, on: Progress) -> Iterator[np.ndarray]:
-    for z in range(array.shape[0]):
+def _read(array: Any, start: int, stop: int, on: Progress | None) -> Iterator[np.ndarray]:
+    for z in range(start, stop):
         yield np.asarray(array[z])
-        on(1)
+        if on is not None:
+            on(1)
 
 
-def _write(array: Any, slices: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Write slices in their order, as many at once as a chunk holds, and pass them on."""
-    slices, start = iter(slices), 0
+def _write(array: Any, slices: Iterable[np.ndarray], start: int) -> None:
+    """Write slices in their order, as many at once as a chunk holds."""
+    slices = iter(slices)
     while together := list(itertools.islice(slices, array.chunks[0])):
         array[start : start + len(together)] = np.stack(together)
         start += len(together)
-        yield from together
 
 
 def _create_array(group: Any, name: str, level: Level, dtype: Any) -> zarr.Array:
@@ -179,24 +213,6 @@ def _create_array(group: Any, name: str, level: Level, dtype: Any) -> zarr.Array
         options["compressors"] = ZstdCodec(level=0, checksum=True)
         options["dimension_names"] = ("z", "y", "x")
     return group.create_array(name, shape=level.shape, **options)
-
-
-def _describe_image(
-    root: Any, name: str, levels: Sequence[Level], voxel_size: VoxelSize | None, origin: Origin
-) -> None:
-    """Write the attributes of an image, for the first one those of the whole as well."""
-    array = finest(root, name)
-    low, high = (0, int(np.iinfo(array.dtype).max)) if array.dtype.kind in "ui" else (0, 1)
-    window = {"min": low, "max": high, "start": low, "end": high}
-    channel = {"label": _CHANNELS.get(name, name), "color": "FFFFFF", "active": True, "window": window}
-    omero = {"channels": [channel], "rdefs": {"model": "greyscale", "defaultZ": array.shape[0] // 2, "defaultT": 0}}
-
-    def attributes(prefix: str) -> dict[str, Any]:
-        return {"multiscales": [_multiscale(name, prefix, levels, voxel_size, origin, "mean")], "omero": omero}
-
-    _describe(root[name], attributes(""))
-    if name == _first_image(root, name):
-        _describe(root, attributes(f"{name}/"))
 
 
 def _first_image(root: Any, name: str) -> str:

@@ -42,8 +42,9 @@ def add(
     instances: np.ndarray,
     predicted: Mapping[str, np.ndarray],
     prompts: Mapping[str, list[tuple[float, float]]] | None = None,
+    density: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Give the evaluator one slice; ``predicted`` are masks or probabilities by share."""
+    """Give the evaluator one slice; ``predicted`` are masks or probabilities by share, ``density`` of centers, too."""
     points = {share: np.array(xy, np.float32).reshape(-1, 2) for share, xy in (prompts or {}).items()}
     one_input = {
         "image_id": image_id,
@@ -57,7 +58,10 @@ def add(
         share: torch.as_tensor(one if one.dtype == np.float32 else np.float32(one > 0))
         for share, one in predicted.items()
     }
-    evaluator.process([one_input], [{"sem_seg": probabilities}])
+    output = {"sem_seg": probabilities}
+    if density is not None:
+        output["density"] = {share: torch.as_tensor(np.float32(one)) for share, one in density.items()}
+    evaluator.process([one_input], [output])
 
 
 # ---------------------------------------------------------------------------------------------- what it counts
@@ -84,6 +88,50 @@ def test_the_protocols_differ_where_instances_touch() -> None:
     assert results["instance/0%"]["AJI"] == pytest.approx(95.0)
     assert results["paper/0%"]["AJI"] == pytest.approx(100 * 100 / 290)
     assert results["paper/0%"]["Dice"] == results["instance/0%"]["Dice"]
+
+
+def two_that_touch() -> tuple[np.ndarray, np.ndarray]:
+    """Discs (40, 60) of two instances that touch, and a peak of the density at the center of each."""
+    y, x = np.mgrid[:40, :60]
+    squared = np.stack([(y - 20) ** 2 + (x - center) ** 2 for center in (18, 41)])
+    truth = np.where(squared.min(0) <= 144, 1 + squared.argmin(0), 0)
+    return truth.astype(np.int32), np.exp(-squared / 32).max(0)
+
+
+def test_instances_from_centers_are_those_of_protocol_instance_alone(tmp_path: Path) -> None:
+    truth, density = two_that_touch()
+    rows = {}
+    for peaks in (None, (0.5, 5)):
+        evaluator = EMEvaluator("demo", peaks=peaks, output_dir=tmp_path / str(peaks), save_rle=True)
+        add(evaluator, "0", truth, {BASELINE: truth > 0}, density={BASELINE: density})
+        rows[peaks] = evaluator.evaluate()
+    assert rows[None]["instance/0%"]["PQ"] < 50
+    assert rows[0.5, 5]["instance/0%"]["PQ"] > 90
+    assert rows[0.5, 5]["paper/0%"] == rows[None]["paper/0%"]
+    assert rows[0.5, 5]["paper/0%"]["PQ"] == 100  # components of both
+    kinds = [json.loads((tmp_path / str(peaks) / "summary.json").read_text())["instances"] for peaks in rows]
+    assert kinds == ["components", "centers"]
+    written = [json.loads((tmp_path / str(peaks) / "instances_0.json").read_text()) for peaks in rows]
+    assert [len(one) for one in written] == [1, 2]
+
+
+def test_prompts_split_as_clicks_do() -> None:
+    truth, density = two_that_touch()
+    evaluator = EMEvaluator("demo", peaks=(0.5, 5), protocols=["instance"])
+    prompts = {"15%": [(18.5, 20.5), (41.5, 20.5)]}
+    nothing = dict.fromkeys(SHARES, 0 * density)
+    add(evaluator, "0", truth, dict.fromkeys(SHARES, truth > 0), prompts, nothing)
+    results = evaluator.evaluate()
+    assert results["instance/0%"]["PQ"] < 50
+    assert results["instance/15%"]["PQ"] > 90
+
+
+def test_instances_from_centers_without_a_density_are_named() -> None:
+    truth, _ = two_that_touch()
+    evaluator = EMEvaluator("demo", peaks=(0.5, 5))
+    add(evaluator, "7", truth, {BASELINE: truth > 0})
+    with pytest.raises(ValueError, match=r"slice 7, 0% .*predicts no density, which instances from centers need"):
+        evaluator.evaluate()
 
 
 @pytest.mark.parametrize(("pixels", "kept"), [(15, False), (16, True)])

@@ -362,6 +362,19 @@ def test_the_density_of_a_slice_is_that_of_the_center_point_head(model: PromptDA
         torch.testing.assert_close(out["sem_seg"][name], expected.logits[0].sigmoid())
 
 
+@pytest.mark.parametrize(
+    ("instances", "protocols", "expected"),
+    [("centers", ("paper", "instance"), True), ("centers", ("paper",), False), ("components", ("instance",), False)],
+)
+def test_an_evaluation_predicts_the_density_where_its_instances_come_from_centers(
+    tiny_cfg: CfgNode, instances: str, protocols: tuple[str, ...], expected: bool
+) -> None:
+    tiny_cfg.TEST.INSTANCES, tiny_cfg.TEST.PROTOCOLS = instances, protocols
+    (output,) = build_model(tiny_cfg).eval()([{"image": gray(0), "prompts": {"0%": NONE}}])
+    assert ("density" in output) == expected
+    assert all(list(maps) == ["0%"] for maps in output.values())
+
+
 @pytest.mark.parametrize("rotations", [1, 4])
 def test_a_slice_is_the_mean_of_its_windows_one_by_one(tiny_cfg: CfgNode, rotations: int) -> None:
     """The network sees one window at a time here, upright and turned, without the sliding window's help."""

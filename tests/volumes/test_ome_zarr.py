@@ -13,11 +13,13 @@ from prompt_das.volumes.ome_zarr import (
     LABELS,
     MOST_DESCRIBED,
     OME_VERSIONS,
-    add_image_levels,
     add_instances,
     add_levels,
+    create_levels,
     create_ome_zarr,
+    describe_image,
     describe_instances,
+    fill_level,
     finest,
 )
 from prompt_das.volumes.open_volume import open_volume
@@ -69,7 +71,7 @@ def path(tmp_path: Path, values: np.ndarray, ids: np.ndarray, version: str) -> P
         finest(group, "density")[z] = 255 - one
     add_instances(group, SHAPE, 70_000, VOXEL_SIZE)[1] = ids[1]
     for name in ("probability", "density"):
-        add_image_levels(group, name, VOXEL_SIZE, mean, ignore)
+        describe_image(group, name, add_levels(group, name, VOXEL_SIZE, mean, ignore), VOXEL_SIZE)
     describe_instances(group, add_levels(group, LABELS, VOXEL_SIZE, mode, ignore), VOXEL_SIZE, COLUMNS)
     return path
 
@@ -145,7 +147,8 @@ def test_all_levels_of_a_region_lie_in_the_larger_volume(tmp_path: Path) -> None
     """By the centers of their first voxels: of the second level those of two voxels in y and x, half a voxel on."""
     path, origin = tmp_path / "part.zarr", (2, 10, 20)
     group = create_ome_zarr(path, SHAPE, ("probability",), VOXEL_SIZE, {}, origin=origin)
-    add_image_levels(group, "probability", VOXEL_SIZE, mean, ignore, origin)
+    levels = add_levels(group, "probability", VOXEL_SIZE, mean, ignore)
+    describe_image(group, "probability", levels, VOXEL_SIZE, origin)
     (scales,) = attributes(path)["multiscales"]
     translations = [dataset["coordinateTransformations"][1]["translation"] for dataset in scales["datasets"]]
     assert translations[:2] == [[60, 80, 80], [60, 84, 82]]
@@ -251,7 +254,7 @@ def test_instances_and_levels_are_written_anew(path: Path) -> None:
     assert not np.any(labels[:])
     assert not (path / LABELS / "1").exists()
     finest(group, "density")[:] = 0
-    add_image_levels(group, "density", VOXEL_SIZE, mean, ignore)
+    add_levels(group, "density", VOXEL_SIZE, mean, ignore)
     assert not group["density/1"][:].any()
 
 
@@ -262,8 +265,22 @@ def test_levels_of_many_slices_take_the_memory_of_a_few(tmp_path: Path, version:
     finest(group, "probability")[:8] = 7
     seen: list[int] = []
     tracemalloc.start()
-    add_image_levels(group, "probability", VOXEL_SIZE, mean, seen.append)
+    add_levels(group, "probability", VOXEL_SIZE, mean, seen.append)
     assert tracemalloc.get_traced_memory()[1] < 8e6
     tracemalloc.stop()
     assert sum(seen) == 64
     assert (zarr.open_group(str(tmp_path / "out.zarr"))["probability/1"][:9] > 0).mean() > 0.8
+
+
+def test_a_level_that_is_filled_in_parts_is_that_filled_at_once(tmp_path: Path, version: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr("prompt_das.volumes.pyramid._COARSEST", 8)
+    rng = np.random.default_rng(0)
+    group = create_ome_zarr(tmp_path / "out.zarr", (21, 40, 30), ("one", "parts"), (8, 8, 8), {}, version=version)
+    finest(group, "one")[:] = finest(group, "parts")[:] = rng.integers(0, 256, (21, 40, 30), dtype=np.uint8)
+    levels = add_levels(group, "one", (8, 8, 8), mean, ignore)
+    assert create_levels(group, "parts", (8, 8, 8)) == levels
+    for index, level in enumerate(levels[1:], 1):
+        chunk = group[f"parts/{index}"].chunks[0]
+        for start in reversed(range(0, level.shape[0], chunk)):
+            fill_level(group, "parts", levels, index, (start, min(start + chunk, level.shape[0])), mean)
+        np.testing.assert_array_equal(group[f"parts/{index}"][:], group[f"one/{index}"][:])

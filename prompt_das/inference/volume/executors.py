@@ -1,4 +1,4 @@
-"""Where the slices of a volume are predicted: in this process, or by the workers of a Dask cluster."""
+"""Where the slices and blocks of a volume are worked on: in this process, or by the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from prompt_das.data.workers import block_signals
 
 import torch
 
-SLICES_AT_ONCE = 4  # of a Dask task: few, so that little is lost with a worker, but the next is read ahead
+AT_ONCE = 4  # slices of a Dask task: few, so that little is lost with a worker, but the next is read ahead
 PATIENCE = 30.0  # seconds without a scheduler, or without any worker, after which a Dask cluster counts as lost
 _POLL = 1.0  # seconds
 
 
 class Work(Protocol):
-    """A function of some slices that yields one result for each."""
+    """A function of some slices or blocks that yields one result for each."""
 
     def __call__(self, items: Sequence[Any], /) -> Iterator[Any]: ...
 
 
 class Executor(Protocol):
-    """Applies a work to slices, here or elsewhere, and yields its results in any order."""
+    """Applies a work to items, here or elsewhere, ``at_once`` in one call, and yields its results in any order."""
 
-    def __call__(self, work: Work, items: Sequence[Any], /) -> Iterator[Any]: ...
+    def __call__(self, work: Work, items: Sequence[Any], /, *, at_once: int = AT_ONCE) -> Iterator[Any]: ...
 
 
-def run_here(work: Work, items: Sequence[Any]) -> Iterator[Any]:
-    """Work in this process, results in order."""
+def run_here(work: Work, items: Sequence[Any], *, at_once: int = AT_ONCE) -> Iterator[Any]:
+    """Work in this process, all in one call, results in order."""
     return work(items)
 
 
@@ -43,7 +43,7 @@ def run_here(work: Work, items: Sequence[Any]) -> Iterator[Any]:
 def dask_executor(address: str | None = None, workers: int | None = None) -> Iterator[Executor]:
     """Provide an executor on a Dask cluster. Its workers must see input, weights and output under the same paths.
 
-    A worker that dies is replaced or its slices go to others; results come in any order.
+    A worker that dies is replaced or its items go to others; results come in any order.
 
     Args:
         address: of a scheduler, "tcp://host:8786". None starts processes on this machine for as long as it lasts.
@@ -51,7 +51,7 @@ def dask_executor(address: str | None = None, workers: int | None = None) -> Ite
 
     Raises:
         OSError: there is no scheduler at the address.
-        RuntimeError: a slice has brought down several workers, the scheduler is lost, or there are no workers (raised
+        RuntimeError: an item has brought down several workers, the scheduler is lost, or there are no workers (raised
             while running, after ``PATIENCE`` seconds).
     """
     from distributed import Client, LocalCluster  # here: a second to import, for those who want it
@@ -124,8 +124,8 @@ def _closing(client: Any) -> Iterator[None]:
 def _on(client: Any, where: str) -> Executor:
     from distributed import KilledWorker
 
-    def run(work: Work, items: Sequence[Any]) -> Iterator[Any]:
-        chunks = [items[start : start + SLICES_AT_ONCE] for start in range(0, len(items), SLICES_AT_ONCE)]
+    def run(work: Work, items: Sequence[Any], *, at_once: int = AT_ONCE) -> Iterator[Any]:
+        chunks = [items[start : start + at_once] for start in range(0, len(items), at_once)]
         futures = client.map(_all, [work] * len(chunks), chunks, pure=False)
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for future in futures:

@@ -1,155 +1,168 @@
-"""From the stored probability of a volume to stored instances.
+"""From the stored maps of a volume to stored instances, here or by the workers of a cluster:
 
-Memory is bounded by the size of a block, see :mod:`prompt_das.inference.volume.linking`.
+1. **Find** the components of each block on its own (:mod:`prompt_das.inference.volume.measured_block`).
+2. **Link** what lies at the borders of blocks (:mod:`prompt_das.inference.volume.borders`), in this process.
+3. **Write** the ids of each block.
+
+What the first and the last step leave of a block is on the disk, with a line in the journal of the job: stopped at any
+moment, it goes on there.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from prompt_das.inference.volume.center_instances import CenterRule, SliceParts, link_slices, split_slice
-from prompt_das.inference.volume.linking import (
-    Block,
-    BlockComponents,
-    Components,
-    label_block,
-    link_blocks,
-    measure_block,
-    measure_labels,
-    split_into_blocks,
-)
+from prompt_das.inference.volume.block_files import BlockFiles
+from prompt_das.inference.volume.block_labels import InstanceRule, labeling_of
+from prompt_das.inference.volume.borders import BlockIds, Border, link_borders
+from prompt_das.inference.volume.durable import make_receipt
+from prompt_das.inference.volume.executors import Executor, run_here
+from prompt_das.inference.volume.found_instances import FoundInstances
+from prompt_das.inference.volume.linking import Block, split_into_blocks
+from prompt_das.inference.volume.measured_block import MeasuredBlock
+from prompt_das.inference.volume.nearest_voxels import NearestVoxels, nearest_of_parts
 from prompt_das.inference.volume.progress import SliceBar
-from prompt_das.volumes.ome_zarr import add_instances, finest
-from prompt_das.volumes.voxel_size import VoxelSize
+from prompt_das.inference.volume.store import (
+    STORE,
+    StoreLayout,
+    flush_slice,
+    intact_blocks,
+    paths_of_slice,
+    prepare_labels,
+)
+from prompt_das.inference.volume.workspace import Workspace
+from prompt_das.volumes.ome_zarr import LABELS, finest
 
 import numpy as np
 import zarr
 
+MOST_SLICES = 64  # of a block: more leave less to link, fewer are lost with a worker
+LEAST_SLICES = 4  # the slice that two blocks share is labeled in both
+FEWEST_BLOCKS = 8  # of a volume with enough slices, to share out
+
+
+@dataclass(frozen=True, eq=False)
+class WriteTask:
+    """A block to write.
+
+    Attributes:
+        block: which slices.
+        ids: of its instances.
+        centroids: (k, 3) of the instances that the components at its border belong to.
+    """
+
+    block: Block
+    ids: BlockIds
+    centroids: np.ndarray
+
+
+def plan_blocks(depth: int, *, linked: bool) -> list[Block]:
+    """The blocks of a volume of so many slices."""
+    slices = min(MOST_SLICES, max(LEAST_SLICES, depth // FEWEST_BLOCKS))
+    return split_into_blocks(Block(0, depth, depth), slices, linked=linked)
+
 
 def label_instances(
-    group: Any,
-    voxel_size: VoxelSize | None,
-    linked: bool,
-    threshold: float,
-    min_size: int,
+    work: Workspace,
+    layout: StoreLayout,
+    rule: InstanceRule,
+    executor: Executor = run_here,
+    *,
     progress: bool = True,
-    centers: CenterRule | None = None,
-    origin: tuple[int, int, int] = (0, 0, 0),
-) -> tuple[Components, np.ndarray]:
-    """Turn the stored probability into stored instance ids.
+) -> FoundInstances:
+    """Turn the maps in the store of a job into instance ids there.
 
-    Returns the n instances, and for each (n, 3) the z, y, x of its voxel nearest to its centroid, the first in raster
-    order of several: a point that lies inside, which a centroid of a bent instance may not.
-
-    ``group`` is a Zarr group as `prompt_das.volumes.ome_zarr.create_ome_zarr` makes it. Both passes over the volume are
-    repeated if the process is killed: they take seconds where the network takes minutes.
-
-    ``centers``: how slices are split; None: instances are connected components. ``origin``: where the arrays lie in a
-    larger volume, which the metadata of the labels will say; what is returned counts from the arrays' first voxel.
+    Returns the instances, whose files are in the folder of the job.
     """
-    shape = finest(group, "probability").shape
-    lowest = math.floor(255 * threshold) + 1
-    labeling: _Labeling = (
-        _ComponentLabeling(group, lowest, linked)
-        if centers is None
-        else _CenterLabeling(group, lowest, linked, centers)
-    )
-    with SliceBar("Finding instances", shape[0], 0, progress) as bar:
-        measured = list(labeling.measure(bar))
-    ids, instances = link_blocks(measured, min_size)
-    points = _NearestVoxels(instances.centroid)
-    labels = add_instances(group, shape, len(instances), voxel_size, origin)
-    with SliceBar("Writing instances", shape[0], 0, progress) as bar:
-        for block, id_of in zip(labeling.blocks, ids, strict=True):
-            in_block = labeling.label(block)
-            id_of = id_of.astype(labels.dtype)
-            for z in range(block.start, block.stop):
-                labels_of_slice = id_of[in_block[z - block.start]]
-                labels[z] = labels_of_slice
-                points.add_slice(z, labels_of_slice)
-                bar.slice_done()
-    return instances, points.voxels
+    store, blocks = work.folder / STORE, plan_blocks(layout.shape[0], linked=rule.linked)
+    files = BlockFiles(str(work.folder / "blocks"))
+    Path(files.folder).mkdir(exist_ok=True)
+    find = partial(find_in_blocks, str(store), files, rule)
+    run_pass = partial(_run_pass, work, executor, layout.shape[0], progress)
+    run_pass("Finding instances", "found", find, {block: block for block in blocks}, lambda b: [files.found(b)])
+
+    borders = [Border.of(files.read_found(block), rule.min_size) for block in blocks]
+    ids, at_border = link_borders(borders, rule.min_size)
+    del borders
+    group = prepare_labels(work, layout, sum(one.count for one in ids))
+    centroids = np.append(at_border.instances.centroid, np.zeros((1, 3)), axis=0)  # the last for -1
+    tasks = {
+        block: WriteTask(block, of_block, centroids[index])
+        for block, of_block, index in zip(blocks, ids, at_border.of_parts, strict=True)
+    }
+    write = partial(write_blocks, str(store), files, rule)
+
+    def written(block: Block) -> list[Path]:
+        labels = (paths_of_slice(group, store, [LABELS], z) for z in range(block.start, block.stop))
+        return [files.points(block), *(path for paths in labels for path in paths)]
+
+    run_pass("Writing instances", "written", write, tasks, written)
+    points = _points_at_borders(files, blocks, at_border.of_parts, len(at_border.ids))
+    return FoundInstances(blocks, files, ids, at_border, points, rule.min_size)
 
 
-class _Labeling(Protocol):
-    """How blocks are labeled: the same labels at each call, (D, H, W) 0 ... n."""
-
-    blocks: list[Block]
-
-    def measure(self, bar: SliceBar) -> Iterator[BlockComponents]: ...
-
-    def label(self, block: Block) -> np.ndarray: ...
-
-
-class _ComponentLabeling:
-    """Connected components of blocks, or of slices."""
-
-    def __init__(self, group: Any, lowest: int, linked: bool) -> None:
-        self._probability, self._lowest = finest(group, "probability"), lowest
-        self.blocks = split_into_blocks(self._probability.shape, linked=linked)
-
-    def measure(self, bar: SliceBar) -> Iterator[BlockComponents]:
-        for block in self.blocks:
-            stored = _read_block(self._probability, block)
-            yield measure_block(stored >= self._lowest, stored, block)
+def _run_pass(
+    work: Workspace,
+    executor: Executor,
+    slices: int,
+    progress: bool,
+    title: str,
+    key: str,
+    function: Any,
+    tasks: Mapping[Block, Any],
+    paths_of: Callable[[Block], list[Path]],
+) -> None:
+    """Do what is not done yet, and log each block, under ``key``, with the receipt of what was written of it."""
+    done = intact_blocks(work, key, tasks, paths_of)
+    todo = [task for block, task in tasks.items() if block not in done]
+    with SliceBar(title, slices, sum(block.stop - block.start for block in done), progress) as bar:
+        for block in executor(function, todo, at_once=1):
+            work.log(**{key: [block.start, block.stop]}, receipt=make_receipt(*paths_of(block)))
             bar.slice_done(block.stop - block.start)
 
-    def label(self, block: Block) -> np.ndarray:
-        return label_block(_read_block(self._probability, block) >= self._lowest)[0]
+
+def find_in_blocks(store: str, files: BlockFiles, rule: InstanceRule, blocks: Sequence[Block]) -> Iterator[Block]:
+    """Find the components of blocks, each on its own, and write their files. Yields each block that is done."""
+    labeling = labeling_of(zarr.open_group(store, mode="r"), rule)
+    for block in blocks:
+        MeasuredBlock.measure(labeling, block, rule).save(files.found(block))
+        yield block
 
 
-class _CenterLabeling:
-    """Slices that are split at centers, and linked by what they share with the next."""
-
-    def __init__(self, group: Any, lowest: int, linked: bool, rule: CenterRule) -> None:
-        self.blocks = split_into_blocks(finest(group, "probability").shape, linked=False)
-        self._group, self._lowest, self._linked, self._rule = group, lowest, linked, rule
-
-    def measure(self, bar: SliceBar) -> Iterator[BlockComponents]:
-        none = np.zeros(0, np.int64)
-        waiting: tuple[Components, np.ndarray] | None = None  # numbers and lower links of the slice before
-        before: SliceParts | None = None
-        for block in self.blocks:
-            parts, stored = self._split(block)
-            links = link_slices(before, parts) if before is not None and self._linked else (none, none)
-            if waiting is not None:
-                yield BlockComponents(*waiting, top=links[0])
-            count = len(parts.component) - 1
-            waiting = measure_labels(parts.labels[None], count, stored[None], block), links[1]
-            before = parts
-            bar.slice_done()
-        if waiting is not None:
-            yield BlockComponents(*waiting, top=none)
-
-    def label(self, block: Block) -> np.ndarray:
-        return self._split(block)[0].labels[None]
-
-    def _split(self, block: Block) -> tuple[SliceParts, np.ndarray]:
-        return split_slice(self._group, block.start, self._rule, self._lowest, linked=self._linked)
+def write_blocks(store: str, files: BlockFiles, rule: InstanceRule, tasks: Sequence[WriteTask]) -> Iterator[Block]:
+    """Write the ids of blocks, and the points of their instances. Yields each block that is on the disk."""
+    group: Any = zarr.open_group(store, mode="r+")
+    labeling, labels = labeling_of(group, rule), finest(group, LABELS)
+    for task in tasks:
+        measured = files.read_found(task.block)
+        ids = task.ids.table(measured, rule.min_size).astype(labels.dtype)
+        size = np.maximum(measured.components.size, 1)  # some have no voxel here
+        centroids = measured.components.index_sum / size[:, None]
+        centroids[measured.border - 1] = task.centroids
+        points, z = NearestVoxels(centroids), task.block.start
+        for table, slab in zip(measured.tables, labeling.label(task.block), strict=False):
+            for in_slab in slab:
+                in_block = table[in_slab]
+                labels[z] = ids[in_block]
+                flush_slice(group, Path(store), [LABELS], z)
+                points.add_slice(z, in_block)
+                z += 1
+        files.write_points(task.block, points)
+        yield task.block
 
 
-class _NearestVoxels:
-    """The voxel of each instance that is nearest to its centroid, slice by slice."""
-
-    def __init__(self, centroids: np.ndarray) -> None:
-        self.voxels = np.zeros(centroids.shape, np.int64)
-        self._centroids = centroids
-        self._distance = np.full(len(centroids), math.inf)
-
-    def add_slice(self, z: int, labels: np.ndarray) -> None:
-        """Take the voxels of a slice (H, W), whose ids count from 1. Slices must come in their order."""
-        y, x = np.nonzero(labels)
-        index = labels[y, x].astype(np.int64) - 1
-        voxels = np.stack([np.full_like(y, z), y, x], axis=-1)
-        distance = ((voxels - self._centroids[index]) ** 2).sum(-1)
-        before = self._distance.copy()
-        np.minimum.at(self._distance, index, distance)
-        nearest = np.flatnonzero((distance == self._distance[index]) & (distance < before[index]))
-        # Of repeated indices numpy keeps the last assignment: going backwards that is the first voxel.
-        self.voxels[index[nearest[::-1]]] = voxels[nearest[::-1]]
-
-
-def _read_block(array: zarr.Array, block: Block) -> np.ndarray:
-    return np.asarray(array[block.start : block.end])
+def _points_at_borders(
+    files: BlockFiles, blocks: Sequence[Block], instances: Sequence[np.ndarray], count: int
+) -> np.ndarray:
+    """(count, 3) points of the instances at borders, from those of their parts; ``instances``: of the parts."""
+    voxels, distance = [np.zeros((0, 3), np.int64)], [np.zeros(0)]
+    for block in blocks:
+        border, points = files.read_found(block).border, files.read_points(block)
+        voxels.append(points.voxels[border - 1])
+        distance.append(points.distance[border - 1])
+    of_parts = np.concatenate([np.zeros(0, np.int64), *instances])
+    return nearest_of_parts(np.concatenate(voxels), np.concatenate(distance), of_parts, count)

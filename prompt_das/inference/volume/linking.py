@@ -1,9 +1,9 @@
 """Instances of a volume that is too large for memory: block by block, exactly as if it were labeled at once.
 
 A block is some consecutive slices. Neighboring blocks share one slice: components of both that share a voxel there
-are one instance. Only a few numbers are kept of each component, so memory grows with the number of components (100
-bytes each), not with the volume. Each slice as a block of its own, without shared slices, gives the instances of 2-D
-slices.
+are one instance. Only a few numbers are kept of each component (100 bytes). A block can be cut into thinner ones in its
+turn, see :mod:`prompt_das.inference.volume.measured_block`. Each slice as a block of its own, without shared slices,
+gives the instances of 2-D slices.
 
 Two voxels are neighbors if they touch at a face, an edge or a corner (26 neighbors); in one slice that leaves 8.
 
@@ -58,7 +58,7 @@ class Components:
     def __len__(self) -> int:
         return len(self.first)
 
-    def __getitem__(self, which: np.ndarray) -> Components:
+    def __getitem__(self, which: np.ndarray | slice) -> Components:
         return Components(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def moved(self, offset: tuple[int, int, int]) -> Components:
@@ -86,8 +86,8 @@ class Components:
 class BlockComponents:
     """The components of a block, and the labels of those that go on below and above it.
 
-    ``top`` of a block and ``bottom`` of the next are pairs: the same regions of the shared slice, in one order, or the
-    links of :mod:`prompt_das.inference.volume.center_instances`.
+    ``top`` of a block and ``bottom`` of the next are pairs: the same regions of the shared slice, in one order; or, of
+    slices that are split at centers, the links of :mod:`prompt_das.inference.volume.center_instances`.
     """
 
     components: Components
@@ -95,20 +95,13 @@ class BlockComponents:
     top: np.ndarray
 
 
-def split_into_blocks(shape: tuple[int, int, int], *, linked: bool, max_voxels: int = 1 << 23) -> list[Block]:
-    """Blocks of at most ``max_voxels`` (but at least one slice and the shared one) that cover the slices of a volume.
+def split_into_blocks(block: Block, slices: int, *, linked: bool) -> list[Block]:
+    """Cut a block into blocks of at most ``slices`` slices, and the shared one where they are ``linked``.
 
-    Args:
-        shape: (Z, H, W).
-        linked: neighbors share a slice; otherwise each slice is a block.
-        max_voxels: about 6 bytes of memory are needed for each.
+    A whole volume is ``Block(0, Z, Z)``.
     """
-    depth, height, width = shape
-    if not linked:
-        return [Block(z, z + 1, z + 1) for z in range(depth)]
-    slices = max(1, max_voxels // (height * width) - 1)
-    starts = range(0, depth, slices)
-    return [Block(z, min(z + slices, depth), min(z + slices + 1, depth)) for z in starts]
+    starts = range(block.start, block.stop, slices)
+    return [Block(z, min(z + slices, block.stop), min(z + slices + linked, block.end)) for z in starts]
 
 
 def label_block(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -170,7 +163,7 @@ def link_blocks(blocks: Sequence[BlockComponents], min_size: int = 0) -> tuple[l
 
     Args:
         blocks: of all blocks; those that share a slice are neighbors here.
-        min_size: instances of at most so many voxels are removed.
+        min_size: instances of at most so many voxels are removed; -1 keeps also those that are in a shared slice only.
 
     Returns:
         For each block a table (n + 1,) uint64 from its labels to ids of instances, 0 for the background and for what

@@ -1,7 +1,7 @@
 """Prediction of whole volumes, out of core, in three steps that can each be stopped and repeated:
 
 1. The network predicts slice by slice, here or on a cluster: foreground probability and density of center points.
-2. The foreground becomes instances, of slices or of the volume, block by block.
+2. The foreground becomes instances, of slices or of the volume, block by block, by the same workers.
 3. The result gets its name, if need be as a copy in another format, and a table of the instances.
 
 Shapes: Z, H, W slices, height and width of the volume, in voxels. A point is (x, y) in pixels of its slice, the center
@@ -21,12 +21,13 @@ from typing import Any
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.config.plugins import import_plugins
 from prompt_das.data.physical_scale import warn_of_size
+from prompt_das.inference.volume.block_labels import InstanceRule
 from prompt_das.inference.volume.center_instances import CenterRule
 from prompt_das.inference.volume.durable import make_receipt
 from prompt_das.inference.volume.executors import Executor, run_here
 from prompt_das.inference.volume.export import export
+from prompt_das.inference.volume.found_instances import FoundInstances
 from prompt_das.inference.volume.instances import label_instances
-from prompt_das.inference.volume.linking import Components
 from prompt_das.inference.volume.output_files import DEFAULT_OME_VERSION, OutputFiles
 from prompt_das.inference.volume.progress import SliceBar
 from prompt_das.inference.volume.settings import VolumeSettings
@@ -37,10 +38,10 @@ from prompt_das.inference.volume.slice_prediction import (
     predict_slices,
 )
 from prompt_das.inference.volume.source import OpenedSource, VolumeSource
-from prompt_das.inference.volume.store import STORE, intact_slices, paths_of_slice, prepare_store
-from prompt_das.inference.volume.table import is_parquet, table_columns, write_table
+from prompt_das.inference.volume.store import STORE, StoreLayout, intact_slices, paths_of_slice, prepare_store
+from prompt_das.inference.volume.table import Columns, is_parquet, join_columns, table_columns, write_table
 from prompt_das.inference.volume.workspace import Workspace
-from prompt_das.volumes.ome_zarr import NO_OFFSET, create_ome_zarr
+from prompt_das.volumes.ome_zarr import MOST_DESCRIBED, NO_OFFSET
 from prompt_das.volumes.point_files import SlicePoints
 from prompt_das.volumes.region import Region
 from prompt_das.volumes.volume import VolumeError
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 NO_POINTS = np.zeros((0, 2), np.float32)
 TABLE = "table"  # in the folder of the job
+ENOUGH = 100_000  # instances, to tell a typical size
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,12 @@ class Result:
     """What came of a prediction.
 
     Attributes:
-        instances: in the order of their ids 1 ... n, in voxels of the whole volume.
+        count: of the instances; their ids are 1 ... count.
         skipped: why slices were skipped, by their index in the result.
         region: of the volume that was predicted, where it was not all of it.
     """
 
-    instances: Components
+    count: int
     skipped: dict[int, str]
     region: Region | None = None
 
@@ -96,7 +98,7 @@ def predict_volume(
             :func:`prompt_das.inference.volume.table.table_columns`.
         ome_version: of an OME-Zarr, "0.4" or "0.5", see :mod:`prompt_das.volumes.ome_zarr`.
         overwrite: replace results that are there, and an unfinished job of other settings.
-        executor: where slices are predicted, see :mod:`prompt_das.inference.volume.executors`.
+        executor: where slices and blocks are worked on, see :mod:`prompt_das.inference.volume.executors`.
         progress: show a bar with the time that is left.
 
     Returns:
@@ -149,38 +151,42 @@ def predict_volume(
         **opened.fingerprint,
     }
     origin = NO_OFFSET if opened.region is None else opened.region.origin
+    layout = StoreLayout(opened.shape, settings.maps, opened.voxel_size, provenance, files.ome_version, origin)
+    rule = InstanceRule(settings.threshold, min_size, settings.linked, centers)
     with Workspace(files.output, job, beside=files.paths[1:], overwrite=overwrite) as work:
         if work.finished:
             return None
-        create = partial(
-            create_ome_zarr,
-            shape=opened.shape,
-            names=settings.maps,
-            voxel_size=opened.voxel_size,
-            about=provenance,
-            version=files.ome_version,
-            origin=origin,
-        )
-        group = prepare_store(work, create)
+        group = prepare_store(work, layout)
         predict = partial(predict_slices, network, str(work.folder / STORE), settings.density)
         skipped = _predict(work, group, opened, scale, settings, predict, executor, progress)
-        instances, points = label_instances(
-            group, opened.voxel_size, settings.linked, settings.threshold, min_size, progress, centers, origin
-        )
-        instances = instances.moved(origin)
-        warn_of_size(cfg, instances.cross_section, scale, str(opened.location))
+        found = label_instances(work, layout, rule, executor, progress=progress)
+        warn_of_size(cfg, _some_cross_sections(found), scale, str(opened.location))
         group.attrs["prompt_das"] = {
             **provenance,
-            "count": len(instances),
+            "count": len(found),
             "skipped": {str(z): problem for z, problem in skipped.items()},
         }
-        columns = table_columns(instances, points + origin, settings.linked, opened.voxel_size)
-        results = export(work.folder, group, files, opened.voxel_size, origin, settings.maps, columns, progress)
+
+        def columns() -> Iterator[Columns]:
+            return (table_columns(some.moved(origin), settings.linked, opened.voxel_size) for some in found)
+
+        described = join_columns(columns()) if len(found) <= MOST_DESCRIBED else {}
+        results = export(work.folder, group, layout, files, described, executor, progress)
         if files.table is not None:
-            write_table(work.folder / TABLE, columns, is_parquet(files.table))
+            write_table(work.folder / TABLE, columns(), is_parquet(files.table))
             results[TABLE] = files.table
         work.finish(results)
-    return Result(instances, skipped, opened.region)
+    return Result(len(found), skipped, opened.region)
+
+
+def _some_cross_sections(found: FoundInstances) -> np.ndarray:
+    """(n,) mean areas in the slices of the first instances, ``ENOUGH`` of them if there are as many."""
+    areas: list[np.ndarray] = [np.zeros(0)]
+    for some in found:
+        areas.append(some.components.cross_section)
+        if sum(map(len, areas)) >= ENOUGH:
+            break
+    return np.concatenate(areas)
 
 
 def _center_rule(cfg: CfgNode, settings: VolumeSettings, opened: OpenedSource) -> CenterRule | None:

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.data.slices import read_image
-from prompt_das.inference.volume.durable import sync_tree
 from prompt_das.inference.volume.executors import device_of_worker
-from prompt_das.inference.volume.store import paths_of_slice
+from prompt_das.inference.volume.store import flush_slice
 from prompt_das.modeling.load import load_model, resolve_device
 from prompt_das.modeling.meta_arch import PromptDAS
-from prompt_das.utils.atomic_write import sync_folder
 from prompt_das.volumes.ome_zarr import finest
 from prompt_das.volumes.volume import VolumeError
 
@@ -129,11 +127,7 @@ def _write(group: Any, store: Path, z: int, maps: Mapping[str, np.ndarray]) -> N
     """Write the maps of a slice and bring them to the disk."""
     for name, one in maps.items():
         finest(group, name)[z] = one
-    for name, folder in zip(maps, paths_of_slice(group, store, maps, z), strict=True):
-        sync_tree(folder)
-        while folder != store / finest(group, name).path:  # Zarr's format 3 has one more folder between them
-            folder = folder.parent
-            sync_folder(folder)
+    flush_slice(group, store, maps, z)
 
 
 def _written(z: int, writing: Future[None]) -> tuple[int, None]:

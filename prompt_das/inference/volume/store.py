@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prompt_das.inference.volume.durable import make_receipt, sync_tree
+from prompt_das.inference.volume.linking import Block
 from prompt_das.inference.volume.workspace import Workspace
 from prompt_das.utils.atomic_write import sync_folder
-from prompt_das.volumes.ome_zarr import finest
+from prompt_das.volumes.ome_zarr import NO_OFFSET, Origin, add_instances, create_ome_zarr, finest
+from prompt_das.volumes.voxel_size import VoxelSize
 
 import zarr
 
@@ -20,29 +23,76 @@ logger = logging.getLogger(__name__)
 STORE = "volume.zarr"  # in the folder of the job
 
 
-def prepare_store(work: Workspace, create: Callable[[Path], object]) -> Any:
+@dataclass(frozen=True)
+class StoreLayout:
+    """The store of a job but for the values of its arrays, see :mod:`prompt_das.volumes.ome_zarr`.
+
+    Attributes:
+        shape: (Z, H, W).
+        maps: names of the predicted maps.
+        voxel_size, about, version, origin: see :func:`prompt_das.volumes.ome_zarr.create_ome_zarr`.
+    """
+
+    shape: tuple[int, int, int]
+    maps: tuple[str, ...]
+    voxel_size: VoxelSize | None
+    about: dict[str, Any]
+    version: str = "0.4"
+    origin: Origin = NO_OFFSET
+
+    def create(self, path: Path) -> Any:
+        """Make the store of the maps, all zero."""
+        return create_ome_zarr(
+            path, self.shape, self.maps, self.voxel_size, self.about, version=self.version, origin=self.origin
+        )
+
+    def add_labels(self, group: Any, count: int) -> None:
+        """Add labels, all zero, for ``count`` instances."""
+        add_instances(group, self.shape, count, self.voxel_size, self.origin)
+
+
+def prepare_store(work: Workspace, layout: StoreLayout) -> Any:
     """Make the store of a new job, or the metadata of one that goes on, and open it.
 
     Metadata are written once more at the end of a job. If that was interrupted, they may be half on the disk.
-
-    Args:
-        create: makes the store, equal ones each time.
     """
     store = work.folder / STORE
     if not any("created" in line for line in work.journal):
-        create(store)
+        layout.create(store)
         sync_tree(store)
         work.log(created=True)
     else:
-        fresh = store.with_name("fresh.zarr")
-        create(fresh)
-        for made in filter(Path.is_file, sorted(fresh.rglob("*"))):
-            sync_tree(made)
-            renewed = store / made.relative_to(fresh)
-            made.replace(renewed)
-            sync_folder(renewed.parent)
-        shutil.rmtree(fresh)
+        _renew_metadata(store, layout.create)
     return zarr.open_group(str(store), mode="r+")
+
+
+def prepare_labels(work: Workspace, layout: StoreLayout, count: int) -> Any:
+    """Add labels for ``count`` instances to the store, or renew the metadata of those that are there, and open it."""
+
+    def create(path: Path) -> None:
+        layout.add_labels(layout.create(path), count)
+
+    store = work.folder / STORE
+    if not any("labels" in line for line in _since_last_slice(work)):
+        layout.add_labels(zarr.open_group(str(store), mode="r+"), count)
+        sync_tree(store / "labels")
+        sync_folder(store)
+        work.log(labels=count)
+    else:
+        _renew_metadata(store, create)
+    return zarr.open_group(str(store), mode="r+")
+
+
+def _renew_metadata(store: Path, create: Callable[[Path], object]) -> None:
+    """Replace the metadata of a store by those of an empty one that ``create`` makes."""
+    fresh = store.with_name("fresh.zarr")
+    create(fresh)
+    for made in filter(Path.is_file, sorted(fresh.rglob("*"))):
+        sync_tree(made)
+        renewed = store / made.relative_to(fresh)
+        made.replace(renewed)
+        sync_folder(renewed.parent)
+    shutil.rmtree(fresh)
 
 
 def paths_of_slice(group: Any, store: Path, maps: Iterable[str], z: int) -> list[Path]:
@@ -67,3 +117,28 @@ def intact_slices(work: Workspace, group: Any, maps: Sequence[str]) -> set[int]:
         logger.warning("%s: %d slices are damaged (did the machine lose power?) and are predicted again", store, lost)
         work.rewrite(journal)
     return {line["slice"] for line in journal if "slice" in line}
+
+
+def intact_blocks(
+    work: Workspace, key: str, blocks: Iterable[Block], paths_of: Callable[[Block], list[Path]]
+) -> set[Block]:
+    """Blocks that were logged under ``key`` since the last slice was predicted, and are still as they were written."""
+    receipts = {tuple(line[key]): line["receipt"] for line in _since_last_slice(work) if key in line}
+    logged = [block for block in blocks if (block.start, block.stop) in receipts]
+    return {block for block in logged if make_receipt(*paths_of(block)) == receipts[block.start, block.stop]}
+
+
+def flush_slice(group: Any, store: Path, names: Iterable[str], z: int) -> None:
+    """Bring a slice of the arrays ``names`` to the disk, in the ``store`` that ``group`` is."""
+    names = list(names)
+    for name, folder in zip(names, paths_of_slice(group, store, names, z), strict=True):
+        sync_tree(folder)
+        while folder != store / finest(group, name).path:  # Zarr's format 3 has one more folder between them
+            folder = folder.parent
+            sync_folder(folder)
+
+
+def _since_last_slice(work: Workspace) -> list[dict[str, Any]]:
+    """What was logged since: with another slice, all instances may be others."""
+    last = max((i for i, line in enumerate(work.journal) if "slice" in line), default=-1)
+    return work.journal[last + 1 :]

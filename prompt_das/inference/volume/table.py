@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from prompt_das.inference.volume.linking import Components
+from prompt_das.inference.volume.found_instances import SomeInstances
 from prompt_das.utils.atomic_write import atomic_write
 from prompt_das.volumes.voxel_size import VoxelSize
 
@@ -15,20 +16,16 @@ import numpy as np
 Columns = Mapping[str, np.ndarray]
 
 
-def table_columns(
-    instances: Components, points: np.ndarray, linked: bool, voxel_size: VoxelSize | None
-) -> dict[str, np.ndarray]:
+def table_columns(some: SomeInstances, linked: bool, voxel_size: VoxelSize | None) -> dict[str, np.ndarray]:
     """Columns (n,) of n instances: id, point, centroid, bounding box (half open), size, mean probability.
 
     The point z, y, x is the instance's voxel nearest to its centroid, so the table can be read as points, each of which
     lies inside its instance. Coordinates count pixels as napari does: the center of the first one is 0. Sizes are also
     in micrometers, if the voxel size is known.
-
-    Args:
-        points: (n, 3) z, y, x, see :func:`prompt_das.inference.volume.instances.label_instances`.
     """
+    instances, points = some.components, some.points
     low, high, centroid = instances.low, instances.high, instances.centroid
-    columns: dict[str, np.ndarray] = {"id": np.arange(1, len(instances) + 1)}
+    columns: dict[str, np.ndarray] = {"id": some.ids.astype(np.int64)}
     columns |= {axis: points[:, i] for i, axis in enumerate("zyx")}
     columns |= {f"centroid_{axis}": centroid[:, i].round(3) for i, axis in enumerate("zyx") if linked or axis != "z"}
     for i, axis in enumerate("zyx"):
@@ -43,21 +40,38 @@ def table_columns(
     return columns
 
 
+def join_columns(parts: Iterable[Columns]) -> dict[str, np.ndarray]:
+    """The columns of all parts, of which there is at least one."""
+    together = list(parts)
+    return {name: np.concatenate([columns[name] for columns in together]) for name in together[0]}
+
+
 def is_parquet(path: Path) -> bool:
     """Whether a table of this name is Parquet; any other is CSV."""
     return path.suffix.lower() == ".parquet"
 
 
-def write_table(path: Path, columns: Columns, parquet: bool) -> None:
-    """Write one row for each instance. Parquet needs pyarrow."""
+def write_table(path: Path, parts: Iterable[Columns], parquet: bool) -> None:
+    """Write one row for each instance, part by part (at least one, which may be empty). Parquet needs pyarrow."""
+    write = _write_parquet if parquet else _write_csv
     with atomic_write(path) as part:
-        if parquet:
-            import pyarrow  # here: the extra `parquet`
-            import pyarrow.parquet
+        write(part, iter(parts))
 
-            pyarrow.parquet.write_table(pyarrow.table(dict(columns)), part)
-            return
-        with open(part, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
+
+def _write_parquet(path: Path, parts: Iterator[Columns]) -> None:
+    import pyarrow  # here: the extra `parquet`
+    import pyarrow.parquet
+
+    first = pyarrow.table(dict(next(parts)))
+    with pyarrow.parquet.ParquetWriter(path, first.schema) as writer:
+        for table in itertools.chain([first], (pyarrow.table(dict(columns)) for columns in parts)):
+            writer.write_table(table)
+
+
+def _write_csv(path: Path, parts: Iterator[Columns]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        for number, columns in enumerate(parts):
+            if number == 0:
+                writer.writerow(columns)
             writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))

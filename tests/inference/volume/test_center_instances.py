@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import itertools
 
-from prompt_das.inference.volume import instances as instances_module
+from prompt_das.inference.volume.block_labels import InstanceRule
 from prompt_das.inference.volume.center_instances import CenterRule, SliceParts, link_slices
-from prompt_das.inference.volume.instances import label_instances
-from prompt_das.inference.volume.linking import Block, Components
 from prompt_das.ops.split_instances import split_at_centers
-from prompt_das.volumes.ome_zarr import INSTANCES
 
 import numpy as np
-import pytest
 import scipy.ndimage
-import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stored_maps import LabeledMaps, label_stored_maps, peaks, random_maps
 
 
 def label_maps(
@@ -27,14 +23,9 @@ def label_maps(
     linked: bool = True,
     min_size: int = 0,
     components: bool = False,
-) -> tuple[np.ndarray, Components, np.ndarray]:
-    """Labels, instances and points of maps in uint8."""
-    group = zarr.group(store=zarr.storage.MemoryStore(), zarr_format=2)
-    for name, values in (("probability", probability), ("density", density)):
-        group.create_array(f"{name}/0", data=values, chunks=(1, *values.shape[1:]))
-    rule = None if components else CenterRule(0.5, 0.49, 5, clicks or {})
-    found, points = label_instances(group, None, linked, 0.5, min_size, False, rule)
-    return np.asarray(group[INSTANCES]), found, points
+) -> LabeledMaps:
+    centers = None if components else CenterRule(0.5, 0.49, 5, clicks or {})
+    return label_stored_maps(probability, density, InstanceRule(0.5, min_size, linked, centers))
 
 
 def blobs(*blobs: tuple[slice, tuple[int, int], int], size: tuple[int, int, int] = (4, 40, 60)) -> np.ndarray:
@@ -44,14 +35,6 @@ def blobs(*blobs: tuple[slice, tuple[int, int], int], size: tuple[int, int, int]
     for slices, (cy, cx), radius in blobs:
         mask[slices] |= (y - cy) ** 2 + (x - cx) ** 2 <= radius**2
     return mask
-
-
-def peaks(size: tuple[int, int, int], *places: tuple[slice, tuple[int, int]], sigma: float = 4.0) -> np.ndarray:
-    density = np.zeros(size)
-    y, x = np.mgrid[: size[1], : size[2]]
-    for slices, (cy, cx) in places:
-        density[slices] = np.maximum(density[slices], np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * sigma**2)))
-    return np.uint8(np.round(255 * density))
 
 
 EVERY = slice(0, 4)
@@ -155,37 +138,13 @@ def test_who_loses_all_that_it_touches_is_linked_with_nothing() -> None:
 # ---- any volume
 
 
-@st.composite
-def volumes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    size = (draw(st.integers(1, 6)), 24, 24)
-    noise = scipy.ndimage.gaussian_filter(rng.normal(size=size), (0.7, 3, 3))
-    probability = np.uint8(np.clip(128 + 900 * noise, 0, 255))
-    density = np.zeros(size, np.uint8)
-    for z in range(size[0]):
-        places = rng.integers(0, 24, (6, 2))
-        density[z] = peaks((1, *size[1:]), *((slice(0, 1), tuple(place)) for place in places), sigma=2)[0]
-    return probability, density
-
-
-@settings(max_examples=30)
-@given(volumes(), st.integers(1, 4))
-def test_ids_do_not_depend_on_how_the_volume_is_cut(maps: tuple[np.ndarray, np.ndarray], slices: int) -> None:
-    """Stitched equals whole: an independent statement, from all slices at once; and blocks of any size give it."""
-    probability, density = maps
-    labels, found, _ = label_maps(probability, density)
-    expected = label_at_once(probability, density)
+@settings(max_examples=10)
+@given(random_maps())
+def test_instances_are_those_of_an_independent_statement(maps: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, found, _ = label_maps(*maps)
+    expected = label_at_once(*maps)
     np.testing.assert_array_equal(labels, expected)
     assert found.size.tolist() == np.bincount(expected.ravel(), minlength=1)[1:].tolist()
-
-    def blocks_of_any_size(shape: tuple[int, int, int], *, linked: bool, max_voxels: int = 0) -> list[Block]:
-        return original(shape, linked=linked, max_voxels=(slices + 1) * shape[1] * shape[2])
-
-    original = instances_module.split_into_blocks
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(instances_module, "split_into_blocks", blocks_of_any_size)
-        again, _, _ = label_maps(probability, density)
-    np.testing.assert_array_equal(again, labels)
 
 
 def label_at_once(probability: np.ndarray, density: np.ndarray) -> np.ndarray:
@@ -214,8 +173,8 @@ def label_at_once(probability: np.ndarray, density: np.ndarray) -> np.ndarray:
     return np.vectorize({0: 0, **{name: i + 1 for i, name in enumerate(order)}}.get)(named)
 
 
-@settings(max_examples=30)
-@given(volumes(), st.booleans(), st.integers(0, 30))
+@settings(max_examples=10)
+@given(random_maps(), st.booleans(), st.integers(0, 30))
 def test_without_centers_instances_are_components(
     maps: tuple[np.ndarray, np.ndarray], linked: bool, min_size: int
 ) -> None:

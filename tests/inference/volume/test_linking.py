@@ -27,10 +27,10 @@ def label_in_blocks(
     min_size: int = 0,
     probability: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Components]:
-    """What prompt_das.inference.volume.predict_volume does with files, in memory."""
+    """What prompt_das.inference.volume.measured_block does with slabs, in memory."""
     probability = mask.astype(float) if probability is None else probability
-    area = mask.shape[1] * mask.shape[2]
-    blocks = split_into_blocks(mask.shape, linked=linked, max_voxels=(slices + 1) * area)
+    whole = Block(0, len(mask), len(mask))
+    blocks = split_into_blocks(whole, slices if linked else 1, linked=linked)
     parts = [mask[b.start : b.end] for b in blocks]
     measured = [measure_block(part, probability[b.start : b.end], b) for part, b in zip(parts, blocks, strict=True)]
     tables, instances = link_blocks(measured, min_size)
@@ -156,10 +156,13 @@ def test_unlinked_blocks_are_the_instances_of_slices(rng: np.random.Generator) -
 
 
 def test_blocks_cover_every_slice_once_and_share_one() -> None:
-    three = split_into_blocks((5, 10, 10), linked=True, max_voxels=300)
+    three = split_into_blocks(Block(0, 5, 5), 2, linked=True)
     assert three == [Block(0, 2, 3), Block(2, 4, 5), Block(4, 5, 5)]
-    assert split_into_blocks((2, 10, 10), linked=True, max_voxels=1) == [Block(0, 1, 2), Block(1, 2, 2)]
-    assert split_into_blocks((2, 10, 10), linked=False) == [Block(0, 1, 1), Block(1, 2, 2)]
+    assert split_into_blocks(Block(0, 5, 5), 2, linked=False) == [Block(0, 2, 2), Block(2, 4, 4), Block(4, 5, 5)]
+
+
+def test_a_block_that_is_cut_again_keeps_the_slice_that_it_shares_with_the_next() -> None:
+    assert split_into_blocks(Block(4, 7, 8), 2, linked=True) == [Block(4, 6, 7), Block(6, 7, 8)]
 
 
 @pytest.mark.parametrize("linked", [True, False])
