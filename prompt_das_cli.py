@@ -144,7 +144,7 @@ def adapt(parser: argparse.ArgumentParser) -> None:
     begun.add_argument("--overwrite", action="store_true", help="replace OUTPUT, or an adaptation that was stopped")
     add_array(parser)
     add_region(parser)
-    add_diameter(parser, "; it says where outlines lie as well")
+    add_diameter(parser)
     add_plugin(parser)
     parser.add_argument("--device", help="cuda, cuda:1 or cpu; default: the config's, or cpu where there is no GPU")
     add_options(parser)
@@ -428,9 +428,9 @@ def add_region(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--roi", metavar="Z0:Z1,Y0:Y1,X0:X1", help=text)
 
 
-def add_diameter(parser: argparse.ArgumentParser, more: str = "") -> None:
-    text = "typical diameter of an object in pixels of the image: for INPUT.PIXEL_SIZE where no voxel size is known"
-    parser.add_argument("--diameter", type=float, metavar="D", help=text + more)
+def add_diameter(parser: argparse.ArgumentParser) -> None:
+    text = "typical diameter of an object in pixels of the image: the scale follows from it, and where outlines lie"
+    parser.add_argument("--diameter", type=float, metavar="D", help=text)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

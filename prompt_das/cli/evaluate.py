@@ -8,9 +8,12 @@ from functools import partial
 from prompt_das.cli import train
 from prompt_das.data.physical_scale import require_one_volume, with_diameter
 from prompt_das.engine.compare_labels import compare_labels
+from prompt_das.engine.outline import outline_of_diameter
 from prompt_das.engine.setup import config_of_args
 from prompt_das.evaluation import comparison_report
+from prompt_das.inference.volume.source import VolumeSource
 
+from detectron2.config import CfgNode
 from tqdm import tqdm
 
 
@@ -22,8 +25,19 @@ def run(args: argparse.Namespace) -> None:
     if args.diameter is not None:
         cfg = config_of_args(args, args.opts)
         require_one_volume(cfg.DATASETS.TEST)
-        args.opts = [*args.opts, *with_diameter(cfg, args.diameter)]
+        scale = with_diameter(cfg, args.diameter)
+        args.opts = [*args.opts, *outline(cfg, args), *scale]
     train.run(args)
+
+
+def outline(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
+    """Where outlines lie in the volume that is evaluated (KEY, VALUE), by its diameter; nothing without weights."""
+    if not cfg.MODEL.WEIGHTS or not cfg.DATASETS.TEST:
+        return []
+    volume = VolumeSource(cfg.DATASETS.TEST[0], diameter=args.diameter)
+    return outline_of_diameter(
+        cfg.MODEL.WEIGHTS, volume, config_file=args.config_file, opts=args.opts, plugins=args.plugin
+    )
 
 
 def require_one_use(args: argparse.Namespace) -> bool:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from prompt_das.cli.input_volume import input_volume, overrides
+from prompt_das.engine.outline import outline_of_diameter
 from prompt_das.inference.volume.executors import Executor, dask_executor, run_here
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.inference.volume.settings import VolumeSettings
@@ -26,7 +27,9 @@ def run(args: argparse.Namespace) -> None:
             if args.dask:
                 address = None if args.dask == "local" else args.dask
                 executor = stack.enter_context(dask_executor(address, args.workers))
-            source = input_volume(args)
+            source, opts = input_volume(args), overrides(args)
+            network = {"config_file": args.config_file, "plugins": args.plugin}
+            opts += outline_of_diameter(args.weights, source, opts=opts, **network)
             settings = VolumeSettings(
                 linked=args.instances == "volume",
                 threshold=args.threshold,
@@ -43,10 +46,9 @@ def run(args: argparse.Namespace) -> None:
                 table=args.table,
                 ome_version=args.ome_version,
                 overwrite=args.overwrite,
-                config_file=args.config_file,
-                opts=overrides(args),
-                plugins=args.plugin,
+                opts=opts,
                 executor=executor,
+                **network,
             )
     except KeyboardInterrupt:
         print(f"\nstopped; the same command goes on in {args.output}.part", file=sys.stderr)

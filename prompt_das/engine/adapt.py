@@ -42,6 +42,7 @@ from prompt_das.engine.adapt_schedule import (
 from prompt_das.engine.adapt_target import TRAIN_CLICKS, Target, find_target, keep_aside
 from prompt_das.engine.checks import check_run
 from prompt_das.engine.hooks.held_out_clicks import ClickWatch
+from prompt_das.engine.outline import OUTLINE
 from prompt_das.engine.trainer import build_trainer
 from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.modeling.load import config_of_weights, load_model
@@ -62,7 +63,6 @@ SUPERVISION_SIGMAS = 1.0
 # Of the score: what a network may lose and still be written. Some of what the start was sure of is wrong, and where an
 # adaptation collapsed, it lost 0.035 and more from one score to the next (docs/RESULTS.md).
 TOLERANCE = 0.03
-OUTLINE = "MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.data.physical_scale import NetworkScale
 from prompt_das.engine.setup import config_of_args
+from prompt_das.inference.volume.source import VolumeSource
 from prompt_das_cli import main
 
 import pytest
@@ -40,6 +41,20 @@ def test_weights_go_into_the_config(evaluated: Callable[..., CfgNode]) -> None:
 def test_a_diameter_decides_the_scale(evaluated: Callable[..., CfgNode]) -> None:
     assert NetworkScale.from_config(evaluated("--diameter", "29", *PHYSICAL)).of(None, "lab") == 0.5
     assert NetworkScale.from_config(evaluated("--diameter", "14.5", *PHYSICAL)).of((30, 8, 8), "lab") == 1
+
+
+def test_a_diameter_says_where_outlines_lie(evaluated: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the volume that is evaluated, for the network that is."""
+    seen = []
+
+    def fit(weights: str, volume: VolumeSource, **_: object) -> list[str]:
+        seen.append((weights, volume.volume, volume.diameter))
+        return ["MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY", "0.8"]
+
+    monkeypatch.setattr("prompt_das.cli.evaluate.outline_of_diameter", fit)
+    cfg = evaluated("--weights", "m.safetensors", "--diameter", "29", *PHYSICAL, "DATASETS.TEST", "('lab',)")
+    assert cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY == 0.8
+    assert seen == [("m.safetensors", "lab", 29)]
 
 
 def test_a_diameter_is_of_one_volume_and_of_a_physical_scale(evaluated: Callable[..., CfgNode]) -> None:

@@ -127,6 +127,22 @@ def test_weights_by_their_name(arguments: list[str], tmp_path: Path, models_home
     assert "known models are" in error_of(arguments)
 
 
+def test_a_diameter_says_where_outlines_lie_unless_the_user_does(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fit has a test of its own; here its answer reaches the prediction, and takes no place of a given one."""
+    monkeypatch.setattr("prompt_das.engine.outline.fit_outline", lambda *_: 0.25)
+    given = [*arguments, "--overwrite", "--diameter", "14.5", "INPUT.PIXEL_SIZE", "16"]
+
+    def foreground(*words: str) -> np.ndarray:
+        main([*given, *words])
+        return zarr.open_group(str(tmp_path / "out.zarr"), mode="r")["probability/0"][:] > 127
+
+    fitted = foreground()
+    np.testing.assert_array_equal(fitted, foreground("MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY", "0.25"))
+    assert fitted.sum() > foreground("MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY", "0.75").sum()
+
+
 def test_a_voxel_size_or_a_diameter_decides_the_scale(arguments: list[str], tmp_path: Path) -> None:
     physical = ["INPUT.PIXEL_SIZE", "16"]
     assert "scan.tif: its voxel size is not known" in error_of([*arguments, *physical])
