@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 
 from prompt_das.cli import train
+from prompt_das.data.datasets import register_config_volumes
 from prompt_das.data.physical_scale import require_one_volume, with_diameter
 from prompt_das.engine.compare_labels import compare_labels
 from prompt_das.engine.outline import outline_of_diameter
@@ -14,6 +15,7 @@ from prompt_das.evaluation import comparison_report
 from prompt_das.inference.volume.source import VolumeSource
 
 from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 
@@ -34,6 +36,8 @@ def outline(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
     """Where outlines lie in the volume that is evaluated (KEY, VALUE), by its diameter; nothing without weights."""
     if not cfg.MODEL.WEIGHTS or not cfg.DATASETS.TEST:
         return []
+    setup_logger(name="prompt_das", abbrev_name="prompt_das")  # the run sets it up anew
+    register_config_volumes(cfg)
     volume = VolumeSource(cfg.DATASETS.TEST[0], diameter=args.diameter)
     return outline_of_diameter(
         cfg.MODEL.WEIGHTS, volume, config_file=args.config_file, opts=args.opts, plugins=args.plugin
