@@ -7,7 +7,7 @@
     controller        from what happens in a viewer to requests to the network and back, without Qt; it is made of
     suggestion_layer  predicted centers, accepted or rejected; suggestions: which of them are worth showing
     proofreading      instances kept, deleted, merged and split by hand; edits: what holds, and how it is undone
-    measure           the diameter of an object, from a line across it
+    measure           the diameter of an object, from a line across it; fit_threshold: where outlines lie with it
     preview           what an adaptation has come to; adapt: the adaptation in a process of its own
     tasks             long work, one at a time
     file_actions      points, labels, the whole volume, a project; files: the work itself

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.napari.file_actions import FileActions
+from prompt_das.napari.fit_threshold import fitted_threshold
 from prompt_das.napari.image_options import ImageOptions
 from prompt_das.napari.image_scale import asks_for_size, scale_of
 from prompt_das.napari.image_session import ImageSession, finest, stack_of
@@ -55,6 +56,7 @@ class Controller:
         self.on_change: Callable[[], object] = lambda: None
         self.update_soon: Callable[[], object] = self.update
         self._notifications = notifications
+        self._complete: Response | None = None  # the newest that is
         self._warned_of: Predictor | None = None  # a network that leaves negative clicks out
         self.image_sessions = ImageSessions(
             viewer,
@@ -108,6 +110,18 @@ class Controller:
         """Whether to predict centers as well, which takes half as long again."""
         self.suggest = suggest
         self.update()
+
+    def fit_threshold(self) -> None:
+        """Set the threshold at which objects of the slice in view have the stated diameter."""
+        image_session, z = self.image_sessions.current, self.image_sessions.slice_in_view
+        if image_session is None:
+            return
+        try:
+            threshold = fitted_threshold(image_session, z, self._complete)
+        except ValueError as error:
+            self._notifications.warning(str(error))
+        else:
+            self.options.set_threshold(threshold)
 
     @property
     def asks_for_size(self) -> bool:
@@ -240,7 +254,7 @@ class Controller:
         image_session.edits.drawn = (z, ids[z].copy())
         image_session.instances.refresh()
         if response.complete:
-            self.progress = None
+            self.progress, self._complete = None, response
             image_session.responded[z] = (request.key, request.centers)
             if response.segmentation.centers is not None:
                 assert self.session.predictor is not None

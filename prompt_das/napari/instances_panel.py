@@ -13,6 +13,10 @@ from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QSpinBox
 
 THRESHOLD = "A pixel is foreground if the network gives it a higher probability. Lower finds more, higher less."
+FIT = (
+    "Sets the threshold at which the objects of this slice have the diameter that is stated above. Drag lines across "
+    "some typical ones first, with 'From a line': people draw outlines inside or outside of a membrane"
+)
 MIN_SIZE = "What has at most so many pixels is left out; in the whole volume, so many voxels."
 NETWORKS_OWN = -1  # of sizes
 TOOLS = {
@@ -36,6 +40,7 @@ class InstancesPanel(Panel):
         self.threshold = QDoubleSpinBox(decimals=2, minimum=0.05, maximum=0.95, singleStep=0.05)
         self.threshold.setToolTip(THRESHOLD)
         self.threshold.valueChanged.connect(controller.options.set_threshold)
+        self.fit = button("Fit to diameter", controller.fit_threshold, FIT)
         self.min_size = QSpinBox(minimum=NETWORKS_OWN, maximum=10**6, suffix=" px")
         self.min_size.setSpecialValueText("as the network has it")
         self.min_size.setKeyboardTracking(False)
@@ -48,7 +53,7 @@ class InstancesPanel(Panel):
             made.setCheckable(True)
         self.undo = button("Undo", controller.proofreading.undo, UNDO)
         self.add(
-            row(QLabel("Threshold"), self.threshold),
+            row(QLabel("Threshold"), self.threshold, self.fit),
             row(QLabel("Larger than"), self.min_size),
             row(self.tools[KEEP], self.tools[DELETE], self.tools[MERGE]),
             row(self.tools[SPLIT], self.undo),

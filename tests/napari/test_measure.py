@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("napari", reason="needs napari: pip install prompt-das[napari]")
 
+from prompt_das.napari.fit_threshold import middle
 from prompt_das.napari.image_scale import describe_scale, diameter_of
 
 from plugin_harness import PluginHarness, same_instances
@@ -107,3 +108,39 @@ def test_what_decides_the_scale_is_said(physical: PluginHarness, image: np.ndarr
 def test_a_network_of_no_physical_scale_says_nothing(ready: PluginHarness, image: np.ndarray) -> None:
     ready.segment(image)
     assert described(ready) == ""
+
+
+def test_the_threshold_fits_the_diameter(
+    physical: PluginHarness, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the slice in view, as it is segmented; without a diameter the plugin asks for one."""
+    seen = []
+
+    def logit_of_diameter(maps: list[np.ndarray], diameter: float) -> tuple[float | None, int]:
+        seen.append((maps[0].shape, diameter))
+        return (1.0, 9) if len(seen) > 1 else (None, 2)
+
+    monkeypatch.setattr("prompt_das.napari.fit_threshold.logit_of_diameter", logit_of_diameter)
+    physical.segment(image)
+    current = physical.controller.image_sessions.current
+    assert current is not None
+    physical.controller.fit_threshold()
+    assert "From a line" in physical.notified["warning"][-1]
+    physical.controller.options.set_diameter(29)
+    physical.controller.fit_threshold()
+    assert "not segmented yet" in physical.notified["warning"][-1]
+    physical.work()
+    physical.controller.fit_threshold()
+    assert "sure of 2 whole objects" in physical.notified["warning"][-1]
+    assert current.threshold == 0.5
+    physical.controller.fit_threshold()
+    assert current.threshold == 0.73  # of a logit of 1
+    assert seen == [(image.shape[1:], 29)] * 2
+    physical.work()
+
+
+def test_of_a_large_slice_the_middle_says_the_threshold() -> None:
+    rows = np.arange(3000)[:, None] * np.ones(2100)
+    part = middle(rows)
+    assert part.shape == (2048, 2048)
+    assert part[0, 0] == 476
