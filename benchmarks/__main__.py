@@ -13,7 +13,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import Benchmark, gpu, instances, loader, measure, metrics, model, predictor, step, volume, window
+from benchmarks import (
+    Benchmark,
+    gpu,
+    instances,
+    large_slices,
+    loader,
+    measure,
+    metrics,
+    model,
+    predictor,
+    step,
+    volume,
+    window,
+)
 
 import torch
 
@@ -25,6 +38,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "window": window,
     "loader": loader,
     "volume": volume,
+    "large-slices": large_slices,
     "predictor": predictor,
     "gpu": gpu,
 }

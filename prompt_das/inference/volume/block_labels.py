@@ -27,7 +27,8 @@ from prompt_das.volumes.ome_zarr import finest
 
 import numpy as np
 
-SLAB_VOXELS = 1 << 23  # at most, but at least one slice and the shared one; 6 bytes of memory each
+SLAB_VOXELS = 1 << 23  # at most, of 6 bytes of memory
+LEAST_SLICES = 3  # of a slab, however large they are: the slice that two slabs share is labeled twice
 _NONE = np.zeros(0, np.int64)
 
 
@@ -89,7 +90,7 @@ class _ComponentLabeling:
 
     def _slabs(self, block: Block) -> list[Block]:
         _, height, width = self._probability.shape
-        slices = max(1, SLAB_VOXELS // (height * width) - 1) if self._rule.linked else 1
+        slices = max(LEAST_SLICES, SLAB_VOXELS // (height * width) - 1) if self._rule.linked else 1
         return split_into_blocks(block, slices, linked=self._rule.linked)
 
 

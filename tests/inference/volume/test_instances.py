@@ -15,6 +15,7 @@ from prompt_das.inference.volume.block_files import BlockFiles
 from prompt_das.inference.volume.block_labels import InstanceRule, labeling_of
 from prompt_das.inference.volume.borders import Border, link_borders
 from prompt_das.inference.volume.center_instances import CenterRule
+from prompt_das.inference.volume.durable import check_receipts
 from prompt_das.inference.volume.executors import AT_ONCE, Work
 from prompt_das.inference.volume.instances import label_instances, plan_blocks
 from prompt_das.inference.volume.linking import Block
@@ -138,7 +139,8 @@ def test_stopped_after_any_line_of_the_journal_it_goes_on_with_what_is_missing(
 
         def counted(work: Any, items: Any, **options: Any) -> Any:
             for result in work(items):
-                worked.append(result)
+                if work is not check_receipts:
+                    worked.append(result)
                 yield result
 
         monkeypatch.setattr(Workspace, "log", stop)
