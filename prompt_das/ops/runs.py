@@ -6,6 +6,7 @@ order, z H W + y W + x.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,33 +16,42 @@ class Runs(NamedTuple):
     """All runs of a label map, in raster order.
 
     Attributes:
-        voxels: (m,) indices of the labeled voxels.
-        begin: (r,) where the runs begin in these.
-        label: (r,) of their labels.
+        start: (r,) indices of their first voxels.
         length: (r,) voxels.
-        z, y, x: (r,) of their first voxels.
+        label: (r,).
     """
 
-    voxels: np.ndarray
-    begin: np.ndarray
-    label: np.ndarray
+    start: np.ndarray
     length: np.ndarray
-    z: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
+    label: np.ndarray
+
+    def moved(self, voxels: int) -> Runs:
+        """The runs in a larger volume, so many voxels further."""
+        return self._replace(start=self.start + voxels)
+
+    def between(self, start: int, stop: int) -> Runs:
+        """The runs that begin at the indices ``start`` ... ``stop - 1``, which count from 0 then."""
+        inside = slice(*np.searchsorted(self.start, [start, stop]))
+        return Runs(self.start[inside] - start, self.length[inside], self.label[inside])
+
+    def voxels(self) -> np.ndarray:
+        """(m,) indices of all voxels."""
+        before = np.cumsum(self.length) - self.length
+        return np.repeat(self.start - before, self.length) + np.arange(self.length.sum())
 
 
 def find_runs(labels: np.ndarray) -> Runs:
     """The runs of labels (D, H, W), 0 is background."""
-    _, height, width = labels.shape
-    flat = labels.ravel()
+    flat, width = labels.ravel(), labels.shape[-1]
     voxels = np.flatnonzero(flat != 0)
     found = flat[voxels]
-    begins = np.ones(len(voxels), bool)
-    begins[1:] = (np.diff(voxels) > 1) | (found[1:] != found[:-1])
-    begins |= voxels % width == 0
+    begins = voxels % width == 0
+    begins[:1] = True
+    begins[1:] |= (np.diff(voxels) > 1) | (found[1:] != found[:-1])
     begin = np.flatnonzero(begins)
-    length = np.diff(begin, append=len(voxels))
-    row, x = np.divmod(voxels[begin], width)
-    z, y = np.divmod(row, height)
-    return Runs(voxels, begin, found[begin].astype(np.int64), length, z, y, x)
+    return Runs(voxels[begin], np.diff(begin, append=len(voxels)), found[begin].astype(np.int64))
+
+
+def join_runs(parts: Sequence[Runs]) -> Runs:
+    """The runs of label maps one after the other."""
+    return Runs(*(np.concatenate([np.zeros(0, np.int64), *values]) for values in zip(*parts, strict=True)))

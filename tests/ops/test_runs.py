@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_das.ops.runs import find_runs
+from prompt_das.ops.runs import find_runs, join_runs
 
 import numpy as np
 from hypothesis import given
@@ -15,21 +15,22 @@ def test_a_run_ends_at_another_label_at_the_background_and_at_the_row() -> None:
     runs = find_runs(labels)
     assert runs.label.tolist() == [1, 2, 2, 2, 3]
     assert runs.length.tolist() == [2, 1, 1, 2, 4]
-    assert list(zip(runs.z.tolist(), runs.y.tolist(), runs.x.tolist(), strict=True)) == [
-        (0, 0, 1),
-        (0, 0, 3),
-        (0, 1, 0),
-        (0, 1, 2),
-        (1, 1, 0),
-    ]
-    assert runs.voxels[runs.begin].tolist() == [1, 3, 4, 6, 12]
+    assert runs.start.tolist() == [1, 3, 4, 6, 12]
+
+
+def test_runs_of_a_slice_are_those_that_begin_in_it() -> None:
+    labels = np.array([[[0, 1, 1, 2], [2, 0, 2, 2]], [[0, 0, 0, 0], [3, 3, 3, 3]]])
+    second = find_runs(labels).between(8, 16)
+    assert (second.start.tolist(), second.length.tolist(), second.label.tolist()) == ([4], [4], [3])
+    joined = join_runs([find_runs(labels[:1]), find_runs(labels[1:]).moved(8)])
+    assert all(np.array_equal(*values) for values in zip(joined, find_runs(labels), strict=True))
 
 
 @given(hnp.arrays(np.int32, st.tuples(*[st.integers(1, 5)] * 3), elements=st.integers(0, 2)))
 def test_runs_hold_each_labeled_voxel_once(labels: np.ndarray) -> None:
     runs = find_runs(labels)
     again = np.zeros_like(labels)
-    again.ravel()[runs.voxels] = np.repeat(runs.label, runs.length)
+    again.ravel()[runs.voxels()] = np.repeat(runs.label, runs.length)
     np.testing.assert_array_equal(again, labels)
 
 

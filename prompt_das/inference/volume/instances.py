@@ -23,7 +23,7 @@ from prompt_das.inference.volume.durable import Receipt, make_receipt
 from prompt_das.inference.volume.executors import Executor, run_here
 from prompt_das.inference.volume.found_instances import FoundInstances
 from prompt_das.inference.volume.linking import Block, split_into_blocks
-from prompt_das.inference.volume.measured_block import MeasuredBlock
+from prompt_das.inference.volume.measured_block import measure
 from prompt_das.inference.volume.nearest_voxels import NearestVoxels, nearest_of_parts
 from prompt_das.inference.volume.progress import SliceBar
 from prompt_das.inference.volume.store import (
@@ -35,7 +35,6 @@ from prompt_das.inference.volume.store import (
     prepare_labels,
 )
 from prompt_das.inference.volume.workspace import Workspace
-from prompt_das.ops.runs import find_runs
 from prompt_das.volumes.ome_zarr import LABELS, finest
 
 import numpy as np
@@ -97,7 +96,7 @@ def label_instances(
         block: WriteTask(block, of_block, centroids[index])
         for block, of_block, index in zip(blocks, ids, at_border.of_parts, strict=True)
     }
-    write = partial(write_blocks, str(store), files, rule)
+    write = partial(write_blocks, str(store), files, rule.min_size)
     run_pass("Writing instances", "written", write, tasks, partial(_written, group, store, files))
     points = _points_at_borders(files, blocks, at_border.of_parts, len(at_border.ids))
     return FoundInstances(blocks, files, ids, at_border, points, rule.min_size)
@@ -127,32 +126,30 @@ def find_in_blocks(store: str, files: BlockFiles, rule: InstanceRule, blocks: Se
     """Find the components of blocks, each on its own, and write their files."""
     labeling = labeling_of(zarr.open_group(store, mode="r"), rule)
     for block in blocks:
-        MeasuredBlock.measure(labeling, block, rule).save(files.found(block))
+        files.write_found(block, *measure(labeling, block, rule))
         yield block, make_receipt(files.found(block))
 
 
-def write_blocks(store: str, files: BlockFiles, rule: InstanceRule, tasks: Sequence[WriteTask]) -> Iterator[DoneBlock]:
-    """Write the ids of blocks, and the points of their instances."""
+def write_blocks(store: str, files: BlockFiles, min_size: int, tasks: Sequence[WriteTask]) -> Iterator[DoneBlock]:
+    """Write the ids of blocks, and the points of their instances, from what was found."""
     group: Any = zarr.open_group(store, mode="r+")
-    labeling, labels = labeling_of(group, rule), finest(group, LABELS)
+    labels = finest(group, LABELS)
+    height, width = labels.shape[1:]
     for task in tasks:
         block = task.block
-        measured = files.read_found(block)
-        ids = task.ids.table(measured, rule.min_size).astype(labels.dtype)
+        measured, runs = files.read_found(block), files.read_runs(block)
+        ids = task.ids.table(measured, min_size).astype(labels.dtype)
         size = np.maximum(measured.components.size, 1)  # some have no voxel here
         centroids = measured.components.index_sum / size[:, None]
         centroids[measured.border - 1] = task.centroids
-        points, z = NearestVoxels(centroids), block.start
-        for table, slab in zip(measured.tables, labeling.label(block), strict=False):
-            ids_of_slab = ids[table]
-            for in_slab in slab:
-                runs = find_runs(in_slab[None])
-                ids_of_slice = np.zeros(in_slab.shape, labels.dtype)
-                ids_of_slice.ravel()[runs.voxels] = np.repeat(ids_of_slab[runs.label], runs.length)
-                labels[z] = ids_of_slice
-                flush_slice(group, Path(store), [LABELS], z)
-                points.add_slice(z, runs, table)
-                z += 1
+        points = NearestVoxels(centroids)
+        for z in range(block.start, block.stop):
+            in_slice = runs.between(z * height * width, (z + 1) * height * width)
+            pixels = np.zeros((height, width), labels.dtype)
+            pixels.ravel()[in_slice.voxels()] = np.repeat(ids[in_slice.label], in_slice.length)
+            labels[z] = pixels
+            flush_slice(group, Path(store), [LABELS], z)
+            points.add_slice(z, in_slice, width)
         files.write_points(block, points)
         yield block, make_receipt(*_written(group, Path(store), files, block))
 

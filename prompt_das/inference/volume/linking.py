@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from prompt_das.ops.connected_components import connected_components, first_pixels
-from prompt_das.ops.runs import find_runs
+from prompt_das.ops.runs import Runs, find_runs
 
 import cc3d
 import numpy as np
@@ -121,39 +121,47 @@ def label_block(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return labels[:, :height, :width], count
 
 
-def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block) -> BlockComponents:
+def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block) -> tuple[BlockComponents, Runs]:
     """Label a block and keep the numbers of its components. Voxels of the shared last slice count in the next block.
 
     Args:
         mask: (D, H, W) foreground of the slices ``block.start`` ... ``block.end - 1``.
         probability: (D, H, W), of any type.
         block: where it lies in the volume.
+
+    Returns:
+        the components, and the runs of their labels, see :func:`measure_labels`.
     """
     labels, count = label_block(mask)
     bottom = _labels_of_regions(labels[0])
     top = _labels_of_regions(labels[-1]) if block.end > block.stop else bottom[:0]
-    return BlockComponents(measure_labels(labels, count, probability, block), bottom, top)
+    components, runs = measure_labels(labels, count, probability, block)
+    return BlockComponents(components, bottom, top), runs
 
 
-def measure_labels(labels: np.ndarray, count: int, probability: np.ndarray, block: Block) -> Components:
-    """Numbers of the components 1 ... ``count`` of a block (D, H, W), without its shared last slice."""
+def measure_labels(labels: np.ndarray, count: int, probability: np.ndarray, block: Block) -> tuple[Components, Runs]:
+    """Numbers of the components 1 ... ``count`` of a block (D, H, W), and its runs, without its shared last slice.
+
+    Indices of voxels are those of the volume.
+    """
     _, height, width = labels.shape
     own = block.stop - block.start
     runs = find_runs(labels[:own])
+    values = probability[:own].ravel()[runs.voxels()].astype(np.float64)
+    sum_of_run = np.add.reduceat(values, np.cumsum(runs.length) - runs.length) if len(values) else values
+    runs = runs.moved(block.start * height * width)
     which, length = runs.label - 1, runs.length
-    z = runs.z + block.start
-    sums = (z * length, runs.y * length, runs.x * length + length * (length - 1) // 2)
+    row, x = np.divmod(runs.start, width)
+    z, y = np.divmod(row, height)
+    sums = (z * length, y * length, x * length + length * (length - 1) // 2)
     # Of repeated indices numpy keeps the last assignment: of runs in raster order backwards that is the first.
     first, low_z = np.full((2, count), _NEVER)
     high_z = np.zeros(count, np.int64)
-    first[which[::-1]] = (runs.voxels[runs.begin] + block.start * height * width)[::-1]
-    low_z[which[::-1]], high_z[which] = z[::-1], z + 1
+    first[which[::-1]], low_z[which[::-1]], high_z[which] = runs.start[::-1], z[::-1], z + 1
     low, high = np.full((count, 2), _NEVER), np.zeros((count, 2), np.int64)
-    np.minimum.at(low, which, np.stack([runs.y, runs.x], axis=-1))
-    np.maximum.at(high, which, np.stack([runs.y + 1, runs.x + length], axis=-1))
-    values = probability[:own].ravel()[runs.voxels].astype(np.float64)
-    sum_of_run = np.add.reduceat(values, runs.begin) if len(values) else values
-    return Components(
+    np.minimum.at(low, which, np.stack([y, x], axis=-1))
+    np.maximum.at(high, which, np.stack([y + 1, x + length], axis=-1))
+    components = Components(
         first=first,
         size=np.bincount(which, length, count).astype(np.int64),
         low=np.column_stack([low_z, low]),
@@ -161,6 +169,7 @@ def measure_labels(labels: np.ndarray, count: int, probability: np.ndarray, bloc
         index_sum=np.stack([np.bincount(which, one, count) for one in sums], axis=-1),
         probability_sum=np.bincount(which, sum_of_run, count),
     )
+    return components, runs
 
 
 def link_blocks(blocks: Sequence[BlockComponents], min_size: int = 0) -> tuple[list[np.ndarray], Components]:
