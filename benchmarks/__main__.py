@@ -18,6 +18,7 @@ from benchmarks import (
     gpu,
     instances,
     large_slices,
+    linking,
     loader,
     measure,
     metrics,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "loader": loader,
     "volume": volume,
     "large-slices": large_slices,
+    "linking": linking,
     "predictor": predictor,
     "gpu": gpu,
 }

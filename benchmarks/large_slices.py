@@ -51,7 +51,7 @@ class Stopwatch:
         function: Any = work
         clock, processor = time.perf_counter(), time.process_time()
         done = list(work(items))
-        name = NAMES.get(getattr(getattr(function, "func", None), "__name__", ""), "receipts")
+        name = NAMES.get(getattr(getattr(function, "func", None), "__name__", ""), "")  # receipts have none
         self.clock[name] += time.perf_counter() - clock
         self.processor[name] += time.process_time() - processor
         yield from done
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     for _ in range(args.repeats):
         for instances_from in ("components", "centers"):
             watch = measure(probability, density, args.slices, instances_from)
-            for name, seconds in watch.clock.items():
+            for name in NAMES.values():
+                seconds = watch.clock[name]
                 times[instances_from, name].append((seconds / args.slices, watch.processor[name] / args.slices))
     return [
         {"size": args.size, "slices": args.slices, "instances": instances_from, "what": name}
