@@ -117,6 +117,13 @@ def predict(parser: argparse.ArgumentParser) -> None:
         help="predict on a Dask cluster: a scheduler's address, or nothing for processes on this machine",
     )
     parser.add_argument("--workers", type=int, help="of a local Dask cluster; default: one for each GPU, or core")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=30,
+        metavar="SECONDS",
+        help="how long a Dask cluster may be without workers, which may wait in a queue; default: %(default)s",
+    )
     add_options(parser)
 
 

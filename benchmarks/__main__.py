@@ -13,7 +13,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import Benchmark, gpu, instances, loader, measure, metrics, model, predictor, step, volume, window
+from benchmarks import (
+    Benchmark,
+    gpu,
+    instances,
+    large_slices,
+    linking,
+    loader,
+    measure,
+    metrics,
+    model,
+    predictor,
+    step,
+    volume,
+    window,
+)
 
 import torch
 
@@ -25,6 +39,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "window": window,
     "loader": loader,
     "volume": volume,
+    "large-slices": large_slices,
+    "linking": linking,
     "predictor": predictor,
     "gpu": gpu,
 }

@@ -6,10 +6,12 @@ Every command of this project in a ```bash block is parsed; the blocks marked ``
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.__main__ import BENCHMARKS
 from docs.generate_reference import PAGES
@@ -17,6 +19,7 @@ from prompt_das.config.defaults import defaults
 from prompt_das_cli import build_parser, main
 
 import pytest
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +84,36 @@ def test_commands_can_be_typed(page: Path, words: list[str]) -> None:
         assert {word for word in words[1:] if "=" not in word} <= {name for line in targets for name in line.split()}
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
+
+
+def other_code() -> Iterator[tuple[Path, str, str]]:
+    for page in PAGES_TO_READ:
+        for language, code in re.findall(r"^```(python|yaml)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+            yield page, language, code
+
+
+@pytest.mark.parametrize(("page", "language", "code"), [pytest.param(*one, id=page_id(one[0])) for one in other_code()])
+def test_python_and_yaml_are_well_formed_and_commands_in_them_can_be_typed(
+    page: Path, language: str, code: str
+) -> None:
+    if language == "python":
+        texts = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+        commands = [shlex.split(text) for text in texts if str(text).startswith("prompt-das ")]
+    else:
+        commands = [command for document in yaml.safe_load_all(code) for command in commands_of(document)]
+    for words in commands:
+        if words[0] == "prompt-das":
+            build_parser().parse_args(words[1:])
+
+
+def commands_of(node: Any) -> Iterator[list[str]]:
+    """Of all containers in a manifest of Kubernetes."""
+    if isinstance(node, dict):
+        if "command" in node:
+            yield [*node["command"], *node.get("args", [])]
+        node = list(node.values())
+    for one in node if isinstance(node, list) else []:
+        yield from commands_of(one)
 
 
 RUNNABLE = [(page, block) for page in PAGES_TO_READ for mark, block in BLOCK.findall(page.read_text()) if mark]

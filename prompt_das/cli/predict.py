@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
             executor: Executor = run_here
             if args.dask:
                 address = None if args.dask == "local" else args.dask
-                executor = stack.enter_context(dask_executor(address, args.workers))
+                executor = stack.enter_context(dask_executor(address, args.workers, args.patience))
             source, opts = input_volume(args), overrides(args)
             network = {"config_file": args.config_file, "plugins": args.plugin}
             opts += outline_of_diameter(args.weights, source, opts=opts, **network)

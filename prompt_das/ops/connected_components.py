@@ -36,8 +36,25 @@ def connected_components(mask: np.ndarray) -> np.ndarray:
         raise ValueError(f"mask has shape {mask.shape}; connected_components takes one slice of shape (H, W)")
     if mask.size == 0:
         return np.zeros(mask.shape, dtype=np.int32)
-    count, labels = cv2.connectedComponents((mask != 0).astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
-    return in_raster_order(labels, count - 1)[labels]
+    labels, pixels, found, first = _label_and_find_first(mask)
+    labels.ravel()[pixels] = _raster_order(first)[found]
+    return labels
+
+
+def first_pixels(mask: np.ndarray) -> np.ndarray:
+    """The index of the first pixel of each 8-connected component of a mask (H, W): (n,) ascending."""
+    if mask.size == 0:
+        return np.zeros(0, np.int64)
+    return np.sort(_label_and_find_first(mask)[-1][1:])
+
+
+def _label_and_find_first(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """OpenCV's labels (H, W) of the components; foreground pixels, and their labels; (n + 1,) first pixel of each."""
+    foreground = mask != 0
+    count, labels = cv2.connectedComponents(foreground.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    pixels = np.flatnonzero(foreground)
+    found = labels.ravel()[pixels]
+    return labels, pixels, found, _first_of_labels(pixels, found, count - 1)
 
 
 def in_raster_order(labels: np.ndarray, count: int) -> np.ndarray:
@@ -49,12 +66,22 @@ def in_raster_order(labels: np.ndarray, count: int) -> np.ndarray:
     Returns:
         int32 (count + 1,): the new label of each; 0 stays.
     """
-    pixels = np.flatnonzero(labels)
+    pixels = np.flatnonzero(labels != 0)
+    return _raster_order(_first_of_labels(pixels, labels.ravel()[pixels], count))
+
+
+def _first_of_labels(pixels: np.ndarray, found: np.ndarray, count: int) -> np.ndarray:
+    """The first pixel of each label 1 ... ``count`` (count + 1,), from ascending pixels and their labels."""
     first = np.zeros(count + 1, dtype=np.int64)
     # Of repeated indices numpy keeps the last assignment: going backwards that is the first pixel.
-    first[labels.ravel()[pixels[::-1]]] = pixels[::-1]
-    new_ids = np.zeros(count + 1, dtype=np.int32)
-    new_ids[1 + np.argsort(first[1:])] = np.arange(1, count + 1, dtype=np.int32)
+    first[found[::-1]] = pixels[::-1]
+    return first
+
+
+def _raster_order(first: np.ndarray) -> np.ndarray:
+    """The new label of each label whose ``first`` pixel this is (count + 1,); 0 stays."""
+    new_ids = np.zeros(len(first), dtype=np.int32)
+    new_ids[1 + np.argsort(first[1:])] = np.arange(1, len(first), dtype=np.int32)
     return new_ids
 
 

@@ -96,10 +96,14 @@ def split_at_centers(
         labels[box][further] = count + parts[further] - 1
         parents.append(np.full(added, component))
         count += added
+    if len(parents) == 1:  # nothing was split
+        return labels, parents[0]
     order = in_raster_order(labels, count)
     parent = np.zeros(count + 1, np.int64)
     parent[order] = np.concatenate(parents)
-    return order[labels], parent
+    pixels = np.flatnonzero(labels != 0)
+    labels.ravel()[pixels] = order[labels.ravel()[pixels]]
+    return labels, parent
 
 
 def find_candidates(

@@ -125,6 +125,20 @@ def test_a_volume_here_and_on_dask_workers(
     assert re.search(r"3 × 64² *\| 2 Dask workers *\| +\|", out)
 
 
+def test_large_slices_after_the_network(benchmark: Callable) -> None:
+    results = benchmark("large-slices", "--size", "300", "--slices", "5")
+    done = [(r["instances"], r["what"]) for r in results]
+    steps = ["find", "write", "pyramids of three arrays"]
+    assert done == [(how, step) for how in ("components", "centers") for step in steps]
+    assert all(r["clock"]["median"] > 0 for r in results)
+
+
+def test_memory_of_linking_is_that_of_parts_at_borders(benchmark: Callable) -> None:
+    few, many = benchmark("linking", "--regions", "1000", "4000", "--blocks", "3")
+    assert (few["parts"], many["parts"]) == (4000, 16_000)  # of two shared slices, from both sides
+    assert many["bytes of a part"] == pytest.approx(few["bytes of a part"], rel=0.2)
+
+
 def test_a_click_beside_the_first_answer(
     benchmark: Callable, tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

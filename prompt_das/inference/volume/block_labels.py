@@ -1,7 +1,7 @@
 """How the slices of a block are labeled, before anything is known of other blocks: as components, or split at centers.
 
 Labels count from 1 in each part of the block that is held in memory at once, a slab: some slices for components, one
-slice where slices are split. A slab has the same labels each time, in every process.
+slice where slices are split.
 
 Shapes: D, H, W slices, height and width of a slab; n components or parts.
 """
@@ -18,16 +18,17 @@ from prompt_das.inference.volume.linking import (
     Block,
     BlockComponents,
     Components,
-    label_block,
     measure_block,
     measure_labels,
     split_into_blocks,
 )
+from prompt_das.ops.runs import Runs
 from prompt_das.volumes.ome_zarr import finest
 
 import numpy as np
 
-SLAB_VOXELS = 1 << 23  # at most, but at least one slice and the shared one; 6 bytes of memory each
+SLAB_VOXELS = 1 << 23  # at most, of 6 bytes of memory
+LEAST_SLICES = 3  # of a slab, however large they are: the slice that two slabs share is labeled twice
 _NONE = np.zeros(0, np.int64)
 
 
@@ -56,14 +57,11 @@ class InstanceRule:
 class Labeling(Protocol):
     """The slabs of a block of a stored volume."""
 
-    def measure(self, block: Block) -> Iterator[BlockComponents]:
-        """Label each slab and keep the numbers of its components, and what they share with the next slab.
+    def measure(self, block: Block) -> Iterator[tuple[BlockComponents, Runs]]:
+        """Label each slab: numbers of its components and what they share with the next slab, and the runs of its own.
 
         ``bottom`` of the first and ``top`` of the last list the regions that are shared with other blocks.
         """
-
-    def label(self, block: Block) -> Iterator[np.ndarray]:
-        """Label each slab, without the slice that is shared with the next: (D, H, W)."""
 
 
 def labeling_of(group: Any, rule: InstanceRule) -> Labeling:
@@ -77,19 +75,14 @@ class _ComponentLabeling:
     def __init__(self, group: Any, rule: InstanceRule) -> None:
         self._probability, self._rule = finest(group, "probability"), rule
 
-    def measure(self, block: Block) -> Iterator[BlockComponents]:
+    def measure(self, block: Block) -> Iterator[tuple[BlockComponents, Runs]]:
         for slab in self._slabs(block):
             stored = np.asarray(self._probability[slab.start : slab.end])
             yield measure_block(stored >= self._rule.lowest, stored, slab)
 
-    def label(self, block: Block) -> Iterator[np.ndarray]:
-        for slab in self._slabs(block):
-            mask = np.asarray(self._probability[slab.start : slab.end]) >= self._rule.lowest
-            yield label_block(mask)[0][: slab.stop - slab.start]
-
     def _slabs(self, block: Block) -> list[Block]:
         _, height, width = self._probability.shape
-        slices = max(1, SLAB_VOXELS // (height * width) - 1) if self._rule.linked else 1
+        slices = max(LEAST_SLICES, SLAB_VOXELS // (height * width) - 1) if self._rule.linked else 1
         return split_into_blocks(block, slices, linked=self._rule.linked)
 
 
@@ -99,8 +92,8 @@ class _CenterLabeling:
     def __init__(self, group: Any, rule: InstanceRule, centers: CenterRule) -> None:
         self._group, self._rule, self._centers = group, rule, centers
 
-    def measure(self, block: Block) -> Iterator[BlockComponents]:
-        waiting: tuple[Components, np.ndarray] | None = None  # numbers and lower links of the slice before
+    def measure(self, block: Block) -> Iterator[tuple[BlockComponents, Runs]]:
+        waiting: tuple[Components, Runs, np.ndarray] | None = None  # of the slice before, with its lower links
         before: SliceParts | None = None
         for z in range(block.start, block.end):
             parts, stored = self._split(z)
@@ -108,16 +101,12 @@ class _CenterLabeling:
             bottom = np.arange(1, count + 1) if z == block.start else _NONE
             if waiting is not None and before is not None:
                 top, bottom = link_slices(before, parts) if self._rule.linked else (_NONE, _NONE)
-                yield BlockComponents(*waiting, top)
+                yield BlockComponents(waiting[0], waiting[2], top), waiting[1]
             own = Block(z, min(z + 1, block.stop), z + 1)  # nothing of the slice that the next block has as well
-            waiting, before = (measure_labels(parts.labels[None], count, stored[None], own), bottom), parts
+            waiting, before = (*measure_labels(parts.labels[None], count, stored[None], own), bottom), parts
         if waiting is not None:
-            shared = block.end > block.stop
-            yield BlockComponents(*waiting, np.arange(1, len(waiting[0]) + 1) if shared else _NONE)
-
-    def label(self, block: Block) -> Iterator[np.ndarray]:
-        for z in range(block.start, block.stop):
-            yield self._split(z)[0].labels[None]
+            top = np.arange(1, len(waiting[0]) + 1) if block.end > block.stop else _NONE
+            yield BlockComponents(waiting[0], waiting[2], top), waiting[1]
 
     def _split(self, z: int) -> tuple[SliceParts, np.ndarray]:
         return split_slice(self._group, z, self._centers, self._rule.lowest, linked=self._rule.linked)

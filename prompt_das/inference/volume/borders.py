@@ -1,7 +1,7 @@
 """The instances of a volume from the components at the borders of its blocks, without those inside.
 
 What lies inside a block is complete there, and all that its id needs is how many instances begin before it. So the
-memory that is needed grows with the borders, not with the volume: some 150 bytes for each of the k components of a
+memory that is needed grows with the borders, not with the volume: some 350 bytes for each of the k components of a
 block that lie in a slice which it shares with another one.
 """
 

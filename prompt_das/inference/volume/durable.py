@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from prompt_das.utils.atomic_write import sync_folder
 
@@ -43,6 +43,20 @@ def make_receipt(*paths: Path) -> Receipt:
             content_size, crc = _checksum(file, zlib.crc32(os.fsencode(file.relative_to(path)), crc))
             files, size = files + 1, size + content_size
     return Receipt(files=files, bytes=size, crc32=crc)
+
+
+class Written(NamedTuple):
+    """Files or folders as they were when they were written, and the key by which they are known."""
+
+    key: Any
+    paths: tuple[Path, ...]
+    receipt: Receipt
+
+
+def check_receipts(items: Sequence[Written]) -> Iterator[tuple[Any, bool]]:
+    """Compare what is there with its receipt: each key, and whether it is as it was written."""
+    for item in items:
+        yield item.key, make_receipt(*item.paths) == item.receipt
 
 
 def _files(path: Path) -> Iterator[Path]:

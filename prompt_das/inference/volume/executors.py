@@ -18,7 +18,7 @@ from prompt_das.data.workers import block_signals
 import torch
 
 AT_ONCE = 4  # slices of a Dask task: few, so that little is lost with a worker, but the next is read ahead
-PATIENCE = 30.0  # seconds without a scheduler, or without any worker, after which a Dask cluster counts as lost
+PATIENCE = 30.0  # seconds
 _POLL = 1.0  # seconds
 
 
@@ -40,7 +40,9 @@ def run_here(work: Work, items: Sequence[Any], *, at_once: int = AT_ONCE) -> Ite
 
 
 @contextmanager
-def dask_executor(address: str | None = None, workers: int | None = None) -> Iterator[Executor]:
+def dask_executor(
+    address: str | None = None, workers: int | None = None, patience: float = PATIENCE
+) -> Iterator[Executor]:
     """Provide an executor on a Dask cluster. Its workers must see input, weights and output under the same paths.
 
     A worker that dies is replaced or its items go to others; results come in any order.
@@ -48,11 +50,12 @@ def dask_executor(address: str | None = None, workers: int | None = None) -> Ite
     Args:
         address: of a scheduler, "tcp://host:8786". None starts processes on this machine for as long as it lasts.
         workers: how many of these; by default one for each GPU, or for each core without a GPU.
+        patience: seconds without a scheduler, or without any worker, after which the cluster counts as lost.
 
     Raises:
         OSError: there is no scheduler at the address.
         RuntimeError: an item has brought down several workers, the scheduler is lost, or there are no workers (raised
-            while running, after ``PATIENCE`` seconds).
+            while running).
     """
     from distributed import Client, LocalCluster  # here: a second to import, for those who want it
 
@@ -64,7 +67,7 @@ def dask_executor(address: str | None = None, workers: int | None = None) -> Ite
         except (OSError, ValueError) as error:
             raise OSError(f"no Dask scheduler answers at {address}: is it running, is the address right?") from error
         with _closing(client):
-            yield _on(client, address)
+            yield _on(client, address, patience)
         return
     workers = workers or torch.cuda.device_count() or len(os.sched_getaffinity(0))
     # Ctrl-C in a terminal reaches the workers, too. They start with it blocked, and end with this process instead,
@@ -77,7 +80,7 @@ def dask_executor(address: str | None = None, workers: int | None = None) -> Ite
             )
             client = stack.enter_context(Client(stack.enter_context(local)))
             client.wait_for_workers(workers, timeout=60)
-        yield _on(client, "this machine")
+        yield _on(client, "this machine", patience)
 
 
 @contextmanager
@@ -121,7 +124,7 @@ def _closing(client: Any) -> Iterator[None]:
         client.close(timeout="5s")
 
 
-def _on(client: Any, where: str) -> Executor:
+def _on(client: Any, where: str, patience: float) -> Executor:
     from distributed import KilledWorker
 
     def run(work: Work, items: Sequence[Any], *, at_once: int = AT_ONCE) -> Iterator[Any]:
@@ -132,7 +135,7 @@ def _on(client: Any, where: str) -> Executor:
             future.add_done_callback(done.put)
         try:
             for _ in futures:
-                yield from _next(client, done, where).result()
+                yield from _next(client, done, where, patience).result()
         except KilledWorker as error:
             raise RuntimeError(f"several workers died at the same slices, out of memory perhaps: {error}") from error
         except CancelledError as error:
@@ -141,7 +144,7 @@ def _on(client: Any, where: str) -> Executor:
     return run
 
 
-def _next(client: Any, done: queue.SimpleQueue[Any], where: str) -> Any:
+def _next(client: Any, done: queue.SimpleQueue[Any], where: str, patience: float) -> Any:
     """Wait for the next future that is done, as long as there are a scheduler and workers."""
     last_seen = time.monotonic()
     while True:
@@ -151,7 +154,7 @@ def _next(client: Any, done: queue.SimpleQueue[Any], where: str) -> Any:
             connected = client.status == "running"
             if connected and client.scheduler_info()["workers"]:
                 last_seen = time.monotonic()
-            elif time.monotonic() - last_seen > PATIENCE:
+            elif time.monotonic() - last_seen > patience:
                 problem = "has no workers: start some" if connected else "is lost: start it again"
                 raise RuntimeError(f"the Dask scheduler of {where} {problem}") from None
 

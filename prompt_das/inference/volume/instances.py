@@ -19,11 +19,11 @@ from typing import Any
 from prompt_das.inference.volume.block_files import BlockFiles
 from prompt_das.inference.volume.block_labels import InstanceRule, labeling_of
 from prompt_das.inference.volume.borders import BlockIds, Border, link_borders
-from prompt_das.inference.volume.durable import make_receipt
+from prompt_das.inference.volume.durable import Receipt, make_receipt
 from prompt_das.inference.volume.executors import Executor, run_here
 from prompt_das.inference.volume.found_instances import FoundInstances
 from prompt_das.inference.volume.linking import Block, split_into_blocks
-from prompt_das.inference.volume.measured_block import MeasuredBlock
+from prompt_das.inference.volume.measured_block import measure
 from prompt_das.inference.volume.nearest_voxels import NearestVoxels, nearest_of_parts
 from prompt_das.inference.volume.progress import SliceBar
 from prompt_das.inference.volume.store import (
@@ -43,6 +43,8 @@ import zarr
 MOST_SLICES = 64  # of a block: more leave less to link, fewer are lost with a worker
 LEAST_SLICES = 4  # the slice that two blocks share is labeled in both
 FEWEST_BLOCKS = 8  # of a volume with enough slices, to share out
+
+DoneBlock = tuple[Block, Receipt]  # with what was written of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +96,8 @@ def label_instances(
         block: WriteTask(block, of_block, centroids[index])
         for block, of_block, index in zip(blocks, ids, at_border.of_parts, strict=True)
     }
-    write = partial(write_blocks, str(store), files, rule)
-
-    def written(block: Block) -> list[Path]:
-        labels = (paths_of_slice(group, store, [LABELS], z) for z in range(block.start, block.stop))
-        return [files.points(block), *(path for paths in labels for path in paths)]
-
-    run_pass("Writing instances", "written", write, tasks, written)
+    write = partial(write_blocks, str(store), files, rule.min_size)
+    run_pass("Writing instances", "written", write, tasks, partial(_written, group, store, files))
     points = _points_at_borders(files, blocks, at_border.of_parts, len(at_border.ids))
     return FoundInstances(blocks, files, ids, at_border, points, rule.min_size)
 
@@ -117,42 +114,50 @@ def _run_pass(
     paths_of: Callable[[Block], list[Path]],
 ) -> None:
     """Do what is not done yet, and log each block, under ``key``, with the receipt of what was written of it."""
-    done = intact_blocks(work, key, tasks, paths_of)
+    done = intact_blocks(work, key, tasks, paths_of, executor)
     todo = [task for block, task in tasks.items() if block not in done]
     with SliceBar(title, slices, sum(block.stop - block.start for block in done), progress) as bar:
-        for block in executor(function, todo, at_once=1):
-            work.log(**{key: [block.start, block.stop]}, receipt=make_receipt(*paths_of(block)))
+        for block, receipt in executor(function, todo, at_once=1):
+            work.log(**{key: [block.start, block.stop]}, receipt=receipt)
             bar.slice_done(block.stop - block.start)
 
 
-def find_in_blocks(store: str, files: BlockFiles, rule: InstanceRule, blocks: Sequence[Block]) -> Iterator[Block]:
-    """Find the components of blocks, each on its own, and write their files. Yields each block that is done."""
+def find_in_blocks(store: str, files: BlockFiles, rule: InstanceRule, blocks: Sequence[Block]) -> Iterator[DoneBlock]:
+    """Find the components of blocks, each on its own, and write their files."""
     labeling = labeling_of(zarr.open_group(store, mode="r"), rule)
     for block in blocks:
-        MeasuredBlock.measure(labeling, block, rule).save(files.found(block))
-        yield block
+        files.write_found(block, *measure(labeling, block, rule))
+        yield block, make_receipt(files.found(block))
 
 
-def write_blocks(store: str, files: BlockFiles, rule: InstanceRule, tasks: Sequence[WriteTask]) -> Iterator[Block]:
-    """Write the ids of blocks, and the points of their instances. Yields each block that is on the disk."""
+def write_blocks(store: str, files: BlockFiles, min_size: int, tasks: Sequence[WriteTask]) -> Iterator[DoneBlock]:
+    """Write the ids of blocks, and the points of their instances, from what was found."""
     group: Any = zarr.open_group(store, mode="r+")
-    labeling, labels = labeling_of(group, rule), finest(group, LABELS)
+    labels = finest(group, LABELS)
+    height, width = labels.shape[1:]
     for task in tasks:
-        measured = files.read_found(task.block)
-        ids = task.ids.table(measured, rule.min_size).astype(labels.dtype)
+        block = task.block
+        measured, runs = files.read_found(block), files.read_runs(block)
+        ids = task.ids.table(measured, min_size).astype(labels.dtype)
         size = np.maximum(measured.components.size, 1)  # some have no voxel here
         centroids = measured.components.index_sum / size[:, None]
         centroids[measured.border - 1] = task.centroids
-        points, z = NearestVoxels(centroids), task.block.start
-        for table, slab in zip(measured.tables, labeling.label(task.block), strict=False):
-            for in_slab in slab:
-                in_block = table[in_slab]
-                labels[z] = ids[in_block]
-                flush_slice(group, Path(store), [LABELS], z)
-                points.add_slice(z, in_block)
-                z += 1
-        files.write_points(task.block, points)
-        yield task.block
+        points = NearestVoxels(centroids)
+        for z in range(block.start, block.stop):
+            in_slice = runs.between(z * height * width, (z + 1) * height * width)
+            pixels = np.zeros((height, width), labels.dtype)
+            pixels.ravel()[in_slice.voxels()] = np.repeat(ids[in_slice.label], in_slice.length)
+            labels[z] = pixels
+            flush_slice(group, Path(store), [LABELS], z)
+            points.add_slice(z, in_slice, width)
+        files.write_points(block, points)
+        yield block, make_receipt(*_written(group, Path(store), files, block))
+
+
+def _written(group: Any, store: Path, files: BlockFiles, block: Block) -> list[Path]:
+    """What :func:`write_blocks` writes of a block."""
+    labels = (paths_of_slice(group, store, [LABELS], z) for z in range(block.start, block.stop))
+    return [files.points(block), *(path for paths in labels for path in paths)]
 
 
 def _points_at_borders(

@@ -17,7 +17,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from prompt_das.ops.connected_components import connected_components
+from prompt_das.ops.connected_components import connected_components, first_pixels
+from prompt_das.ops.runs import Runs, find_runs
 
 import cc3d
 import numpy as np
@@ -120,42 +121,55 @@ def label_block(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return labels[:, :height, :width], count
 
 
-def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block) -> BlockComponents:
+def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block) -> tuple[BlockComponents, Runs]:
     """Label a block and keep the numbers of its components. Voxels of the shared last slice count in the next block.
 
     Args:
         mask: (D, H, W) foreground of the slices ``block.start`` ... ``block.end - 1``.
         probability: (D, H, W), of any type.
         block: where it lies in the volume.
+
+    Returns:
+        the components, and the runs of their labels, see :func:`measure_labels`.
     """
     labels, count = label_block(mask)
     bottom = _labels_of_regions(labels[0])
     top = _labels_of_regions(labels[-1]) if block.end > block.stop else bottom[:0]
-    return BlockComponents(measure_labels(labels, count, probability, block), bottom, top)
+    components, runs = measure_labels(labels, count, probability, block)
+    return BlockComponents(components, bottom, top), runs
 
 
-def measure_labels(labels: np.ndarray, count: int, probability: np.ndarray, block: Block) -> Components:
-    """Numbers of the components 1 ... ``count`` of a block (D, H, W), without its shared last slice."""
+def measure_labels(labels: np.ndarray, count: int, probability: np.ndarray, block: Block) -> tuple[Components, Runs]:
+    """Numbers of the components 1 ... ``count`` of a block (D, H, W), and its runs, without its shared last slice.
+
+    Indices of voxels are those of the volume.
+    """
     _, height, width = labels.shape
     own = block.stop - block.start
-    voxels = np.flatnonzero(labels[:own])
-    which = labels.ravel()[voxels].astype(np.int64) - 1
-    index = np.stack(np.unravel_index(voxels, (own, height, width)), axis=-1)  # (voxels, 3)
-    index[:, 0] += block.start
-
-    first = np.full(count, _NEVER)
-    low, high = np.full((count, 3), _NEVER), np.zeros((count, 3), np.int64)
-    np.minimum.at(first, which, voxels + block.start * height * width)
-    np.minimum.at(low, which, index)
-    np.maximum.at(high, which, index + 1)
-    return Components(
+    runs = find_runs(labels[:own])
+    values = probability[:own].ravel()[runs.voxels()].astype(np.float64)
+    sum_of_run = np.add.reduceat(values, np.cumsum(runs.length) - runs.length) if len(values) else values
+    runs = runs.moved(block.start * height * width)
+    which, length = runs.label - 1, runs.length
+    row, x = np.divmod(runs.start, width)
+    z, y = np.divmod(row, height)
+    sums = (z * length, y * length, x * length + length * (length - 1) // 2)
+    # Of repeated indices numpy keeps the last assignment: of runs in raster order backwards that is the first.
+    first, low_z = np.full((2, count), _NEVER)
+    high_z = np.zeros(count, np.int64)
+    first[which[::-1]], low_z[which[::-1]], high_z[which] = runs.start[::-1], z[::-1], z + 1
+    low, high = np.full((count, 2), _NEVER), np.zeros((count, 2), np.int64)
+    np.minimum.at(low, which, np.stack([y, x], axis=-1))
+    np.maximum.at(high, which, np.stack([y + 1, x + length], axis=-1))
+    components = Components(
         first=first,
-        size=np.bincount(which, minlength=count),
-        low=low,
-        high=high,
-        index_sum=np.stack([np.bincount(which, index[:, axis], count) for axis in range(3)], axis=-1),
-        probability_sum=np.bincount(which, probability[:own].ravel()[voxels], count),
+        size=np.bincount(which, length, count).astype(np.int64),
+        low=np.column_stack([low_z, low]),
+        high=np.column_stack([high_z, high]),
+        index_sum=np.stack([np.bincount(which, one, count) for one in sums], axis=-1),
+        probability_sum=np.bincount(which, sum_of_run, count),
     )
+    return components, runs
 
 
 def link_blocks(blocks: Sequence[BlockComponents], min_size: int = 0) -> tuple[list[np.ndarray], Components]:
@@ -209,10 +223,8 @@ def _labels_of_regions(labels: np.ndarray) -> np.ndarray:
     Args:
         labels: (H, W) of a slice of a block; regions that meet in other slices have one label.
     """
-    regions = connected_components(labels > 0)
-    label_of = np.zeros(regions.max(initial=0) + 1, labels.dtype)
-    label_of[regions] = labels  # all pixels of a region have the same label
-    return label_of[1:]
+    result: np.ndarray = labels.ravel()[first_pixels(labels)]  # all pixels of a region have the same label
+    return result
 
 
 def _combine(how: np.ufunc, values: np.ndarray, whole: np.ndarray, count: int, start: int) -> np.ndarray:

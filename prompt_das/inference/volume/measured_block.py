@@ -1,17 +1,16 @@
-"""What is kept of a block once its components are found: a file that is enough to label it again, and to link it.
+"""What is kept of a block once its components are found, enough to link it and to write its instances.
 
 Shapes: n components of the block, k of them in a slice that it shares with another block.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from prompt_das.inference.volume.block_labels import InstanceRule, Labeling
 from prompt_das.inference.volume.linking import Block, Components, link_blocks
-from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.ops.runs import Runs, join_runs
 
 import numpy as np
 
@@ -23,41 +22,11 @@ class MeasuredBlock:
     Attributes:
         components: those in the slice that belongs to the next block alone come last, and have no voxel here.
         bottom, top: labels of the regions of the slice that is shared with the block below, and above.
-        tables: for each slab (see :mod:`prompt_das.inference.volume.block_labels`) from its labels to those here.
     """
 
     components: Components
     bottom: np.ndarray
     top: np.ndarray
-    tables: list[np.ndarray]
-
-    @classmethod
-    def measure(cls, labeling: Labeling, block: Block, rule: InstanceRule) -> MeasuredBlock:
-        """Find the components of a block, slab by slab."""
-        slabs = list(labeling.measure(block))
-        tables, components = link_blocks(slabs, min_size=-1)
-        tables = [table.astype(np.int64) for table in tables]
-        bottom, top = slabs[0].bottom, slabs[-1].top
-        if block.start == 0 or not rule.linked:
-            bottom = bottom[:0]
-        return cls(components, tables[0][bottom], tables[-1][top], tables)
-
-    def save(self, path: Path) -> None:
-        """Write a file that is complete or not there."""
-        arrays = {field.name: getattr(self.components, field.name) for field in fields(Components)}
-        lengths = [len(table) for table in self.tables]
-        with atomic_write(path) as part, open(part, "wb") as file:
-            np.savez(
-                file, **arrays, bottom=self.bottom, top=self.top, tables=np.concatenate(self.tables), lengths=lengths
-            )
-
-    @classmethod
-    def load(cls, path: Path) -> MeasuredBlock:
-        """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            components = Components(*(file[field.name] for field in fields(Components)))
-            tables = np.split(file["tables"], np.cumsum(file["lengths"])[:-1])
-            return cls(components, file["bottom"], file["top"], tables)
 
     @cached_property
     def border(self) -> np.ndarray:
@@ -69,3 +38,15 @@ class MeasuredBlock:
         inner = self.components.size > min_size
         inner[self.border - 1] = False
         return inner
+
+
+def measure(labeling: Labeling, block: Block, rule: InstanceRule) -> tuple[MeasuredBlock, Runs]:
+    """Find the components of a block, slab by slab, and the runs of their labels."""
+    measured, runs_of_slabs = zip(*labeling.measure(block), strict=True)
+    tables, components = link_blocks(measured, min_size=-1)
+    tables = [table.astype(np.int64) for table in tables]
+    bottom, top = measured[0].bottom, measured[-1].top
+    if block.start == 0 or not rule.linked:
+        bottom = bottom[:0]
+    runs = [runs._replace(label=table[runs.label]) for runs, table in zip(runs_of_slabs, tables, strict=True)]
+    return MeasuredBlock(components, tables[0][bottom], tables[-1][top]), join_runs(runs)

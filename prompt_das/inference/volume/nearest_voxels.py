@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+from prompt_das.ops.runs import Runs
+
 import numpy as np
 
 
@@ -26,17 +28,27 @@ class NearestVoxels:
         self.distance = np.full(len(centroids), math.inf)
         self._centroids = centroids
 
-    def add_slice(self, z: int, labels: np.ndarray) -> None:
-        """Take the voxels of a slice (H, W), whose labels count from 1. Slices must come in their order."""
-        y, x = np.nonzero(labels)
-        index = labels[y, x].astype(np.int64) - 1
-        voxels = np.stack([np.full_like(y, z), y, x], axis=-1)
-        distance = ((voxels - self._centroids[index]) ** 2).sum(-1)
+    def add_slice(self, z: int, runs: Runs, width: int) -> None:
+        """Take the voxels of a slice, from its runs, whose labels count from 1. Slices must come in their order.
+
+        Args:
+            width: of the slice.
+        """
+        index, (first_y, first_x) = runs.label - 1, np.divmod(runs.start, width)
+        center_y, center_x = self._centroids[index, 1], self._centroids[index, 2]
+        # The nearest voxel of a run is on one side of the centroid or the other: the first of them, if both are.
+        sides = np.floor(center_x)[:, None].astype(np.int64) + np.array([0, 1])
+        x = sides.clip(first_x[:, None], (first_x + runs.length - 1)[:, None])  # (r, 2)
+        off_z, off_y = z - self._centroids[index, 0], first_y - center_y
+        distance = (off_z**2 + off_y**2)[:, None] + (x - center_x[:, None]) ** 2
+        side = distance.argmin(axis=1)
+        every = np.arange(len(x))
+        distance, x = distance[every, side], x[every, side]
         before = self.distance.copy()
         np.minimum.at(self.distance, index, distance)
-        nearest = np.flatnonzero((distance == self.distance[index]) & (distance < before[index]))
+        nearest = np.flatnonzero((distance == self.distance[index]) & (distance < before[index]))[::-1]
         # Of repeated indices numpy keeps the last assignment: going backwards that is the first voxel.
-        self.voxels[index[nearest[::-1]]] = voxels[nearest[::-1]]
+        self.voxels[index[nearest]] = np.stack([np.full_like(x, z), first_y, x], axis=-1)[nearest]
 
 
 def nearest_of_parts(voxels: np.ndarray, distance: np.ndarray, instance: np.ndarray, count: int) -> np.ndarray:

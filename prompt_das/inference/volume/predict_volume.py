@@ -23,7 +23,6 @@ from prompt_das.config.plugins import import_plugins
 from prompt_das.data.physical_scale import warn_of_size
 from prompt_das.inference.volume.block_labels import InstanceRule
 from prompt_das.inference.volume.center_instances import CenterRule
-from prompt_das.inference.volume.durable import make_receipt
 from prompt_das.inference.volume.executors import Executor, run_here
 from prompt_das.inference.volume.export import export
 from prompt_das.inference.volume.found_instances import FoundInstances
@@ -33,12 +32,13 @@ from prompt_das.inference.volume.progress import SliceBar
 from prompt_das.inference.volume.settings import VolumeSettings
 from prompt_das.inference.volume.slice_prediction import (
     Network,
+    SliceResult,
     SliceTask,
     load_network,
     predict_slices,
 )
 from prompt_das.inference.volume.source import OpenedSource, VolumeSource
-from prompt_das.inference.volume.store import STORE, StoreLayout, intact_slices, paths_of_slice, prepare_store
+from prompt_das.inference.volume.store import STORE, StoreLayout, intact_slices, prepare_store
 from prompt_das.inference.volume.table import Columns, is_parquet, join_columns, table_columns, write_table
 from prompt_das.inference.volume.workspace import Workspace
 from prompt_das.volumes.ome_zarr import MOST_DESCRIBED, NO_OFFSET
@@ -226,13 +226,12 @@ def _predict(
     opened: OpenedSource,
     scale: float,
     settings: VolumeSettings,
-    function: Callable[..., Iterator[tuple[int, str | None]]],
+    function: Callable[..., Iterator[SliceResult]],
     executor: Executor,
     progress: bool,
 ) -> dict[int, str]:
     """Predict what is not done yet -> why slices were skipped, by index, in order."""
-    store = work.folder / STORE
-    done = intact_slices(work, group, settings.maps)
+    done = intact_slices(work, group, settings.maps, executor)
     prompts = opened.prompts
     tasks = [
         SliceTask(z, dataset_dict, prompts.get(dataset_dict["slice"], NO_POINTS), scale)
@@ -245,10 +244,10 @@ def _predict(
     with SliceBar("Predicting", len(opened.slices), len(done), progress) as bar:
         if executor is run_here:  # others do not report the progress within a slice
             function = partial(function, progress=bar.within_slice)
-        for z, problem in executor(function, tasks):
+        for z, receipt, problem in executor(function, tasks):
             bar.slice_done()
             if problem is None:
-                work.log(slice=z, receipt=make_receipt(*paths_of_slice(group, store, settings.maps, z)))
+                work.log(slice=z, receipt=receipt)
             elif settings.on_error == "stop":
                 raise VolumeError(problem)
             else:

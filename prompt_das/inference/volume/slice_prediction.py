@@ -11,11 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prompt_das.data.slices import read_image
+from prompt_das.inference.volume.durable import Receipt, make_receipt
 from prompt_das.inference.volume.executors import device_of_worker
-from prompt_das.inference.volume.store import flush_slice
+from prompt_das.inference.volume.store import flush_slice, paths_of_slice
 from prompt_das.modeling.load import load_model, resolve_device
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.volumes.ome_zarr import finest
@@ -57,23 +58,30 @@ class SliceTask:
     scale: float
 
 
+class SliceResult(NamedTuple):
+    """What became of the slice z: the receipt of what was written, or the problem that it cannot be read for."""
+
+    z: int
+    receipt: Receipt | None
+    problem: str | None
+
+
 def predict_slices(
     network: Network,
     store: str,
     density: bool,
     tasks: Sequence[SliceTask],
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[int, str | None]]:
-    """Predict slices into the arrays of ``store``, and yield (z, None) for each that is on the disk.
+) -> Iterator[SliceResult]:
+    """Predict slices into the arrays of ``store``, and yield each that is on the disk, or cannot be read.
 
-    The next slice is read and the last one is written while the network works. A slice that cannot be read gives (z,
-    what is wrong with it).
+    The next slice is read and the last one is written while the network works.
     """
     _, model = load_network(network)
     group: Any = zarr.open_group(store, mode="r+")
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         ahead = reader.submit(_try_to_read, tasks[0]) if tasks else None
-        writing: tuple[int, Future[None]] | None = None
+        writing: Future[SliceResult] | None = None
         for task, following in itertools.zip_longest(tasks, tasks[1:]):
             image: Any = ahead.result() if ahead is not None else None
             ahead = reader.submit(_try_to_read, following) if following is not None else None
@@ -81,14 +89,14 @@ def predict_slices(
             if not isinstance(image, VolumeError):
                 maps = _predict_slice(model, image, task, density, progress)
             if writing is not None:
-                yield _written(*writing)
+                yield writing.result()
                 writing = None
             if maps is not None:
-                writing = task.z, writer.submit(_write, group, Path(store), task.z, maps)
+                writing = writer.submit(_write, group, Path(store), task.z, maps)
             else:
-                yield task.z, str(image)
+                yield SliceResult(task.z, None, str(image))
         if writing is not None:
-            yield _written(*writing)
+            yield writing.result()
 
 
 def _predict_slice(
@@ -123,16 +131,12 @@ def _try_to_read(task: SliceTask) -> Any:
         return error
 
 
-def _write(group: Any, store: Path, z: int, maps: Mapping[str, np.ndarray]) -> None:
+def _write(group: Any, store: Path, z: int, maps: Mapping[str, np.ndarray]) -> SliceResult:
     """Write the maps of a slice and bring them to the disk."""
     for name, one in maps.items():
         finest(group, name)[z] = one
     flush_slice(group, store, maps, z)
-
-
-def _written(z: int, writing: Future[None]) -> tuple[int, None]:
-    writing.result()
-    return z, None
+    return SliceResult(z, make_receipt(*paths_of_slice(group, store, maps, z)), None)
 
 
 @lru_cache(maxsize=1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prompt_das.inference.volume.durable import make_receipt, sync_tree
+from prompt_das.inference.volume.durable import Written, check_receipts, sync_tree
+from prompt_das.inference.volume.executors import Executor
 from prompt_das.inference.volume.linking import Block
 from prompt_das.inference.volume.workspace import Workspace
 from prompt_das.utils.atomic_write import sync_folder
@@ -101,31 +102,40 @@ def paths_of_slice(group: Any, store: Path, maps: Iterable[str], z: int) -> list
     return [(store / array.path / array.metadata.encode_chunk_key((z, 0, 0))).parent.parent for array in arrays]
 
 
-def intact_slices(work: Workspace, group: Any, maps: Sequence[str]) -> set[int]:
+def intact_slices(work: Workspace, group: Any, maps: Sequence[str], executor: Executor) -> set[int]:
     """Slices that are done and are still as they were written; the others leave the journal."""
     store = work.folder / STORE
-
-    def intact(line: Mapping[str, Any]) -> bool:
-        if "slice" not in line:
-            return True
-        found: Any = make_receipt(*paths_of_slice(group, store, maps, line["slice"]))
-        return found == line["receipt"]
-
-    journal = [line for line in work.journal if intact(line)]
-    if len(journal) < len(work.journal):
-        lost = len(work.journal) - len(journal)
+    written = [
+        Written(line["slice"], tuple(paths_of_slice(group, store, maps, line["slice"])), line["receipt"])
+        for line in work.journal
+        if "slice" in line
+    ]
+    intact = _intact(written, executor)
+    if len(intact) < len(written):
+        lost = len(written) - len(intact)
         logger.warning("%s: %d slices are damaged (did the machine lose power?) and are predicted again", store, lost)
-        work.rewrite(journal)
-    return {line["slice"] for line in journal if "slice" in line}
+        work.rewrite([line for line in work.journal if "slice" not in line or line["slice"] in intact])
+    return intact
 
 
 def intact_blocks(
-    work: Workspace, key: str, blocks: Iterable[Block], paths_of: Callable[[Block], list[Path]]
+    work: Workspace, key: str, blocks: Iterable[Block], paths_of: Callable[[Block], list[Path]], executor: Executor
 ) -> set[Block]:
     """Blocks that were logged under ``key`` since the last slice was predicted, and are still as they were written."""
     receipts = {tuple(line[key]): line["receipt"] for line in _since_last_slice(work) if key in line}
-    logged = [block for block in blocks if (block.start, block.stop) in receipts]
-    return {block for block in logged if make_receipt(*paths_of(block)) == receipts[block.start, block.stop]}
+    return _intact(
+        [
+            Written(block, tuple(paths_of(block)), receipts[block.start, block.stop])
+            for block in blocks
+            if (block.start, block.stop) in receipts
+        ],
+        executor,
+    )
+
+
+def _intact(written: Sequence[Written], executor: Executor) -> set[Any]:
+    """The keys of what is as it was written; read where the work is done, since it may be much."""
+    return {key for key, same in executor(check_receipts, written) if same}
 
 
 def flush_slice(group: Any, store: Path, names: Iterable[str], z: int) -> None:

@@ -97,7 +97,8 @@ class Workspace:
     def finish(self, results: Mapping[str, Path]) -> None:
         """Move results (names in the folder) to their final places, ``output`` last, and remove the folder.
 
-        Each is flushed to the disk before the journal lists it, and compared with its receipt before it is moved.
+        Each is flushed to the disk before the journal lists it; where a process before this one has listed it, it is
+        compared with its receipt before it is moved.
 
         Raises:
             OSError: a result is not what was written: the machine lost power, or the disk is damaged.
@@ -108,7 +109,8 @@ class Workspace:
             sync_folder(self.folder)
             receipts = {name: make_receipt(self.folder / name) for name in results}
             self.log(moving={name: str(path) for name, path in results.items()}, receipts=receipts)
-        self._check_results()
+        else:
+            self._check_results()
         for name, path in sorted(results.items(), key=lambda item: item[1] == self.output):
             made = self.folder / name
             if not made.exists():  # moved, before the process was killed

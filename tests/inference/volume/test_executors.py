@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from prompt_das.inference.volume import executors
 from prompt_das.inference.volume.executors import dask_executor, device_of_worker, run_here
 
 import distributed
@@ -78,11 +77,10 @@ def test_no_scheduler_at_the_address_is_one_line() -> None:
         dask_executor("tcp://127.0.0.1:9").__enter__()
 
 
-def test_a_cluster_without_workers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "PATIENCE", 1.5)
+def test_a_cluster_without_workers_is_an_error_when_patience_ends() -> None:
     with (
         distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
-        dask_executor(cluster.scheduler_address) as run,
+        dask_executor(cluster.scheduler_address, patience=1.5) as run,
         pytest.raises(RuntimeError, match=r"the Dask scheduler of .* has no workers: start some"),
     ):
         list(run(double, [1]))

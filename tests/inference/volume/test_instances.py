@@ -15,10 +15,11 @@ from prompt_das.inference.volume.block_files import BlockFiles
 from prompt_das.inference.volume.block_labels import InstanceRule, labeling_of
 from prompt_das.inference.volume.borders import Border, link_borders
 from prompt_das.inference.volume.center_instances import CenterRule
+from prompt_das.inference.volume.durable import check_receipts
 from prompt_das.inference.volume.executors import AT_ONCE, Work
 from prompt_das.inference.volume.instances import label_instances, plan_blocks
 from prompt_das.inference.volume.linking import Block
-from prompt_das.inference.volume.measured_block import MeasuredBlock
+from prompt_das.inference.volume.measured_block import MeasuredBlock, measure
 from prompt_das.inference.volume.workspace import Workspace
 
 import numpy as np
@@ -90,7 +91,7 @@ def measured_blocks(folder: Path, probability: np.ndarray) -> list[MeasuredBlock
     with stored_maps(folder, probability, 0 * probability) as (work, _):
         labeling = labeling_of(zarr.open_group(str(work.folder / "volume.zarr"), mode="r"), rule)
         blocks = [Block(z, z + 8, min(z + 9, 32)) for z in range(0, 32, 8)]
-        return [MeasuredBlock.measure(labeling, block, rule) for block in blocks]
+        return [measure(labeling, block, rule)[0] for block in blocks]
 
 
 def test_what_is_linked_does_not_grow_with_what_lies_inside_the_blocks(tmp_path: Path) -> None:
@@ -138,7 +139,8 @@ def test_stopped_after_any_line_of_the_journal_it_goes_on_with_what_is_missing(
 
         def counted(work: Any, items: Any, **options: Any) -> Any:
             for result in work(items):
-                worked.append(result)
+                if work is not check_receipts:
+                    worked.append(result)
                 yield result
 
         monkeypatch.setattr(Workspace, "log", stop)

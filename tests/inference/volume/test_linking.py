@@ -32,7 +32,7 @@ def label_in_blocks(
     whole = Block(0, len(mask), len(mask))
     blocks = split_into_blocks(whole, slices if linked else 1, linked=linked)
     parts = [mask[b.start : b.end] for b in blocks]
-    measured = [measure_block(part, probability[b.start : b.end], b) for part, b in zip(parts, blocks, strict=True)]
+    measured = [measure_block(part, probability[b.start : b.end], b)[0] for part, b in zip(parts, blocks, strict=True)]
     tables, instances = link_blocks(measured, min_size)
     labels = [
         table[label_block(part)[0]][: b.stop - b.start] for table, part, b in zip(tables, parts, blocks, strict=True)
