@@ -150,18 +150,41 @@ def _run(environment: dict[str, str], target: Callable, args: tuple) -> None:
     target(*args)
 
 
+def _run_rank(rank: int, environment: dict[str, str], target: Callable, args: tuple) -> None:
+    _run(environment, target, (rank, *args))
+
+
+def _spawn(target: Callable, args: tuple, nprocs: int) -> None:
+    torch.multiprocessing.start_processes(
+        _run_rank, (dict(os.environ), target, args), nprocs, start_method="forkserver"
+    )
+
+
 @pytest.fixture(scope="session")
-def start_process() -> Callable[..., Any]:
-    """``start_process(target, *args)``: runs in a process of its own, with what it imports imported already."""
+def _fork_server() -> Any:
+    """New processes are those that ``spawn`` would start, but with what takes seconds to import imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["prompt_das.engine", "prompt_das.inference.volume"])
+    modules = ["engine", "inference.volume", "cli.main", "cli.train"]
+    context.set_forkserver_preload([*(f"prompt_das.{name}" for name in modules), __name__])
+    return context
+
+
+@pytest.fixture(scope="session")
+def start_process(_fork_server: Any) -> Callable[..., Any]:
+    """``start_process(target, *args)``: runs in a process of its own."""
 
     def start(target: Callable, *args: Any, daemon: bool = False) -> Any:
-        process = context.Process(target=_run, args=(dict(os.environ), target, args), daemon=daemon)
+        process = _fork_server.Process(target=_run, args=(dict(os.environ), target, args), daemon=daemon)
         process.start()
         return process
 
     return start
+
+
+@pytest.fixture
+def quick_launch(_fork_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of :func:`prompt_das.engine.launch.launch` come from the fork server."""
+    monkeypatch.setattr(torch.multiprocessing, "spawn", _spawn)
 
 
 @pytest.fixture(scope="session")
