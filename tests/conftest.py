@@ -143,9 +143,25 @@ def results_of() -> Callable[[Path], Any]:
     return _results_of
 
 
+def _hasten_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
+    key_of = "detectron2.engine.defaults._try_get_key"  # newer versions may not have it
+    monkeypatch.setattr(key_of, lambda cfg, key, *_, default=None: cfg.get(key, default), raising=False)
+
+
+@pytest.fixture
+def quick_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts a run without what takes Detectron2 longer than the run of a tiny network takes.
+
+    That is to ask a dozen programs for their versions, and three times to write the config, read it and pick a key.
+    """
+    _hasten_setup(monkeypatch)
+
+
 def _run(environment: dict[str, str], target: Callable, args: tuple) -> None:
     os.environ.clear()
     os.environ.update(environment)  # the fork server has that of the first test
+    _hasten_setup(pytest.MonkeyPatch())
     multiprocessing.set_start_method("fork", force=True)  # as it is where no fork server is
     target(*args)
 
