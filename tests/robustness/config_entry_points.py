@@ -170,7 +170,7 @@ def hostile_description(canary: Path) -> dict[str, bytes]:
 
 ENTRY_POINTS = {
     "configs: file": EntryPoint(config_and_base, load_config, frozenset(), lambda *_: True, hostile_yaml),
-    "configs: training": EntryPoint(config_and_base, train, frozenset(), lambda *_: True, hostile_yaml),
+    "configs: training": EntryPoint(config_and_base, train, frozenset(), lambda *_: True, hostile_yaml, True),
     "configs: of a volume": EntryPoint(
         description, read_description, frozenset(), lambda *_: True, hostile_description
     ),
