@@ -143,25 +143,64 @@ def results_of() -> Callable[[Path], Any]:
     return _results_of
 
 
+def _hasten_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
+    key_of = "detectron2.engine.defaults._try_get_key"  # newer versions may not have it
+    monkeypatch.setattr(key_of, lambda cfg, key, *_, default=None: cfg.get(key, default), raising=False)
+
+
+@pytest.fixture
+def quick_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts a run without what takes Detectron2 longer than the run of a tiny network takes.
+
+    That is to ask a dozen programs for their versions, and three times to write the config, read it and pick a key.
+    """
+    _hasten_setup(monkeypatch)
+
+
 def _run(environment: dict[str, str], target: Callable, args: tuple) -> None:
     os.environ.clear()
     os.environ.update(environment)  # the fork server has that of the first test
+    _hasten_setup(pytest.MonkeyPatch())
     multiprocessing.set_start_method("fork", force=True)  # as it is where no fork server is
     target(*args)
 
 
+def _run_rank(rank: int, environment: dict[str, str], target: Callable, args: tuple) -> None:
+    _run(environment, target, (rank, *args))
+
+
+def _spawn(target: Callable, args: tuple, nprocs: int) -> None:
+    torch.multiprocessing.start_processes(
+        _run_rank, (dict(os.environ), target, args), nprocs, start_method="forkserver"
+    )
+
+
 @pytest.fixture(scope="session")
-def start_process() -> Callable[..., Any]:
-    """``start_process(target, *args)``: runs in a process of its own, with what it imports imported already."""
+def _fork_server() -> Any:
+    """New processes are those that ``spawn`` would start, but with what takes seconds to import imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["prompt_das.engine", "prompt_das.inference.volume"])
+    modules = ["engine", "inference.volume", "cli.main", "cli.train"]
+    context.set_forkserver_preload([*(f"prompt_das.{name}" for name in modules), __name__])
+    return context
+
+
+@pytest.fixture(scope="session")
+def start_process(_fork_server: Any) -> Callable[..., Any]:
+    """``start_process(target, *args)``: runs in a process of its own."""
 
     def start(target: Callable, *args: Any, daemon: bool = False) -> Any:
-        process = context.Process(target=_run, args=(dict(os.environ), target, args), daemon=daemon)
+        process = _fork_server.Process(target=_run, args=(dict(os.environ), target, args), daemon=daemon)
         process.start()
         return process
 
     return start
+
+
+@pytest.fixture
+def quick_launch(_fork_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of :func:`prompt_das.engine.launch.launch` come from the fork server."""
+    monkeypatch.setattr(torch.multiprocessing, "spawn", _spawn)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
-pytestmark = pytest.mark.usefixtures("quiet_logging", "forget_new_names")
+pytestmark = pytest.mark.usefixtures("quick_setup", "quiet_logging", "forget_new_names")
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quick"
 TARGET, TEST = "synthetic_target_train", "synthetic_target_val"
@@ -60,15 +61,29 @@ def arguments(tiny: list[str]) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def train(
-    arguments: Callable[..., Any],
-    synthetic_data: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Train:
+def train(arguments: Callable[..., Any], synthetic_data: Path) -> Train:
     """Runs `prompt-das train` in this process -> its results."""
-    # It asks a dozen programs for their versions, which takes longer than the run.
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
     return lambda *args, **kwargs: run_process(arguments(*args, **kwargs))
+
+
+@pytest.fixture(scope="module")
+def kept_runs() -> dict[str, tuple[dict[str, Any], Path]]:
+    return {}
+
+
+@pytest.fixture
+def finished(
+    train: Train, kept_runs: dict[str, tuple[dict[str, Any], Path]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[dict[str, Any], Path]]:
+    """The results and the folder of a run of each mode, which tests share: they write nothing there."""
+
+    def get(mode: str) -> tuple[dict[str, Any], Path]:
+        if mode not in kept_runs:
+            folder = tmp_path_factory.mktemp("finished") / mode
+            kept_runs[mode] = train(mode, folder, TEST__SAVE_RLE=True), folder
+        return kept_runs[mode]
+
+    return get
 
 
 def last_metrics(output: Path) -> dict[str, float]:
@@ -85,11 +100,11 @@ def summary(output: Path, name: str = TEST) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", ["source", "oracle", "uda", "wda"])
-def test_a_run_of_every_mode(train: Train, tmp_path: Path, mode: str) -> None:
+def test_a_run_of_every_mode(finished: Callable[..., Any], mode: str) -> None:
     """One command from data to an evaluated model. Mixed precision, as the configs for the CPU have it."""
-    results = train(mode, tmp_path)
+    results, folder = finished(mode)
 
-    metrics = last_metrics(tmp_path)
+    metrics = last_metrics(folder)
     losses = {name for name in metrics if name.startswith("loss_")}
     assert losses == SOURCE_LOSSES | (TARGET_LOSSES if mode in ("uda", "wda") else set())
     assert all(math.isfinite(metrics[name]) for name in (*losses, "total_loss", "lr"))
@@ -99,23 +114,23 @@ def test_a_run_of_every_mode(train: Train, tmp_path: Path, mode: str) -> None:
     for protocol in ("paper", "instance"):
         for share in ("0%", "15%", "100%"):
             assert 0 <= results[f"{protocol}/{share}"]["Dice"] <= 100
-    assert summary(tmp_path)["results"].keys() == results.keys()
-    assert summary(tmp_path)["slices"] == 2
-    with open(tmp_path / "inference" / TEST / "per_slice.csv") as file:
+    assert summary(folder)["results"].keys() == results.keys()
+    assert summary(folder)["slices"] == 2
+    with open(folder / "inference" / TEST / "per_slice.csv") as file:
         assert {row["image_id"] for row in csv.DictReader(file)} == {f"{TEST}/im0004", f"{TEST}/im0005"}
-    assert [path.name for path in (tmp_path / "inference").iterdir()] == [TEST]  # validation leaves no files
-    pictures = list((tmp_path / "inference" / TEST / "pictures").glob("*.png"))
+    assert [path.name for path in (folder / "inference").iterdir()] == [TEST]  # validation leaves no files
+    pictures = list((folder / "inference" / TEST / "pictures").glob("*.png"))
     assert len(pictures) == 2
     assert all(cv2.imread(str(picture)) is not None for picture in pictures)
 
-    written = {path.name for path in tmp_path.iterdir()}
+    written = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "log.txt", "metrics.json", "model_best.pth", "model_final.pth"} <= written
     assert {name for name in written if name.startswith("model_0")} == {"model_0000008.pth", "model_0000011.pth"}
     assert any(name.startswith("events.out.tfevents") for name in written)
     assert (f"pseudo_points_{TARGET}.json" in written) is (mode == "uda")
     assert (f"sparse_points_{TARGET}.json" in written) is (mode == "wda")
-    assert not list(tmp_path.glob("*.part"))
-    content = read_checkpoint(tmp_path / "model_final.pth")
+    assert not list(folder.glob("*.part"))
+    content = read_checkpoint(folder / "model_final.pth")
     assert content.keys() == {"model", "teacher", "trainer", "iteration", "config"}
     assert not all(torch.equal(value, content["teacher"][name]) for name, value in content["model"].items())
 
@@ -139,7 +154,8 @@ def test_each_component_has_its_own_switch(train: Train, source_model: Path, tmp
     """As in the paper's ablation; from a source model, so without burn-in: 9 of the 12 iterations remain."""
     for switch, without in SWITCHES.items():
         changes = {f"DOMAIN_ADAPT__{switch}": False, "DOMAIN_ADAPT__BURN_IN_ITERS": 9}
-        train("wda", tmp_path / switch, MODEL__WEIGHTS=source_model, DATASETS__TEST="()", **changes)
+        changes |= {"MODEL__WEIGHTS": source_model, "DATASETS__VAL": "()", "DATASETS__TEST": "()"}
+        train("wda", tmp_path / switch, **changes)
         metrics = last_metrics(tmp_path / switch)
         assert metrics["iteration"] == 2
         losses = {name for name in metrics if name.startswith("loss_")}
@@ -165,16 +181,16 @@ def test_the_burn_in_is_the_run_of_the_source_config(
 # ---- evaluation by itself
 
 
-def test_evaluation_alone_gives_the_numbers_of_the_end_of_training(train: Train, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    at_the_end = train("wda", run, TEST__SAVE_RLE=True)
-    weights = {"MODEL__WEIGHTS": run / "model_final.pth"}
-    again = train("wda", tmp_path / "eval", "--eval-only", TEST__SAVE_RLE=True, **weights)
+def test_evaluation_alone_gives_the_numbers_of_the_end_of_training(
+    train: Train, finished: Callable[..., Any], tmp_path: Path
+) -> None:
+    at_the_end, run = finished("wda")
+    again = train("wda", tmp_path, "--eval-only", TEST__SAVE_RLE=True, MODEL__WEIGHTS=run / "model_final.pth")
     assert json.dumps(again) == json.dumps(at_the_end)  # as text, where nan is nan
     for file in ("summary.json", "per_slice.csv", "instances_100.json"):
-        first, second = (folder / "inference" / TEST / file for folder in (run, tmp_path / "eval"))
+        first, second = (folder / "inference" / TEST / file for folder in (run, tmp_path))
         assert first.read_text() == second.read_text()
-    assert not (tmp_path / "eval" / "model_final.pth").exists()
+    assert not (tmp_path / "model_final.pth").exists()
 
 
 @pytest.mark.parametrize(("teacher", "weights"), [(True, "teacher"), (False, "model")])
@@ -280,32 +296,36 @@ def train_until(train: Train, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return run
 
 
-@pytest.mark.parametrize("mode", ["uda", "wda"])
 def test_stopped_twice_and_resumed_is_uninterrupted(
-    train: Train, train_until: Callable[..., None], tmp_path: Path, assert_same: Callable[..., None], mode: str
+    train: Train,
+    train_until: Callable[..., None],
+    finished: Callable[..., Any],
+    tmp_path: Path,
+    assert_same: Callable[..., None],
 ) -> None:
-    """Cut off during burn-in, and again during adaptation. Student, teacher, optimizer, schedule: equal to the bit."""
-    exact = {"MODEL__PRECISION": "float32"}
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    expected = train(mode, whole, **exact)
+    """Cut off during burn-in, and again during adaptation. Student, teacher, optimizer, schedule: equal to the bit.
 
-    train_until(4, mode, parts, **exact)
-    assert (parts / "last_checkpoint").read_text() == "model_0000002.pth"
-    train_until(10, mode, parts, "--resume", **exact)
-    assert (parts / "last_checkpoint").read_text() == "model_0000008.pth"
-    results = train(mode, parts, "--resume", **exact)
+    Without sparse points, and killed anywhere: tests/robustness/test_faults.py.
+    """
+    expected, whole = finished("wda")
+    changes = {"TEST__SAVE_RLE": True}
+    train_until(4, "wda", tmp_path, **changes)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+    train_until(10, "wda", tmp_path, "--resume", **changes)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000008.pth"
+    results = train("wda", tmp_path, "--resume", **changes)
 
     for name in ("model_0000008.pth", "model_0000011.pth", "model_final.pth"):
-        assert_same(read_checkpoint(parts / name), read_checkpoint(whole / name), name)
+        assert_same(read_checkpoint(tmp_path / name), read_checkpoint(whole / name), name)
     assert json.dumps(results) == json.dumps(expected)
-    assert (parts / "metrics.json").read_text().count('"iteration": 11') == 1
+    assert (tmp_path / "metrics.json").read_text().count('"iteration": 11') == 1
 
 
-def test_a_finished_run_is_only_evaluated_again(train: Train, tmp_path: Path) -> None:
-    expected = train("source", tmp_path)
-    before = (tmp_path / "model_final.pth").read_bytes()
-    assert json.dumps(train("source", tmp_path, "--resume")) == json.dumps(expected)
-    assert (tmp_path / "model_final.pth").read_bytes() == before
+def test_a_finished_run_is_only_evaluated_again(train: Train, finished: Callable[..., Any], tmp_path: Path) -> None:
+    expected, whole = finished("source")
+    shutil.copytree(whole, tmp_path / "run")
+    assert json.dumps(train("source", tmp_path / "run", "--resume", TEST__SAVE_RLE=True)) == json.dumps(expected)
+    assert (tmp_path / "run" / "model_final.pth").read_bytes() == (whole / "model_final.pth").read_bytes()
 
 
 # ---- does it help
@@ -359,23 +379,22 @@ def test_adaptation_helps(train: Train, tmp_path: Path, monkeypatch: pytest.Monk
 # ---- several processes
 
 
+@pytest.mark.usefixtures("quick_launch")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
-@pytest.mark.parametrize("corrupt", [(), ("source/im/im0001.png", "target/im/im0002.png")])
 def test_two_processes_train_and_evaluate_like_one(
-    corrupt: tuple[str, ...],
     train: Train,
     spoil: Callable[[str], Path],
     arguments: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Unsupervised mode, in which they also share the work of making pseudo points.
+    """Unsupervised mode, in which they also share the work of making pseudo points; each stream skips a damaged slice.
 
     (A Dice loss and a mean of contrastive embeddings, which the config has not, would be those of each process.)
     """
-    spoiled = [str(spoil(name)) for name in corrupt]
+    spoiled = [str(spoil(name)) for name in ("source/im/im0001.png", "target/im/im0002.png")]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    exact = {"MODEL__PRECISION": "float32", "DATALOADER__MAX_CORRUPT_SLICES": len(corrupt)}
+    exact = {"MODEL__PRECISION": "float32", "DATALOADER__MAX_CORRUPT_SLICES": 2}
     train("uda", tmp_path / "one", **exact)
     launch(run_process, 2, args=(arguments("uda", tmp_path / "two", **exact),))
     for run in ("one", "two"):

@@ -31,12 +31,11 @@ def test_there_is_one_for_each_registry() -> None:
     assert len(EXAMPLES) == PAGE.count("\n## ") == 5
 
 
-@pytest.mark.usefixtures("quiet_logging", "synthetic_data")
+@pytest.mark.usefixtures("quick_setup", "quiet_logging", "synthetic_data")
 @pytest.mark.parametrize(("code", "config"), EXAMPLES, ids=re.findall(r"^class (\w+)", PAGE, re.MULTILINE))
 def test_an_example_trains_and_predicts(
     code: str, config: str, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")  # takes longer than the run
     parts, leaf, output = tmp_path / "my_parts.py", tmp_path / "my_lab.yaml", tmp_path / "output"
     monkeypatch.setattr(plugins, "_imported", {})
     parts.write_text(code)

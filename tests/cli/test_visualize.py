@@ -30,8 +30,9 @@ def volumes(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def colors(path: Path) -> set[tuple[int, ...]]:
-    picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-    return {tuple(c) for c in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
+    picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB).astype(np.int32)
+    packed = np.unique(picture @ (1 << 16, 1 << 8, 1))  # many times faster than unique rows
+    return {(color >> 16, color >> 8 & 255, color & 255) for color in packed.tolist()}
 
 
 def test_a_labeled_volume_is_shown_as_a_source(volumes: tuple[Path, Path], tmp_path: Path) -> None:

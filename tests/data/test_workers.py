@@ -22,7 +22,7 @@ PROMPTLY = 60  # seconds, on a busy machine; a hang lasts for ever
 # Both streams, points that the source model makes, evaluations between and at the end.
 RUN = {
     "MODEL.PRECISION": "float32",
-    "SOLVER.MAX_ITER": 30,
+    "SOLVER.MAX_ITER": 20,
     "SOLVER.WARMUP_ITERS": 2,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.CHECKPOINT_PERIOD": 1,

@@ -146,29 +146,33 @@ class Crash(HookBase):
             raise RuntimeError("power cut")
 
 
-@pytest.mark.parametrize(("points", "end"), [(True, Stop), (False, Stop), (True, Crash)])
+@pytest.mark.parametrize(("points", "ends"), [(True, (Stop, Crash)), (False, (Stop,))])
 def test_stopped_and_resumed_it_ends_with_the_same_weights(
     weights: Path,
     source: VolumeSource,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     points: bool,
-    end: type[HookBase],
+    ends: tuple[type[HookBase], ...],
 ) -> None:
     monkeypatch.setattr(module, "TOLERANCE", 2)
     source = source if points else VolumeSource(source.volume)
     whole = adapt(weights, source, tmp_path / "whole.safetensors", opts=QUICK, progress=False)
     make_hooks = module.ClickWatch.__call__
-    with monkeypatch.context() as patch:
-        patch.setattr(module.ClickWatch, "__call__", lambda self, trainer: [*make_hooks(self, trainer), end()])
-        with pytest.raises((SystemExit, RuntimeError), match=f"{EXIT_RESUMABLE}|power cut"):
-            adapt(weights, source, tmp_path / "parts.safetensors", opts=QUICK, progress=False)
-    with pytest.raises(FileExistsError, match=r"go on with --resume"):
-        adapt(weights, source, tmp_path / "parts.safetensors", opts=QUICK, progress=False)
-    parts = adapt(weights, source, tmp_path / "parts.safetensors", resume=True, progress=False)
-    assert same(parts.output, whole.output)
-    assert read_metadata(parts.output) == read_metadata(whole.output)
-    assert (parts.before, parts.after, parts.iterations) == (whole.before, whole.after, whole.iterations)
+    for end in ends:
+        output = tmp_path / f"{end.__name__}.safetensors"
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                module.ClickWatch, "__call__", lambda self, trainer, end=end: [*make_hooks(self, trainer), end()]
+            )
+            with pytest.raises((SystemExit, RuntimeError), match=f"{EXIT_RESUMABLE}|power cut"):
+                adapt(weights, source, output, opts=QUICK, progress=False)
+        with pytest.raises(FileExistsError, match=r"go on with --resume"):
+            adapt(weights, source, output, opts=QUICK, progress=False)
+        parts = adapt(weights, source, output, resume=True, progress=False)
+        assert same(parts.output, whole.output)
+        assert read_metadata(parts.output) == read_metadata(whole.output)
+        assert (parts.before, parts.after, parts.iterations) == (whole.before, whole.after, whole.iterations)
 
 
 def test_other_clicks_are_not_resumed_with(

@@ -50,6 +50,7 @@ def test_one_process_is_this_one() -> None:
     assert seen == [3]
 
 
+@pytest.mark.usefixtures("quick_launch")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs it is Detectron2's own launch")
 def test_two_processes_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They know who they are, can talk to each other, and the error of one is the error of the whole."""
@@ -208,6 +209,7 @@ def test_a_rank_is_killed_and_the_run_resumed(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
 def test_the_launcher_is_killed(tmp_path: Path, in_process: Callable[..., Any]) -> None:
+    """Its processes are spawned: only then it is their parent, whose death they are told."""
     job = in_process(sleep_in_two_processes, str(tmp_path))
     files = [tmp_path / "pid0", tmp_path / "pid1"]
     assert wait_for(lambda: all(file.exists() and file.read_text() for file in files), 120)
@@ -215,6 +217,7 @@ def test_the_launcher_is_killed(tmp_path: Path, in_process: Callable[..., Any]) 
     assert wait_for(lambda: not any(alive(int(file.read_text())) for file in files), 60)
 
 
+@pytest.mark.usefixtures("quick_launch")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
 def test_a_rank_fails_while_the_other_waits(tmp_path: Path) -> None:
     """The error that is reported is the first one, not that of the rank that lost its partner."""

@@ -12,11 +12,10 @@ import pytest
 from detectron2.config import CfgNode
 
 
-@pytest.mark.usefixtures("quiet_logging")
+@pytest.mark.usefixtures("quick_setup", "quiet_logging")
 def test_logs_in_files_and_pipes_have_no_color_codes(
-    tiny_cfg: CfgNode, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_cfg: CfgNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
     setup_run(tiny_cfg, argparse.Namespace(config_file="quick/synthetic_wda"))
     for name in ("prompt_das", "detectron2", "fvcore"):
         logging.getLogger(name).warning("a warning, which a terminal shows in red")

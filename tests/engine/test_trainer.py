@@ -258,12 +258,12 @@ def test_the_evaluator_has_the_settings_of_the_config(cfg: CfgNode, monkeypatch:
     assert (seen[-1]["output_dir"], seen[-1]["save_rle"]) == (None, False)
 
 
+@pytest.mark.usefixtures("quick_setup")
 @pytest.mark.parametrize(("seed", "expected"), [(7, 7), (-1, 123)])
 def test_all_processes_start_from_the_same_random_numbers(
     cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, seed: int, expected: int
 ) -> None:
     """The Fourier frequencies are drawn by each of them. Without a seed, they take the one of the first process."""
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
     monkeypatch.setattr("prompt_das.engine.setup.comm.shared_random_seed", lambda: 123)
     cfg.SEED = seed
     setup_run(cfg, argparse.Namespace())

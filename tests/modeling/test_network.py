@@ -65,7 +65,7 @@ def test_the_guard_refuses_connections_and_names() -> None:
         s.bind(("127.0.0.1", 0))
 
 
-@pytest.mark.usefixtures("no_network", "synthetic_data")
+@pytest.mark.usefixtures("no_network", "quick_setup", "synthetic_data")
 def test_training_evaluation_and_prediction(
     tiny: list[str],
     synthetic_root: Path,
@@ -73,7 +73,6 @@ def test_training_evaluation_and_prediction(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Prediction on a local Dask cluster, whose scheduler and pages are for this machine only."""
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
     changes = {"OUTPUT_DIR": tmp_path, "SOLVER.MAX_ITER": 4, "DOMAIN_ADAPT.BURN_IN_ITERS": 2, "DATASETS.VAL": "()"}
     changes |= {"SOLVER.IMS_PER_BATCH": 2, "DATALOADER.TARGET_IMS_PER_BATCH": 2}
     words = [*tiny, *(str(word) for pair in changes.items() for word in pair)]

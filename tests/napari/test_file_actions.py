@@ -188,13 +188,12 @@ def test_a_project_keeps_negative_clicks(
     assert description.get("points") == ("points.json" if positive else None)
 
 
-@pytest.mark.usefixtures("synthetic_data", "forget_new_names", "quiet_logging")
+@pytest.mark.usefixtures("synthetic_data", "forget_new_names", "quick_setup", "quiet_logging")
 def test_from_clicks_to_a_network_that_answers_clicks(
     ready: PluginHarness,
     tiny: list[str],
     image: np.ndarray,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A project made by the plugin is trained by the command it tells, and its weights are opened in the plugin."""
     layer = ready.segment(image, name="my lab", scale=(30, 8, 8), units=("nm",) * 3)
@@ -208,7 +207,6 @@ def test_from_clicks_to_a_network_that_answers_clicks(
     assert description["points"] == "points.json"
     assert description["voxel_size"] == [30, 8, 8]
 
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
     options = [*tiny, "SOLVER.MAX_ITER", "2", "DOMAIN_ADAPT.BURN_IN_ITERS", "1"]
     command = ["train", "--config-file", str(tmp_path / "project" / "train.yaml"), *options]
     main(command)

@@ -15,7 +15,6 @@ from prompt_das.data.datasets import register_config_volumes, register_volumes_f
 from prompt_das_cli import main
 from volume_entry_points import png, volume
 
-import detectron2.engine.defaults
 from detectron2.data import DatasetCatalog
 
 
@@ -39,7 +38,6 @@ def yaml_of(cfg: Any) -> dict[str, str]:
 
 def train(folder: Path) -> Any:
     """As `prompt-das train --config-file`, as far as it gets without weights."""
-    detectron2.engine.defaults.collect_env_info = str  # it runs a compiler, for the log
     output = folder.parent / f"{folder.name}_output"
     words = ["train", "--config-file", str(folder / "leaf.yaml"), "--eval-only", "OUTPUT_DIR", str(output)]
     try:
@@ -172,7 +170,7 @@ def hostile_description(canary: Path) -> dict[str, bytes]:
 
 ENTRY_POINTS = {
     "configs: file": EntryPoint(config_and_base, load_config, frozenset(), lambda *_: True, hostile_yaml),
-    "configs: training": EntryPoint(config_and_base, train, frozenset(), lambda *_: True, hostile_yaml),
+    "configs: training": EntryPoint(config_and_base, train, frozenset(), lambda *_: True, hostile_yaml, True),
     "configs: of a volume": EntryPoint(
         description, read_description, frozenset(), lambda *_: True, hostile_description
     ),

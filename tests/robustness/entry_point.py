@@ -38,6 +38,7 @@ class EntryPoint:
         certain: damage that never gives another result.
         allowed: (result, true result): whether the format's rules permit this other result.
         hostile: name -> content of the first file, always to be refused.
+        read_elsewhere: whether another entry point gets the same hostile files and reads them with the same function.
     """
 
     write: Callable[[Path, list[str]], list[Path]]
@@ -45,6 +46,7 @@ class EntryPoint:
     certain: frozenset[str] = ALWAYS
     allowed: Callable[[Any, Any], bool] = lambda result, true: False
     hostile: Callable[[Path], dict[str, bytes]] = lambda canary: {}
+    read_elsewhere: bool = False
 
 
 def command(*arguments: str) -> str:

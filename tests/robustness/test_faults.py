@@ -24,16 +24,13 @@ CONFIG = Path(__file__).parents[2] / "configs" / "quick" / "synthetic_uda.yaml"
 # Unsupervised, since its source model also makes points and writes them; a checkpoint after every step.
 RUN = {
     "MODEL.PRECISION": "float32",
-    "SOLVER.MAX_ITER": 50,
     "SOLVER.WARMUP_ITERS": 2,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.CHECKPOINT_PERIOD": 1,
     "DATALOADER.TARGET_IMS_PER_BATCH": 2,
     "DATASETS.VAL": "('synthetic_target_train[0:1]',)",
     "DATASETS.TEST": "()",
-    "TEST.EVAL_PERIOD": 15,
     "VIS_PERIOD": 0,
-    "DOMAIN_ADAPT.BURN_IN_ITERS": 20,
 }
 
 
@@ -48,32 +45,39 @@ def train(options: list[str]) -> None:
 
 
 @pytest.fixture
-def start(tiny: list[str], synthetic_data: Path, start_process: Callable[..., Any]) -> Callable[[Path], Any]:
-    """A process that trains in a folder, from where it stopped."""
+def start(tiny: list[str], synthetic_data: Path, start_process: Callable[..., Any]) -> Callable[[Path, int], Any]:
+    """A process that trains so many iterations in a folder, from where it stopped."""
 
-    def start(folder: Path) -> Any:
-        words = [str(word) for pair in ({**RUN, "OUTPUT_DIR": folder}).items() for word in pair]
+    def start(folder: Path, iterations: int) -> Any:
+        lengths = {
+            "SOLVER.MAX_ITER": iterations,
+            "DOMAIN_ADAPT.BURN_IN_ITERS": 2 * iterations // 5,
+            "TEST.EVAL_PERIOD": 3 * iterations // 10,
+        }
+        words = [str(word) for pair in ({**RUN, **lengths, "OUTPUT_DIR": folder}).items() for word in pair]
         return start_process(train, [*tiny, *words])
 
     return start
 
 
 # Three in every run of the tests; the slow ones are those of `make test-faults`.
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "iterations"), [(3, 30), pytest.param(50, 50, marks=pytest.mark.slow)])
 def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
-    start: Callable[[Path], Any],
+    start: Callable[[Path, int], Any],
+    start_process: Callable[..., Any],
     tmp_path: Path,
     kills: int,
+    iterations: int,
     rng: np.random.Generator,
     results_of: Callable[[Path], Any],
     assert_same: Callable[..., None],
 ) -> None:
-    start(tmp_path / "warm").join()  # the first process imports what the others find imported
+    start_process(str).join()  # the first process waits for the imports, which the others find done
     before = time.perf_counter()
-    start(tmp_path / "whole").join()
+    start(tmp_path / "whole", iterations).join()
     duration = time.perf_counter() - before
     expected = results_of(tmp_path / "whole")
-    assert expected[1][-1]["iteration"] == 50  # the last evaluation; before it, each twentieth
+    assert expected[1][-1]["iteration"] == iterations  # the last evaluation; before it, each twentieth
 
     killed = runs = 0
     while killed < kills:
@@ -81,7 +85,7 @@ def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
         runs += 1
         done = False
         while not done:
-            process = start(folder)
+            process = start(folder, iterations)
             if killed < kills:
                 process.join(rng.uniform(0, 0.6) * duration)
                 process.kill()

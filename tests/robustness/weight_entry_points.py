@@ -196,10 +196,10 @@ def hostile_checkpoints(canary: Path) -> dict[str, bytes]:
 
 
 ENTRY_POINTS = {
-    "configs: of a run": EntryPoint(trained_config, load_trained, frozenset({"cut"}), same_weights, hostile_yaml),
+    "configs: of a run": EntryPoint(trained_config, load_trained, frozenset({"cut"}), same_weights, hostile_yaml, True),
     "weights: checkpoint": EntryPoint(trained, load_trained, hostile=hostile_checkpoints),
     "weights: resume": EntryPoint(trained, resume),
-    "weights: export": EntryPoint(trained, share, hostile=hostile_checkpoints),
+    "weights: export": EntryPoint(trained, share, hostile=hostile_checkpoints, read_elsewhere=True),
     "weights: shared": EntryPoint(exported, load_exported, hostile=hostile_safetensors),
     "weights: DINO": EntryPoint(dino, load_encoder, hostile=hostile_weights),
     "weights: foreign safetensors": EntryPoint(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -225,20 +223,15 @@ def stream_process(d: dict[str, Any], rng: np.random.Generator) -> int:
 # ---- several processes
 
 
-def train_slowly(options: list[str]) -> None:
+def train(options: list[str]) -> None:
     torch.set_num_threads(1)
     run(get_prompt_das_cfg(None, options))
 
 
-def train_in_two_processes(options: list[str]) -> None:
-    launch(train_slowly, 2, args=(options,))
-
-
+@pytest.mark.usefixtures("quick_launch")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
-def test_several_processes_stop_together(
-    tiny: list[str], synthetic_data: Path, tmp_path: Path, start_process: Callable[..., Any]
-) -> None:
-    """Only their parent is asked."""
+def test_several_processes_stop_together(tiny: list[str], synthetic_data: Path, tmp_path: Path) -> None:
+    """Only their parent, this process, is asked."""
     options = {
         "OUTPUT_DIR": tmp_path,
         "DATASETS.TRAIN": "('synthetic_source_train',)",
@@ -246,27 +239,35 @@ def test_several_processes_stop_together(
         "SOLVER.CHECKPOINT_PERIOD": 100_000,
     }
     words = [*tiny, *(str(word) for pair in options.items() for word in pair)]
-    job = start_process(train_in_two_processes, words)
-    metrics = tmp_path / "metrics.json"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert job.pid is not None
-    os.kill(job.pid, signal.SIGTERM)
-    job.join(60)
-    assert job.exitcode == EXIT_RESUMABLE
+    metrics, ended = tmp_path / "metrics.json", threading.Event()
+
+    def stop_when_they_train() -> None:
+        while not ended.wait(0.1):
+            if metrics.exists() and metrics.read_text():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=stop_when_they_train)
+    thread.start()
+    try:
+        with pytest.raises(SystemExit) as stop:
+            launch(train, 2, args=(words,))
+    finally:
+        ended.set()
+        thread.join()
+    assert stop.value.code == EXIT_RESUMABLE
     last = (tmp_path / "last_checkpoint").read_text()
     assert last == f"model_{read_checkpoint(tmp_path / last)['iteration']:07d}.pth"
 
 
-def test_a_process_with_loader_workers_can_exit() -> None:
+def leave_with_workers() -> None:
+    loader = build_stream_loader([{}], stream_process, batch_size=1, start_iter=0, max_iter=9, seed=(0,), workers=1)
+    next(iter(loader))
+    raise SystemExit(EXIT_RESUMABLE)
+
+
+def test_a_process_with_loader_workers_can_exit(start_process: Callable[..., Any]) -> None:
     """They ignore the SIGTERM that Python sends them at its exit, and it would wait for them without end."""
-    program = (
-        "from prompt_das.data.build import build_stream_loader\n"
-        "loader = build_stream_loader([{}], print, batch_size=1, start_iter=0, max_iter=9, seed=(0,), workers=1)\n"
-        "batches = iter(loader)\n"
-        "next(batches)\n"
-        "raise SystemExit(75)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], timeout=120, capture_output=True, check=False)
-    assert done.returncode == EXIT_RESUMABLE, done.stderr.decode()
+    process = start_process(leave_with_workers)
+    process.join(60)
+    assert process.exitcode == EXIT_RESUMABLE
