@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import (
     Benchmark,
+    click_rounds,
     gpu,
     instances,
     large_slices,
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "large-slices": large_slices,
     "linking": linking,
     "predictor": predictor,
+    "click-rounds": click_rounds,
     "gpu": gpu,
 }
 
