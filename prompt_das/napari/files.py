@@ -9,8 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +143,7 @@ def segment_volume(
             output,
             settings,
             overwrite=not output.exists(),  # an unfinished one of other clicks is of no use any more
-            executor=partial(_run_and_report, report),
-            progress=False,
+            progress=report,
         )
     finally:
         prompts.unlink()
@@ -221,19 +219,6 @@ def copy_volume(volume: Volume, beside: Path, voxel_size: VoxelSize | None, repo
         copy = beside.with_name(f"{beside.name}.{digest.hexdigest()}.zarr")
         shutil.rmtree(copy, ignore_errors=True)  # of a process that was killed
         return part.rename(copy)
-
-
-def _run_and_report(report: Report, work: Callable[..., Iterator], slices: Sequence) -> Iterator:
-    """An executor (prompt_das.inference.volume.executors) in this thread; progress counts hundredths of a slice."""
-    done = 0
-
-    def within(windows: int, total: int) -> None:
-        report(100 * done + min(99, 100 * windows // total), 100 * len(slices))
-
-    for result in work(slices, progress=within):
-        yield result  # it is noted as done before the report, which may raise
-        done += 1
-        report(100 * done, 100 * len(slices))
 
 
 class _Counter:

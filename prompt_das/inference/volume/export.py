@@ -7,7 +7,7 @@ from typing import Any
 
 from prompt_das.inference.volume.executors import Executor
 from prompt_das.inference.volume.output_files import OutputFiles
-from prompt_das.inference.volume.progress import SliceBar
+from prompt_das.inference.volume.progress import Progress, SliceBar
 from prompt_das.inference.volume.pyramids import make_pyramids
 from prompt_das.inference.volume.store import STORE, StoreLayout
 from prompt_das.inference.volume.table import Columns
@@ -22,7 +22,7 @@ def export(
     files: OutputFiles,
     columns: Columns,
     executor: Executor,
-    progress: bool,
+    progress: Progress,
 ) -> dict[str, Path]:
     """Write the result in its format into the folder of the job.
 
@@ -48,7 +48,7 @@ def export(
 
 
 def _complete(
-    store: Path, group: Any, layout: StoreLayout, columns: Columns, executor: Executor, progress: bool
+    store: Path, group: Any, layout: StoreLayout, columns: Columns, executor: Executor, progress: Progress
 ) -> None:
     """Add to an OME-Zarr what viewers want: coarser levels, and what is known of the instances."""
     levels = make_pyramids(store, group, [*layout.maps, LABELS], layout.voxel_size, executor, progress)

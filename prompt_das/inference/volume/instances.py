@@ -25,7 +25,7 @@ from prompt_das.inference.volume.found_instances import FoundInstances
 from prompt_das.inference.volume.linking import Block, split_into_blocks
 from prompt_das.inference.volume.measured_block import measure
 from prompt_das.inference.volume.nearest_voxels import NearestVoxels, nearest_of_parts
-from prompt_das.inference.volume.progress import SliceBar
+from prompt_das.inference.volume.progress import Progress, SliceBar
 from prompt_das.inference.volume.store import (
     STORE,
     StoreLayout,
@@ -74,7 +74,7 @@ def label_instances(
     rule: InstanceRule,
     executor: Executor = run_here,
     *,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> FoundInstances:
     """Turn the maps in the store of a job into instance ids there.
 
@@ -106,7 +106,7 @@ def _run_pass(
     work: Workspace,
     executor: Executor,
     slices: int,
-    progress: bool,
+    progress: Progress,
     title: str,
     key: str,
     function: Any,

@@ -28,7 +28,7 @@ from prompt_das.inference.volume.export import export
 from prompt_das.inference.volume.found_instances import FoundInstances
 from prompt_das.inference.volume.instances import label_instances
 from prompt_das.inference.volume.output_files import DEFAULT_OME_VERSION, OutputFiles
-from prompt_das.inference.volume.progress import SliceBar
+from prompt_das.inference.volume.progress import Progress, SliceBar
 from prompt_das.inference.volume.settings import VolumeSettings
 from prompt_das.inference.volume.slice_prediction import (
     Network,
@@ -84,7 +84,7 @@ def predict_volume(
     opts: Sequence[str] = (),
     plugins: Sequence[str | Path] = (),
     executor: Executor = run_here,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> Result | None:
     """Predict a volume. Killed at any moment and called again with equal arguments, it goes on where it was.
 
@@ -99,7 +99,8 @@ def predict_volume(
         ome_version: of an OME-Zarr, "0.4" or "0.5", see :mod:`prompt_das.volumes.ome_zarr`.
         overwrite: replace results that are there, and an unfinished job of other settings.
         executor: where slices and blocks are worked on, see :mod:`prompt_das.inference.volume.executors`.
-        progress: show a bar with the time that is left.
+        progress: show bars with the time that is left; or a function, see
+            :data:`prompt_das.inference.volume.progress.Progress`.
 
     Returns:
         None if the result was complete already.
@@ -228,7 +229,7 @@ def _predict(
     settings: VolumeSettings,
     function: Callable[..., Iterator[SliceResult]],
     executor: Executor,
-    progress: bool,
+    progress: Progress,
 ) -> dict[int, str]:
     """Predict what is not done yet -> why slices were skipped, by index, in order."""
     done = intact_slices(work, group, settings.maps, executor)
@@ -245,7 +246,6 @@ def _predict(
         if executor is run_here:  # others do not report the progress within a slice
             function = partial(function, progress=bar.within_slice)
         for z, receipt, problem in executor(function, tasks):
-            bar.slice_done()
             if problem is None:
                 work.log(slice=z, receipt=receipt)
             elif settings.on_error == "stop":
@@ -253,6 +253,7 @@ def _predict(
             else:
                 logger.warning("skipped: %s", problem)
                 skipped[z] = problem
+            bar.slice_done()  # after it is noted as done: a report of the progress may raise
     return dict(sorted(skipped.items()))
 
 

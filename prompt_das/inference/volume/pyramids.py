@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_das.inference.volume.executors import Executor
-from prompt_das.inference.volume.progress import SliceBar
+from prompt_das.inference.volume.progress import Progress, SliceBar
 from prompt_das.volumes.ome_zarr import LABELS, create_levels, fill_level
 from prompt_das.volumes.pyramid import Level, mean, mode
 from prompt_das.volumes.voxel_size import VoxelSize
@@ -33,7 +33,7 @@ class LevelPart:
 
 
 def make_pyramids(
-    store: Path, group: Any, names: Sequence[str], voxel_size: VoxelSize | None, executor: Executor, progress: bool
+    store: Path, group: Any, names: Sequence[str], voxel_size: VoxelSize | None, executor: Executor, progress: Progress
 ) -> list[Level]:
     """Make the coarser levels of images, and of the labels, in ``store``; returns all levels, which are alike."""
     levels: list[Level] = []
