@@ -47,14 +47,13 @@ def fit_outline(
     Args:
         model: in eval mode; it is not prompted.
         slices: of the volume, dicts as in :mod:`prompt_das.data.slices`.
-        clicks: (n, 3) by slice, to look where objects are; None to look anywhere.
+        clicks: (n, 3) by slice, to look where objects are first.
         diameter: of a circle of the same area as a typical object, in pixels of the image.
 
     Returns:
         the one that the model has, with a warning, where it is sure of too few objects to speak of a typical one.
     """
-    places = some_clicks(clicks, seed) if clicks else random_places(slices, seed)
-    windows = ClickWindows(slices, places, crop)
+    windows = ClickWindows(slices, choose_places(slices, clicks or {}, seed), crop)
     shift, found = logit_of_diameter(list(windows.predict(model)), diameter * crop.scale)
     if shift is None:
         logger.warning(
@@ -112,24 +111,21 @@ def sure_diameters(probability: np.ndarray, threshold: float) -> np.ndarray:
     return 2 * np.sqrt(np.bincount(components.ravel(), minlength=number)[whole] / math.pi)
 
 
-def some_clicks(clicks: Mapping[int, np.ndarray], seed: int) -> SliceClicks:
-    """At most :data:`MOST_WINDOWS` of the positive clicks (n, 3) of slices, by slice."""
-    rows = [(z, *click) for z in sorted(clicks) for click in clicks[z] if click[2] == POSITIVE]
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:MOST_WINDOWS]
-    return by_slice([rows[i] for i in sorted(chosen)])
+def choose_places(slices: Sequence[dict[str, Any]], clicks: Mapping[int, np.ndarray], seed: int) -> SliceClicks:
+    """:data:`MOST_WINDOWS` places of a volume: its positive clicks, and others at random where these are fewer.
 
+    Args:
+        clicks: (n, 3) by slice.
 
-def random_places(slices: Sequence[dict[str, Any]], seed: int) -> SliceClicks:
-    """:data:`MOST_WINDOWS` places in a volume, as clicks (n, 3) by slice."""
+    Returns:
+        (n, 3) by slice, as clicks.
+    """
     rng = np.random.default_rng(seed)
-    rows = []
-    for i in rng.integers(len(slices), size=MOST_WINDOWS):
+    positive = [(z, *click) for z in sorted(clicks) for click in clicks[z] if click[2] == POSITIVE]
+    rows = [positive[i] for i in rng.permutation(len(positive))[:MOST_WINDOWS]]
+    for i in rng.integers(len(slices), size=MOST_WINDOWS - len(rows)):
         x, y = rng.random(2) * (slices[i]["width"], slices[i]["height"])
         rows.append((slices[i]["slice"], x, y, POSITIVE))
-    return by_slice(rows)
-
-
-def by_slice(rows: Sequence[tuple[float, ...]]) -> SliceClicks:
-    """Rows (slice, x, y, label) -> clicks (n, 3) by slice."""
-    slices = {int(row[0]) for row in rows}
-    return {z: np.array([row[1:] for row in rows if row[0] == z], np.float32) for z in sorted(slices)}
+    return {
+        int(z): np.array([row[1:] for row in rows if row[0] == z], np.float32) for z in sorted({r[0] for r in rows})
+    }

@@ -93,6 +93,14 @@ def test_without_clicks_any_place_will_do(windows: dict[str, Any]) -> None:
     assert (places[:, :2] < (60, 40)).all()
 
 
+def test_few_clicks_are_joined_by_other_places(windows: dict[str, Any]) -> None:
+    fit_outline(SimpleNamespace(outline_logit=0.0), SLICES, {3: CLICKS[3]}, CROP, 24.0)
+    places = windows["clicks"]
+    assert sum(map(len, places.values())) == outline_fit.MOST_WINDOWS
+    assert [5, 5, 1] in places[3].tolist()
+    assert [9, 9, 0] not in places[3].tolist()
+
+
 def test_a_network_that_finds_nothing_keeps_its_outlines_and_says_so(
     windows: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
