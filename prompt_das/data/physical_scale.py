@@ -163,7 +163,10 @@ def warn_of_size(cfg: CfgNode, areas: np.ndarray, scale: float, name: str) -> No
     """
     if cfg.INPUT.PIXEL_SIZE <= 0 or len(areas) < ENOUGH_INSTANCES:
         return  # DIAMETER means something at one physical scale only
-    found = float(np.median(2 * np.sqrt(np.asarray(areas) / math.pi)))
+    # Half of the foreground is in larger ones: specks are many, and say nothing of the size of objects.
+    ordered = np.sort(np.asarray(areas))
+    typical = ordered[np.searchsorted(ordered.cumsum(), ordered.sum() / 2)]
+    found = 2 * math.sqrt(typical / math.pi)
     ratio = found * scale / cfg.INPUT.DIAMETER
     if not 1 / SIZE_FACTOR <= ratio <= SIZE_FACTOR:
         logger.warning(

@@ -134,6 +134,8 @@ def test_objects_of_another_size_are_a_warning(cfg: CfgNode, caplog: pytest.LogC
     caplog.set_level(logging.WARNING, "prompt_das")
     area = np.full(9, math.pi * 20**2)  # 40 pixels across
     warn_of_size(cfg, area, 0.5, "lab")  # 20 of the network, where it knows 14.5
+    specks = np.concatenate([area / 2, np.full(50, 10.0)])  # more than objects, and little of what was found
+    warn_of_size(cfg, specks, 0.5, "lab")
     warn_of_size(cfg, area[:2], 4.0, "lab")  # two are not typical of anything
     warn_of_size(get_prompt_das_cfg(), area, 1.0, "lab")  # no physical scale
     assert not caplog.records
