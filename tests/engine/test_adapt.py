@@ -48,6 +48,14 @@ def weights(tiny_cfg: CfgNode, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def scaled(tiny_cfg: CfgNode, tmp_path: Path) -> Path:
+    """Weights that take pixels of 16 nm, and objects of 10 of them."""
+    tiny_cfg.INPUT.PIXEL_SIZE, tiny_cfg.INPUT.DIAMETER = 16.0, 10.0
+    export_weights(tmp_path / "scaled.safetensors", PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
+    return tmp_path / "scaled.safetensors"
+
+
+@pytest.fixture
 def clicks(synthetic_data: Path, tmp_path: Path) -> Path:
     """A click on the center of every mitochondrion of the volume, and two beside."""
     points = {}
@@ -360,12 +368,9 @@ def test_held_out_clicks_are_not_trained_on(
 
 
 def test_a_diameter_gives_the_target_its_scale_and_leaves_that_of_the_source(
-    tiny_cfg: CfgNode, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scaled: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network knows objects of 10 pixels; those of 20 are shrunk to a half."""
-    tiny_cfg.INPUT.PIXEL_SIZE, tiny_cfg.INPUT.DIAMETER = 16.0, 10.0
-    start = tmp_path / "scaled.safetensors"
-    export_weights(start, PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
     seen = {}
 
     def train(cfg: CfgNode, score: Any, *_: Any, **__: Any) -> tuple[float, None]:
@@ -374,19 +379,16 @@ def test_a_diameter_gives_the_target_its_scale_and_leaves_that_of_the_source(
 
     monkeypatch.setattr(module, "train", train)
     volume = VolumeSource(source.volume, points=source.points, diameter=20)
-    done = adapt(start, volume, tmp_path / "mine.pth", source="synthetic", opts=QUICK, progress=False)
+    done = adapt(scaled, volume, tmp_path / "mine.pth", source="synthetic", opts=QUICK, progress=False)
     assert seen["scale"].of_slice(seen["slice"]) == 0.5
     assert seen["scale"].of_slice(get_slices(("synthetic",))[0]) == 20 / 16
     assert Predictor(done.output).cfg.INPUT.PIXEL_SIZE == 16
 
 
 def test_a_diameter_says_where_outlines_lie_and_the_result_keeps_it(
-    tiny_cfg: CfgNode, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scaled: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The start that watches and the run have it as well; what a user sets is left alone."""
-    tiny_cfg.INPUT.PIXEL_SIZE, tiny_cfg.INPUT.DIAMETER = 16.0, 10.0
-    start = tmp_path / "scaled.safetensors"
-    export_weights(start, PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
     seen = []
 
     def fit(model: PromptDAS, *_: Any) -> float:
@@ -400,10 +402,10 @@ def test_a_diameter_says_where_outlines_lie_and_the_result_keeps_it(
     monkeypatch.setattr(module, "fit_outline", fit)
     monkeypatch.setattr(module, "train", train)
     volume = VolumeSource(source.volume, points=source.points, diameter=10)
-    done = adapt(start, volume, tmp_path / "mine.pth", opts=QUICK, progress=False)
+    done = adapt(scaled, volume, tmp_path / "mine.pth", opts=QUICK, progress=False)
     assert Predictor(done.output).cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY == 0.8
     own = [*QUICK, "MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY", "0.3"]
-    adapt(start, volume, tmp_path / "own.pth", opts=own, progress=False)
+    adapt(scaled, volume, tmp_path / "own.pth", opts=own, progress=False)
     assert seen == [0.8, 0.3]
 
 
