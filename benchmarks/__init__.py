@@ -23,7 +23,7 @@ class Benchmark(Protocol):
         """Options beside those that all commands share: ``--repeats``, ``--seed``, ``--threads``, ``--output``."""
 
     def run(self, args: argparse.Namespace) -> list[dict[str, Any]]:
-        """Measure: a dict for each case, ready for JSON. Runs from a fresh clone, without data."""
+        """Measure: a dict for each case, ready for JSON. Runs from a fresh clone, without data that are not named."""
 
     def report(self, results: list[dict[str, Any]]) -> str:
         """The results as Markdown."""

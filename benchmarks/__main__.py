@@ -4,8 +4,8 @@
     python -m benchmarks model --size quick paper --output output/benchmark/model.json
     python -m benchmarks gpu
 
-Times are medians with the fastest and the slowest; peers take turns in one process. No data is needed. What we
-measured is in docs/PERFORMANCE.md.
+Times are medians with the fastest and the slowest; peers take turns in one process. No data is needed, but for
+click-rounds, which takes a labeled volume. What we measured is in docs/PERFORMANCE.md and docs/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ NO_CLICKS: SliceClicks = {}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="em-small", help="(default: %(default)s)")
-    parser.add_argument("--dataset", default="synthetic_target_train", help="labeled volume (default: %(default)s)")
-    parser.add_argument("--diameter", type=float, default=18.0, help="of its objects, in pixels (default: %(default)s)")
+    parser.add_argument("--dataset", required=True, help="labeled volume, by its name")
+    parser.add_argument("--diameter", type=float, required=True, help="of its objects, in pixels")
     parser.add_argument("--clicks", type=int, default=20, help="of a round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=150, help="of an adaptation (default: %(default)s)")

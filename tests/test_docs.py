@@ -107,7 +107,7 @@ def test_python_and_yaml_are_well_formed_and_commands_in_them_can_be_typed(
 
 
 def commands_of(node: Any) -> Iterator[list[str]]:
-    """Of all containers in a manifest of Kubernetes."""
+    """The commands of all containers in a manifest of Kubernetes."""
     if isinstance(node, dict):
         if "command" in node:
             yield [*node["command"], *node.get("args", [])]

@@ -37,10 +37,9 @@ LEAST = 0.02  # probability of an outline, or of what is beyond it
 def fit_outline(
     model: PromptDAS,
     slices: Sequence[dict[str, Any]],
-    clicks: Mapping[int, np.ndarray] | None,
+    clicks: Mapping[int, np.ndarray],
     crop: CropReader,
     diameter: float,
-    seed: int = 0,
 ) -> float:
     """The MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY at which the objects of a volume have a given diameter in the median.
 
@@ -53,7 +52,7 @@ def fit_outline(
     Returns:
         the one that the model has, with a warning, where it is sure of too few objects to speak of a typical one.
     """
-    windows = ClickWindows(slices, choose_places(slices, clicks or {}, seed), crop)
+    windows = ClickWindows(slices, choose_places(slices, clicks), crop)
     shift, found = logit_of_diameter(list(windows.predict(model)), diameter * crop.scale)
     if shift is None:
         logger.warning(
@@ -111,7 +110,7 @@ def sure_diameters(probability: np.ndarray, threshold: float) -> np.ndarray:
     return 2 * np.sqrt(np.bincount(components.ravel(), minlength=number)[whole] / math.pi)
 
 
-def choose_places(slices: Sequence[dict[str, Any]], clicks: Mapping[int, np.ndarray], seed: int) -> SliceClicks:
+def choose_places(slices: Sequence[dict[str, Any]], clicks: Mapping[int, np.ndarray]) -> SliceClicks:
     """:data:`MOST_WINDOWS` places of a volume: its positive clicks, and others at random where these are fewer.
 
     Args:
@@ -120,7 +119,7 @@ def choose_places(slices: Sequence[dict[str, Any]], clicks: Mapping[int, np.ndar
     Returns:
         (n, 3) by slice, as clicks.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     positive = [(z, *click) for z in sorted(clicks) for click in clicks[z] if click[2] == POSITIVE]
     rows = [positive[i] for i in rng.permutation(len(positive))[:MOST_WINDOWS]]
     for i in rng.integers(len(slices), size=MOST_WINDOWS - len(rows)):

@@ -20,7 +20,6 @@ from typing import Any
 import prompt_das
 from prompt_das.adaptation.click_advice import warn_of_empty_places
 from prompt_das.adaptation.held_out_clicks import ClickWindows, HeldOutScore
-from prompt_das.adaptation.outline_fit import fit_outline
 from prompt_das.checkpoint.checkpointer import BEST
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.checkpoint.safe_load import CONFIG, export_weights, read_checkpoint
@@ -42,7 +41,7 @@ from prompt_das.engine.adapt_schedule import (
 from prompt_das.engine.adapt_target import TRAIN_CLICKS, Target, find_target, keep_aside
 from prompt_das.engine.checks import check_run
 from prompt_das.engine.hooks.held_out_clicks import ClickWatch
-from prompt_das.engine.outline import OUTLINE
+from prompt_das.engine.outline import outline_of_diameter
 from prompt_das.engine.trainer import build_trainer
 from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.modeling.load import config_of_weights, load_model
@@ -133,12 +132,11 @@ def adapt(
     target = find_target(volume, start_cfg)
     crop = CropReader(start_cfg.INPUT.CROP_SIZE, volume.scale(start_cfg, target.slices[0]["voxel_size"]))
     settings = run_settings(start_cfg, weights, target, source, folder, seed)
-    outline: list[str] = []
     if volume.diameter is not None:
         settings += as_options({"INPUT.SCALE": 1.0})  # the voxel size of the target decides
-        if OUTLINE not in opts[::2]:
-            outline = as_options({OUTLINE: fit_outline(start, target.slices, target.clicks, crop, volume.diameter)})
-            start_cfg, start = load_model(weights, opts=[*outline, *opts], plugins=plugins)
+    outline = outline_of_diameter(weights, volume, opts=opts, plugins=plugins)
+    if outline:
+        start_cfg, start = load_model(weights, opts=[*outline, *opts], plugins=plugins)
     cfg = get_prompt_das_cfg(None, [*settings, *opts], text=start_cfg.dump())
     unfinished = open_folder(output, folder, [weights, *target.files], resume=resume)
     require_same_inputs(folder, weights, target.slices, resume=unfinished)

@@ -53,7 +53,7 @@ def test_negative_clicks_and_those_on_other_slices_do_not_count() -> None:
 
 
 def test_the_slices_to_click_are_spread_and_have_no_clicks() -> None:
-    """Of 5 ... 19, without the ends: every third."""
+    """Every third of 5 ... 19, without the ends."""
     clicks = clicks_at(*((z, 9, 9) for z in range(5)))
     assert slices_to_click(clicks, range(20)) == [8, 11, 13, 16]
     assert slices_to_click(clicks, range(3)) == [1]

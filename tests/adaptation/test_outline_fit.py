@@ -86,7 +86,7 @@ def test_outlines_are_looked_for_at_positive_clicks_and_found_again(windows: dic
 
 
 def test_without_clicks_any_place_will_do(windows: dict[str, Any]) -> None:
-    fit_outline(SimpleNamespace(outline_logit=0.0), SLICES, None, CROP, 24.0)
+    fit_outline(SimpleNamespace(outline_logit=0.0), SLICES, {}, CROP, 24.0)
     assert windows["clicks"].keys() == {3, 4}
     places = np.concatenate(list(windows["clicks"].values()))
     assert len(places) == outline_fit.MOST_WINDOWS

@@ -9,7 +9,7 @@ import torch
 
 
 def test_the_pixel_of_a_point_by_hand() -> None:
-    """Of 2 x 3 pixels; beyond the right and the lower border it is the last one."""
+    """An image of 2 x 3 pixels; beyond the right and the lower border the pixel is the last one."""
     points = torch.tensor([[[0.5, 0.5], [2.9, 1.0], [3.0, 0.2], [-1.0, 7.0]]])
     assert point_to_index(points, 2, 3).tolist() == [[0, 5, 2, 3]]
 

@@ -43,7 +43,7 @@ def test_each_round_adapts_to_all_clicks_so_far(
 
     monkeypatch.setattr(click_rounds, "propose_clicks", propose)
     monkeypatch.setattr(click_rounds, "adapt", adapt)
-    main(["click-rounds", "--weights", str(start), "--diameter", "14.5", "--clicks", "2"])
+    main(["click-rounds", "--weights", str(start), "--dataset", VOLUME, "--diameter", "14.5", "--clicks", "2"])
     first, first_adapted, second, second_adapted = asked
     assert first == (str(start), None)
     assert first_adapted == (str(start), [1, 0])

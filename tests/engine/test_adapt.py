@@ -399,7 +399,7 @@ def test_a_diameter_says_where_outlines_lie_and_the_result_keeps_it(
         seen.append(cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY)
         return 0.0, None
 
-    monkeypatch.setattr(module, "fit_outline", fit)
+    monkeypatch.setattr("prompt_das.engine.outline.fit_outline", fit)
     monkeypatch.setattr(module, "train", train)
     volume = VolumeSource(source.volume, points=source.points, diameter=10)
     done = adapt(scaled, volume, tmp_path / "mine.pth", opts=QUICK, progress=False)

@@ -113,7 +113,7 @@ def test_a_network_of_no_physical_scale_says_nothing(ready: PluginHarness, image
 def test_the_threshold_fits_the_diameter(
     physical: PluginHarness, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the slice in view, as it is segmented; without a diameter the plugin asks for one."""
+    """The slice in view says it, as it is segmented; without a diameter the plugin asks for one."""
     seen = []
 
     def logit_of_diameter(maps: list[np.ndarray], diameter: float) -> tuple[float | None, int]:

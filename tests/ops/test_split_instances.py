@@ -136,7 +136,7 @@ def test_equal_clicks_are_one() -> None:
 
 
 def test_the_weakest_joins_the_one_from_which_least_separates_it() -> None:
-    """Of 0, 1 and 2, in the order of their strength, 0 is near to both, and 1 and 2 stay two."""
+    """Points 0, 1 and 2 are in the order of their strength: 0 is near to both, and 1 and 2 stay two."""
     near, nearer, far = SEPARATION / 2, SEPARATION / 4, SEPARATION
     separation = np.array([[0, near, nearer], [near, 0, far], [nearer, far, 0]])
     strength = np.array([0.1, 0.5, 0.9])

@@ -773,7 +773,7 @@ def test_dask_workers_give_the_same_also_when_one_dies(
         killed = []
 
         def kill_one(work: Any, items: Any, **options: Any) -> Any:
-            """Of those that predict, of those that find instances, and of those that write them."""
+            """One worker that predicts, one that finds instances and one that writes them."""
             for number, result in enumerate(executor(work, items, **options)):
                 if number == 0:
                     killed.append(next(iter(default_client().run(os.getpid).values())))
