@@ -1,13 +1,12 @@
-"""Where a user should click next: the places of a volume that the network is least sure of (active learning).
+"""Where a user should click next: the objects of a volume of which the network is least sure (active learning).
 
-Found in the prediction without prompts, one slice at a time, so that memory does not grow with the volume:
+Found in the prediction without prompts, one slice at a time, so that memory does not grow with the volume. A component
+of the mask counts as an object if its highest probability reaches ``TEST.MIN_CONFIDENCE``; those closest to it, on
+either side, are proposed: half of them are none. What else might be clicked is seldom an object and seldom an error
+(docs/RESULTS.md): places of lower probability, and peaks of the density outside of the mask.
 
-* components of the mask whose mean probability is little above one half;
-* peaks of the density of centers outside the mask: the two heads contradict each other;
-* places with a probability of 0.3 to 0.5 that belong to no component of the mask.
-
-The score of a place is 1 where the network cannot decide, and 0 where it is sure: 1 - |2 p - 1|, p being the mean
-probability there; of a peak it is its density, where that is more.
+The score of an object is 1 where its highest probability is that confidence, and 1 / (1 + d) where the logits of the
+two differ by d.
 
 Shapes: H, W pixels of a slice; N points (x, y) in pixels of it.
 """
@@ -22,17 +21,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prompt_das.modeling.meta_arch import NO_PROMPTS, PromptDAS
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, MIN_INSTANCE_SIZE, connected_components
 from prompt_das.ops.points import instance_centers
-from prompt_das.ops.slice_peaks import find_slice_peaks
 from prompt_das.utils.atomic_write import atomic_write
 
 import numpy as np
-import torch
 
-MAYBE = 0.3  # probability from which on a place may be an object
-PEAK = 0.2  # density that a center must have outside of the mask; training takes centers from about 0.4 on
+# Where TEST.MIN_CONFIDENCE is 0, as in the paper: components of which the network is nowhere as sure are mostly false.
+CONFIDENCE = 0.9
+TINY = 1e-6  # probabilities are compared from here to 1 - TINY
 NEAR_SIGMAS = 3.0  # of the center-point head: closer places are of one object
 NEAR_SLICES = 3  # of one object, too: it goes on in its neighbors
 
@@ -47,72 +44,33 @@ class Proposal(NamedTuple):
     reason: str
 
 
-def propose_in_slice(
-    model: PromptDAS,
-    image: np.ndarray,
-    size: tuple[int, int],
-    z: int,
-    *,
-    most: int,
-    radius: float,
-    taken: Mapping[int, np.ndarray],
-) -> list[Proposal]:
-    """The most uncertain places of a slice, at most ``most``, by falling score.
+def uncertain_objects(probability: np.ndarray, z: int, *, confidence: float) -> list[Proposal]:
+    """The components of the mask of a slice, of more than ``MIN_INSTANCE_SIZE`` pixels, in no order.
 
     Args:
-        model: in eval mode.
-        image: (H', W') gray values 0-255, at the network's scale.
-        size: (H, W) of the slice as stored.
-        radius, taken: see :func:`choose`.
+        probability: (H, W) of the foreground, components of low confidence included.
+        confidence: the highest probability from which on a component counts as an object.
     """
-    maps = model.predict_slice(torch.from_numpy(image)[None], NO_PROMPTS, size, with_density=True)
-    (probability,), (density,) = maps["sem_seg"].values(), maps["density"].values()
-    found = uncertain_places(probability.float().cpu().numpy(), density.float().cpu(), z)
-    return choose(found, most, radius=radius, taken=taken)
-
-
-def uncertain_places(probability: np.ndarray, density: torch.Tensor, z: int) -> list[Proposal]:
-    """All candidates of a slice, in no order; ``probability``, ``density``: (H, W)."""
-    mask = probability > FOREGROUND_THRESHOLD
-    return [
-        *_components(connected_components(mask), probability, z, "object"),
-        *_components(_maybe(probability, mask), probability, z, "perhaps an object"),
-        *_peaks(probability, mask, density, z),
-    ]
-
-
-def _components(labels: np.ndarray, probability: np.ndarray, z: int, what: str) -> list[Proposal]:
-    size = np.bincount(labels.ravel())
-    mean = np.bincount(labels.ravel(), weights=probability.ravel()) / np.maximum(size, 1)
+    labels = connected_components(probability > FOREGROUND_THRESHOLD)
     ids, points = instance_centers(labels)
+    sizes = np.bincount(labels.ravel())
+    highest = np.zeros(len(sizes), probability.dtype)
+    np.maximum.at(highest, labels.ravel(), probability.ravel())
     return [
-        Proposal(z, x, y, uncertainty(mean[i]), f"{what}, mean probability {mean[i]:.2f}")
+        Proposal(z, x, y, score_of(float(highest[i]), confidence), f"object, highest probability {highest[i]:.2f}")
         for i, (x, y) in zip(ids.tolist(), points.tolist(), strict=True)
-        if size[i] > MIN_INSTANCE_SIZE
+        if sizes[i] > MIN_INSTANCE_SIZE
     ]
 
 
-def uncertainty(probability: float) -> float:
-    """The score of a mean probability: 1 at one half, 0 at 0 and at 1."""
-    return 1 - abs(2 * float(probability) - 1)
+def score_of(highest: float, confidence: float) -> float:
+    """The score of a highest probability: 1 at ``confidence``, falling with the difference of their logits."""
+    return 1 / (1 + abs(_logit(highest) - _logit(confidence)))
 
 
-def _maybe(probability: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The components of what may be an object that hold no pixel of the mask: its rim is as uncertain, and no news."""
-    labels = connected_components(probability > MAYBE)
-    certain = np.unique(labels[mask])
-    return np.where(np.isin(labels, certain), 0, labels)
-
-
-def _peaks(probability: np.ndarray, mask: np.ndarray, density: torch.Tensor, z: int) -> list[Proposal]:
-    points, scores = find_slice_peaks(density.cpu().numpy(), threshold=PEAK, kernel=5, top_k=1024)
-    found = []
-    for (x, y), height in zip(points.tolist(), scores.tolist(), strict=True):
-        here = float(probability[int(y), int(x)])
-        if not mask[int(y), int(x)]:
-            score = max(uncertainty(here), min(height, 1.0))
-            found.append(Proposal(z, x, y, score, f"center of {height:.2f} outside of the mask"))
-    return found
+def _logit(probability: float) -> float:
+    inside = min(max(probability, TINY), 1 - TINY)
+    return math.log(inside / (1 - inside))
 
 
 def choose(

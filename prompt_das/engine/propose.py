@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from prompt_das.adaptation.proposals import NEAR_SIGMAS, Proposal, choose, propose_in_slice
+from prompt_das.adaptation.proposals import CONFIDENCE, NEAR_SIGMAS, Proposal, choose, uncertain_objects
+from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.data.slices import read_image
 from prompt_das.inference.volume.progress import SliceBar
 from prompt_das.inference.volume.source import VolumeSource
-from prompt_das.modeling.load import load_model
+from prompt_das.modeling.load import config_of_weights, load_model
+from prompt_das.modeling.meta_arch import NO_PROMPTS
 
 import numpy as np
+import torch
 
 SEARCHED = 32  # slices: neighbors show the same objects, and a large volume would take hours
 
@@ -27,7 +30,7 @@ def propose_clicks(
     plugins: Sequence[str | Path] = (),
     progress: bool = True,
 ) -> list[Proposal]:
-    """Search evenly spread slices of a volume for the places that the network is least sure of.
+    """Search evenly spread slices of a volume for the objects of which the network is least sure.
 
     Args:
         weights: as :func:`~prompt_das.modeling.load.load_model` takes them.
@@ -45,7 +48,10 @@ def propose_clicks(
     """
     if number < 1 or num_slices < 1:
         raise ValueError(f"{number} places on {num_slices} slices are none; give numbers of at least 1")
-    cfg, model = load_model(weights, opts=opts, plugins=plugins)
+    weights = find_weights(weights)
+    confidence = config_of_weights(weights, opts=opts, plugins=plugins).TEST.MIN_CONFIDENCE or CONFIDENCE
+    # Components of low confidence may be objects that are worth a click.
+    cfg, model = load_model(weights, opts=[*opts, "TEST.MIN_CONFIDENCE", "0.0"], plugins=plugins)
     opened = volume.open()
     scale = volume.scale(cfg, opened.voxel_size)
     radius = NEAR_SIGMAS * cfg.MODEL.CENTER_HEAD.SIGMA / scale
@@ -56,9 +62,9 @@ def propose_clicks(
         for dataset_dict in searched:
             image = read_image(dataset_dict, scale=scale)
             size = (dataset_dict["height"], dataset_dict["width"])
-            candidates += propose_in_slice(
-                model, image, size, dataset_dict["slice"], most=number, radius=radius, taken=opened.prompts
-            )
+            (probability,) = model.predict_slice(torch.from_numpy(image)[None], NO_PROMPTS, size)["sem_seg"].values()
+            found = uncertain_objects(probability.cpu().numpy(), dataset_dict["slice"], confidence=confidence)
+            candidates += choose(found, number, radius=radius, taken=opened.prompts)
             bar.slice_done()
     per_slice = math.ceil(2 * number / len(searched))
     return choose(candidates, number, radius=radius, taken=opened.prompts, per_slice=per_slice)

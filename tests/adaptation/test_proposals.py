@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from prompt_das.adaptation.proposals import NEAR_SLICES, Proposal, choose, uncertain_places, write_proposals
+from prompt_das.adaptation.proposals import NEAR_SLICES, Proposal, choose, uncertain_objects, write_proposals
 from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.modeling import PromptDAS
 from prompt_das.volumes.point_files import read_points
@@ -14,7 +14,6 @@ from prompt_das_cli import main
 import numpy as np
 import pytest
 import tifffile
-import torch
 from detectron2.config import CfgNode
 
 
@@ -22,25 +21,21 @@ def at(z: int, x: float, y: float, score: float = 0.5) -> Proposal:
     return Proposal(z, x, y, score, "")
 
 
-def test_candidates_of_a_slice() -> None:
-    """A sure object, an unsure one, a faint place, and a center where no mask is. The rim of an object is none."""
+def test_objects_near_the_decision_come_first() -> None:
+    """Four objects of other highest probabilities, and a speck; a rim of lower probability is none of its own."""
     probability = np.full((40, 40), 0.05, np.float32)
-    probability[1:7, 1:7] = 0.4  # the rim of the first object
-    probability[2:6, 2:6] = 0.95
-    probability[20:25, 2:7] = 0.6
-    probability[2:7, 20:25] = 0.4
-    density = torch.zeros(40, 40)
-    density[30, 30], density[4, 4] = 0.7, 0.9
-    places = sorted(uncertain_places(probability, density, 5), key=lambda place: place.reason)
-    assert [place.reason for place in places] == [
-        "center of 0.70 outside of the mask",
-        "object, mean probability 0.60",
-        "object, mean probability 0.95",
-        "perhaps an object, mean probability 0.40",
-    ]
-    assert [(place.x, place.y) for place in places][:2] == [(30.5, 30.5), (4.5, 22.5)]
-    assert [place.score for place in places] == pytest.approx([0.7, 0.8, 0.1, 0.8])
-    assert {place.z for place in places} == {5}
+    probability[1:7, 1:7] = 0.6  # the rim of the first object
+    for (y, x), highest in {(2, 2): 0.9, (20, 2): 0.6, (2, 20): 0.99, (20, 20): 1.0}.items():
+        probability[y : y + 5, x : x + 5] = highest
+    probability[35:37, 35:37] = 0.9
+    places = {(p.x, p.y): p for p in uncertain_objects(probability, 5, confidence=0.9)}
+    assert set(places) == {(4.5, 4.5), (4.5, 22.5), (22.5, 4.5), (22.5, 22.5)}
+    assert places[4.5, 4.5].score == pytest.approx(1)
+    assert places[4.5, 22.5].score == pytest.approx(1 / (1 + np.log(9 / 1.5)))
+    assert places[22.5, 4.5].score == pytest.approx(1 / (1 + np.log(99 / 9)), rel=1e-4)
+    assert 0 < places[22.5, 22.5].score < places[22.5, 4.5].score
+    assert places[4.5, 22.5].reason == "object, highest probability 0.60"
+    assert {p.z for p in places.values()} == {5}
 
 
 def test_the_most_uncertain_come_first_and_none_is_near_another() -> None:
