@@ -1,12 +1,10 @@
-"""Where a user should click next: the objects of a volume of which the network is least sure (active learning).
+"""Where a user should click next: where a network expects its largest errors (active learning).
 
-Found in the prediction without prompts, one slice at a time, so that memory does not grow with the volume. A component
-of the mask counts as an object if its highest probability reaches ``TEST.MIN_CONFIDENCE``; those closest to it, on
-either side, are proposed: half of them are none. What else might be clicked is seldom an object and seldom an error
-(docs/RESULTS.md): places of lower probability, and peaks of the density outside of the mask.
-
-The score of an object is 1 where its highest probability is that confidence, and 1 / (1 + d) where the logits of the
-two differ by d.
+Found in the prediction without prompts, one slice at a time, so that memory does not grow with the volume. A pixel of
+probability p is wrong with a probability of min(p, 1 - p), if the network is right about itself. The score of a place
+is the number of wrong pixels to be expected in the region in doubt around it, and the place is the region's innermost
+pixel: the expectation of what a simulated user clicks who knows the truth (:mod:`prompt_das.evaluation.clicks`). The
+rims of objects are as much in doubt, but thin, and do not count.
 
 Shapes: H, W pixels of a slice; N points (x, y) in pixels of it.
 """
@@ -21,21 +19,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, MIN_INSTANCE_SIZE, connected_components
-from prompt_das.ops.points import instance_centers
+from prompt_das.ops.connected_components import connected_components
 from prompt_das.utils.atomic_write import atomic_write
 
+import cv2
 import numpy as np
+from scipy import ndimage
 
-# Where TEST.MIN_CONFIDENCE is 0, as in the paper: components of which the network is nowhere as sure are mostly false.
-CONFIDENCE = 0.9
-TINY = 1e-6  # probabilities are compared from here to 1 - TINY
+DOUBT = 0.2  # probability from which on, up to 1 - DOUBT, a pixel is in doubt
+RIM_SIGMAS = 0.6  # of the center-point head: half of the width of a rim that is in doubt around a sure object
 NEAR_SIGMAS = 3.0  # of the center-point head: closer places are of one object
 NEAR_SLICES = 3  # of one object, too: it goes on in its neighbors
 
 
 class Proposal(NamedTuple):
-    """A place to click: slice index ``z``, (x, y) in pixels, score 0 to 1, and what is there in a few words."""
+    """A place to click: slice index ``z``, (x, y), score (in pixels, see above), and what is there in a few words."""
 
     z: int
     x: float
@@ -44,33 +42,24 @@ class Proposal(NamedTuple):
     reason: str
 
 
-def uncertain_objects(probability: np.ndarray, z: int, *, confidence: float) -> list[Proposal]:
-    """The components of the mask of a slice, of more than ``MIN_INSTANCE_SIZE`` pixels, in no order.
+def doubtful_regions(probability: np.ndarray, z: int, *, rim: float) -> list[Proposal]:
+    """The regions in doubt of a slice, in no order.
 
     Args:
         probability: (H, W) of the foreground, components of low confidence included.
-        confidence: the highest probability from which on a component counts as an object.
+        rim: distance from what is sure from which on a pixel counts, in pixels.
     """
-    labels = connected_components(probability > FOREGROUND_THRESHOLD)
-    ids, points = instance_centers(labels)
-    sizes = np.bincount(labels.ravel())
-    highest = np.zeros(len(sizes), probability.dtype)
-    np.maximum.at(highest, labels.ravel(), probability.ravel())
+    doubtful = (probability > DOUBT) & (probability < 1 - DOUBT)
+    labels = connected_components(doubtful)
+    depth = cv2.distanceTransform(np.pad(doubtful, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    wrong = np.minimum(probability, 1 - probability) * (depth > rim)
+    expected = np.bincount(labels.ravel(), weights=wrong.ravel())
+    ids = np.flatnonzero(expected)
+    places = ndimage.maximum_position(depth, labels, ids) if len(ids) else []
     return [
-        Proposal(z, x, y, score_of(float(highest[i]), confidence), f"object, highest probability {highest[i]:.2f}")
-        for i, (x, y) in zip(ids.tolist(), points.tolist(), strict=True)
-        if sizes[i] > MIN_INSTANCE_SIZE
+        Proposal(z, x + 0.5, y + 0.5, float(expected[i]), f"in doubt, probability {probability[y, x]:.2f}")
+        for i, (y, x) in zip(ids, places, strict=True)
     ]
-
-
-def score_of(highest: float, confidence: float) -> float:
-    """The score of a highest probability: 1 at ``confidence``, falling with the difference of their logits."""
-    return 1 / (1 + abs(_logit(highest) - _logit(confidence)))
-
-
-def _logit(probability: float) -> float:
-    inside = min(max(probability, TINY), 1 - TINY)
-    return math.log(inside / (1 - inside))
 
 
 def choose(
@@ -128,6 +117,6 @@ def write_proposals(path: str | Path, proposals: Sequence[Proposal]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["axis-0", "axis-1", "axis-2", "score", "reason"])
     for place in proposals:
-        writer.writerow([place.z, f"{place.y - 0.5:g}", f"{place.x - 0.5:g}", f"{place.score:.3f}", place.reason])
+        writer.writerow([place.z, f"{place.y - 0.5:g}", f"{place.x - 0.5:g}", f"{place.score:.1f}", place.reason])
     with atomic_write(path) as part:
         part.write_text(text.getvalue(), encoding="utf-8")

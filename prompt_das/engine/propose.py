@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from prompt_das.adaptation.proposals import CONFIDENCE, NEAR_SIGMAS, Proposal, choose, uncertain_objects
-from prompt_das.checkpoint.model_zoo import find_weights
+from prompt_das.adaptation.proposals import NEAR_SIGMAS, RIM_SIGMAS, Proposal, choose, doubtful_regions
 from prompt_das.data.slices import read_image
 from prompt_das.inference.volume.progress import SliceBar
 from prompt_das.inference.volume.source import VolumeSource
-from prompt_das.modeling.load import config_of_weights, load_model
+from prompt_das.modeling.load import load_model
 from prompt_das.modeling.meta_arch import NO_PROMPTS
 
 import numpy as np
@@ -30,7 +29,7 @@ def propose_clicks(
     plugins: Sequence[str | Path] = (),
     progress: bool = True,
 ) -> list[Proposal]:
-    """Search evenly spread slices of a volume for the objects of which the network is least sure.
+    """Search evenly spread slices of a volume for the places where the network expects its largest errors.
 
     Args:
         weights: as :func:`~prompt_das.modeling.load.load_model` takes them.
@@ -48,13 +47,12 @@ def propose_clicks(
     """
     if number < 1 or num_slices < 1:
         raise ValueError(f"{number} places on {num_slices} slices are none; give numbers of at least 1")
-    weights = find_weights(weights)
-    confidence = config_of_weights(weights, opts=opts, plugins=plugins).TEST.MIN_CONFIDENCE or CONFIDENCE
-    # Components of low confidence may be objects that are worth a click.
+    # A component of low confidence, which a prediction leaves out, may be an object that is worth a click.
     cfg, model = load_model(weights, opts=[*opts, "TEST.MIN_CONFIDENCE", "0.0"], plugins=plugins)
     opened = volume.open()
     scale = volume.scale(cfg, opened.voxel_size)
-    radius = NEAR_SIGMAS * cfg.MODEL.CENTER_HEAD.SIGMA / scale
+    sigma = cfg.MODEL.CENTER_HEAD.SIGMA / scale
+    radius = NEAR_SIGMAS * sigma
     steps = np.linspace(0, len(opened.slices) - 1, min(num_slices, len(opened.slices)))
     searched = [opened.slices[i] for i in np.unique(steps.round().astype(int))]
     candidates: list[Proposal] = []
@@ -63,7 +61,7 @@ def propose_clicks(
             image = read_image(dataset_dict, scale=scale)
             size = (dataset_dict["height"], dataset_dict["width"])
             (probability,) = model.predict_slice(torch.from_numpy(image)[None], NO_PROMPTS, size)["sem_seg"].values()
-            found = uncertain_objects(probability.cpu().numpy(), dataset_dict["slice"], confidence=confidence)
+            found = doubtful_regions(probability.float().cpu().numpy(), dataset_dict["slice"], rim=RIM_SIGMAS * sigma)
             candidates += choose(found, number, radius=radius, taken=opened.prompts)
             bar.slice_done()
     per_slice = math.ceil(2 * number / len(searched))

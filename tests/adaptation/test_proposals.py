@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from prompt_das.adaptation.proposals import NEAR_SLICES, Proposal, choose, uncertain_objects, write_proposals
+from prompt_das.adaptation.proposals import NEAR_SLICES, Proposal, choose, doubtful_regions, write_proposals
 from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.modeling import PromptDAS
 from prompt_das.volumes.point_files import read_points
@@ -21,21 +21,23 @@ def at(z: int, x: float, y: float, score: float = 0.5) -> Proposal:
     return Proposal(z, x, y, score, "")
 
 
-def test_objects_near_the_decision_come_first() -> None:
-    """Four objects of other highest probabilities, and a speck; a rim of lower probability is none of its own."""
-    probability = np.full((40, 40), 0.05, np.float32)
-    probability[1:7, 1:7] = 0.6  # the rim of the first object
-    for (y, x), highest in {(2, 2): 0.9, (20, 2): 0.6, (2, 20): 0.99, (20, 20): 1.0}.items():
-        probability[y : y + 5, x : x + 5] = highest
-    probability[35:37, 35:37] = 0.9
-    places = {(p.x, p.y): p for p in uncertain_objects(probability, 5, confidence=0.9)}
-    assert set(places) == {(4.5, 4.5), (4.5, 22.5), (22.5, 4.5), (22.5, 22.5)}
-    assert places[4.5, 4.5].score == pytest.approx(1)
-    assert places[4.5, 22.5].score == pytest.approx(1 / (1 + np.log(9 / 1.5)))
-    assert places[22.5, 4.5].score == pytest.approx(1 / (1 + np.log(99 / 9)), rel=1e-4)
-    assert 0 < places[22.5, 22.5].score < places[22.5, 4.5].score
-    assert places[4.5, 22.5].reason == "object, highest probability 0.60"
+def test_regions_in_doubt_score_by_the_wrong_pixels_that_are_expected() -> None:
+    """A sure object with a rim in doubt, a region in doubt inside of another, a faint one apart, and a faint speck."""
+    probability = np.full((60, 60), 0.05, np.float32)
+    probability[2:14, 2:14] = 0.5  # the rim, two pixels wide
+    probability[4:12, 4:12] = 0.95
+    probability[20:40, 20:40] = 0.95
+    probability[24:33, 26:35] = 0.6  # its middle is pixel (28, 30)
+    probability[45:52, 3:10] = 0.25
+    probability[50:53, 50:53] = 0.5
+    places = {(p.x, p.y): p for p in doubtful_regions(probability, 5, rim=2.0)}
+    assert set(places) == {(30.5, 28.5), (6.5, 48.5)}
+    # More than two pixels from what is sure are all but the two outermost rings: 5 x 5 and 3 x 3 pixels.
+    assert places[30.5, 28.5].score == pytest.approx(0.4 * 25)
+    assert places[6.5, 48.5].score == pytest.approx(0.25 * 9)
+    assert places[30.5, 28.5].reason == "in doubt, probability 0.60"
     assert {p.z for p in places.values()} == {5}
+    assert doubtful_regions(np.full((9, 9), 0.1, np.float32), 0, rim=2.0) == []
 
 
 def test_the_most_uncertain_come_first_and_none_is_near_another() -> None:
@@ -60,7 +62,7 @@ def test_the_file_is_one_of_points(tmp_path: Path) -> None:
     points = read_points(tmp_path / "next.csv")
     assert {z: p.tolist() for z, p in points.items()} == {3: [[7.5, 2.5]], 1: [[10.5, 0.5]]}
     with open(tmp_path / "next.csv") as file:
-        assert [row["score"] for row in csv.DictReader(file)] == ["0.900", "0.200"]
+        assert [row["score"] for row in csv.DictReader(file)] == ["0.9", "0.2"]
 
 
 @pytest.mark.usefixtures("quiet_logging")
