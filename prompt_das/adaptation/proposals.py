@@ -42,17 +42,31 @@ class Proposal(NamedTuple):
     reason: str
 
 
+def propose_in_slice(
+    probability: np.ndarray, z: int, number: int, *, sigma: float, taken: Mapping[int, np.ndarray]
+) -> list[Proposal]:
+    """The ``number`` best places of a slice by falling score.
+
+    Args:
+        probability: (H, W) of the foreground, components of low confidence included; NaN where it is not known.
+        sigma: of the center-point head, in pixels of the slice.
+        taken: see :func:`choose`.
+    """
+    found = doubtful_regions(probability, z, rim=RIM_SIGMAS * sigma)
+    return choose(found, number, radius=NEAR_SIGMAS * sigma, taken=taken)
+
+
 def doubtful_regions(probability: np.ndarray, z: int, *, rim: float) -> list[Proposal]:
     """The regions in doubt of a slice, in no order.
 
     Args:
-        probability: (H, W) of the foreground, components of low confidence included.
+        probability: as :func:`propose_in_slice` takes it.
         rim: distance from what is sure from which on a pixel counts, in pixels.
     """
     doubtful = (probability > DOUBT) & (probability < 1 - DOUBT)
     labels = connected_components(doubtful)
     depth = cv2.distanceTransform(np.pad(doubtful, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    wrong = np.minimum(probability, 1 - probability) * (depth > rim)
+    wrong = np.where(depth > rim, np.minimum(probability, 1 - probability), 0)
     expected = np.bincount(labels.ravel(), weights=wrong.ravel())
     ids = np.flatnonzero(expected)
     places = ndimage.maximum_position(depth, labels, ids) if len(ids) else []

@@ -33,4 +33,4 @@ def run(args: argparse.Namespace) -> None:
     )
     write_proposals(args.output, proposals)
     slices = len({proposal.z for proposal in proposals})
-    print(f"{args.output}: {len(proposals)} places on {slices} slices, the most uncertain first")
+    print(f"{args.output}: {len(proposals)} places on {slices} slices, the largest expected error first")

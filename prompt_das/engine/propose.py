@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from prompt_das.adaptation.proposals import NEAR_SIGMAS, RIM_SIGMAS, Proposal, choose, doubtful_regions
+from prompt_das.adaptation.proposals import NEAR_SIGMAS, Proposal, choose, propose_in_slice
 from prompt_das.data.slices import read_image
 from prompt_das.inference.volume.progress import SliceBar
 from prompt_das.inference.volume.source import VolumeSource
@@ -52,7 +52,6 @@ def propose_clicks(
     opened = volume.open()
     scale = volume.scale(cfg, opened.voxel_size)
     sigma = cfg.MODEL.CENTER_HEAD.SIGMA / scale
-    radius = NEAR_SIGMAS * sigma
     steps = np.linspace(0, len(opened.slices) - 1, min(num_slices, len(opened.slices)))
     searched = [opened.slices[i] for i in np.unique(steps.round().astype(int))]
     candidates: list[Proposal] = []
@@ -61,8 +60,9 @@ def propose_clicks(
             image = read_image(dataset_dict, scale=scale)
             size = (dataset_dict["height"], dataset_dict["width"])
             (probability,) = model.predict_slice(torch.from_numpy(image)[None], NO_PROMPTS, size)["sem_seg"].values()
-            found = doubtful_regions(probability.float().cpu().numpy(), dataset_dict["slice"], rim=RIM_SIGMAS * sigma)
-            candidates += choose(found, number, radius=radius, taken=opened.prompts)
+            candidates += propose_in_slice(
+                probability.float().cpu().numpy(), dataset_dict["slice"], number, sigma=sigma, taken=opened.prompts
+            )
             bar.slice_done()
     per_slice = math.ceil(2 * number / len(searched))
-    return choose(candidates, number, radius=radius, taken=opened.prompts, per_slice=per_slice)
+    return choose(candidates, number, radius=NEAR_SIGMAS * sigma, taken=opened.prompts, per_slice=per_slice)

@@ -5,7 +5,7 @@
     image_session     an image layer with the layers that belong to it; alt_click: what Alt+click in them does
     image_sessions    those of a viewer; image_options: what the user states of one; image_scale: its scale
     controller        from what happens in a viewer to requests to the network and back, without Qt; it is made of
-    suggestion_layer  predicted centers, accepted or rejected; suggestions: which of them are worth showing
+    suggestion_layer  places to click next, and what the user says is there
     proofreading      instances kept, deleted, merged and split by hand; edits: what holds, and how it is undone
     measure           the diameter of an object, from a line across it; fit_threshold: where outlines lie with it
     preview           what an adaptation has come to; adapt: the adaptation in a process of its own

@@ -36,7 +36,7 @@ class Controller:
     Attributes:
         image_sessions: the images, and which of them is being segmented.
         options: what the user states of the image in use: sizes, thresholds.
-        suggestions: accepts and rejects predicted centers.
+        suggestions: places to click next, and the answers to them.
         proofreading: edits of instances.
         lines: measure the diameter of objects.
         preview: shows what an adaptation has come to.
@@ -107,7 +107,7 @@ class Controller:
         self.update()
 
     def set_suggest(self, suggest: bool) -> None:
-        """Whether to predict centers as well, which takes half as long again."""
+        """Whether to show places that are worth a click next."""
         self.suggest = suggest
         self.update()
 
@@ -153,7 +153,7 @@ class Controller:
         scale = self._scale(self.session.predictor, image_session)
         request = None
         if z is not None and scale is not None:
-            request = image_session.request(z, clicks.get(z, NO_CLICKS), scale, centers=self.suggest)
+            request = image_session.request(z, clicks.get(z, NO_CLICKS), scale, suggest=self.suggest)
         if request is not None and image_session.shows(request):
             image_session.edits.see(request.z, request.shown)
             request = None
@@ -231,7 +231,7 @@ class Controller:
             return
         scale, (clicks, _) = self._scale(self.session.predictor, image_session), image_session.clicks()
         if scale is not None and stack_of(image_session.instances).shape == image_session.volume.shape:
-            request = image_session.request(z, clicks.get(z, NO_CLICKS), scale, centers=False)
+            request = image_session.request(z, clicks.get(z, NO_CLICKS), scale, suggest=False)
             self.session.preview(weights, request)
 
     def _on_task(self) -> None:
@@ -255,9 +255,9 @@ class Controller:
         image_session.instances.refresh()
         if response.complete:
             self.progress, self._complete = None, response
-            image_session.responded[z] = (request.key, request.centers)
-            if response.segmentation.centers is not None:
+            image_session.responded[z] = (request.key, request.suggest)
+            if request.suggest:
                 assert self.session.predictor is not None
                 assert request.scale is not None
-                radius = self.session.predictor.cfg.DOMAIN_ADAPT.POINTS.KERNEL / request.scale
-                self.suggestions.show(image_session, response, radius)
+                sigma = self.session.predictor.cfg.MODEL.CENTER_HEAD.SIGMA / request.scale
+                self.suggestions.show(image_session, response, sigma)

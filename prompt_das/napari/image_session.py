@@ -1,7 +1,8 @@
 """An image layer with the layers that belong to it, and what was predicted of its slices.
 
 These are prompts, where the user clicks: positive and negative ones in a layer each; instances, the result; and
-centers that the network suggests. They are ordinary layers: points may be dragged and deleted, instances painted over.
+places that are suggested for the next clicks. They are ordinary layers: points may be dragged and deleted, instances
+painted over.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ NEGATIVE_PROMPTS: dict[str, Any] = {
     "symbol": "x",
     "metadata": {LABEL: NEGATIVE},
 }
-CENTERS: dict[str, Any] = {
+PLACES: dict[str, Any] = {
     "face_color": "transparent",
     "border_color": "#4cc9f0",
     "symbol": "ring",
@@ -64,9 +65,7 @@ class ImageSession:
     Attributes:
         prompts, negative_prompts: points on something to segment, and on something to leave out.
         alt_click: with Alt held, a click in ``prompts`` is a negative one.
-        responded: of a slice the key of the request whose result its instances are, and whether it had centers.
-        suggested: centers of a slice that were put into the layer; those that are gone from it were judged.
-        judged: centers of a slice that shall not be suggested again.
+        responded: of a slice the key of the request whose result its instances are, and whether with suggestions.
         edits: what the user has changed in ``instances``.
         lines: drawn across objects, to measure their diameter.
         preview: instances by a network that is being adapted.
@@ -83,10 +82,8 @@ class ImageSession:
     negative_prompts: Points
     instances: Labels
     alt_click: AltClick
-    centers: Points | None = None
+    places: Points | None = None
     responded: dict[int, tuple[Hashable, bool]] = field(default_factory=dict)
-    suggested: dict[int, np.ndarray] = field(default_factory=dict)
-    judged: dict[int, np.ndarray] = field(default_factory=dict)
     edits: Edits = field(default_factory=Edits)
     lines: Shapes | None = None
     preview: Labels | None = None
@@ -134,7 +131,7 @@ class ImageSession:
         labels[: len(self.prompts.data)] = POSITIVE
         return sort_clicks(positions, labels, self.volume.shape)
 
-    def request(self, z: int, clicks: np.ndarray, scale: float, *, centers: bool) -> Request:
+    def request(self, z: int, clicks: np.ndarray, scale: float, *, suggest: bool) -> Request:
         """Ask for slice z with clicks (N, 3), at a scale in network pixels per pixel."""
         held = self.edits.held.get(z)
         return Request(
@@ -142,7 +139,7 @@ class ImageSession:
             z,
             clicks,
             stack_of(self.instances)[z],
-            centers=centers,
+            suggest=suggest,
             scale=scale,
             threshold=self.threshold,
             min_size=self.min_size,
@@ -153,7 +150,7 @@ class ImageSession:
     def shows(self, request: Request) -> bool:
         """Whether the result of a request is in the layer of instances already."""
         before = self.responded.get(request.z)
-        return before is not None and before[0] == request.key and before[1] >= request.centers
+        return before is not None and before[0] == request.key and before[1] >= request.suggest
 
     def visible_part(self) -> Box | None:
         """The part (y0, x0, y1, x1) of a large slice that the viewer shows; None if it is all, or the slice small."""
@@ -184,14 +181,14 @@ class ImageSession:
         on_mask[on_mask] = mask[row[on_mask], column[on_mask]]
         return PointsChange(prompts, prompts.data[on_mask], self.points_to_layer(prompts, points, z))
 
-    def new_centers(self) -> Points:
-        """An empty layer of suggested centers."""
+    def new_places(self) -> Points:
+        """An empty layer of suggested places."""
         return Points(
             np.zeros((0, self.image.ndim)),
-            name=f"{self.image.name} suggested centers",
+            name=f"{self.image.name} suggested places",
             features={"score": np.zeros(0)},
             size=POINT_SIZE,
-            **CENTERS,
+            **PLACES,
             **place_of(self.image),
         )
 

@@ -99,9 +99,8 @@ class ImageSessions:
 
     def _on_removed(self, event: Any) -> None:
         for image_session in list(self._all):
-            if event.value is image_session.centers:
-                image_session.centers = None
-                image_session.suggested.clear()
+            if event.value is image_session.places:
+                image_session.places = None
             if event.value is image_session.lines:
                 image_session.lines = None
             if event.value is image_session.preview:

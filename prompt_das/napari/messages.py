@@ -21,6 +21,7 @@ class Request:
 
     Attributes:
         shown: the instances (H, W) that are shown there now.
+        suggest: whether places to click next shall be shown as well.
         held: (H, W) bool, where the user's edits of them hold; None without any.
         scale: network pixels per image pixel; None for the predictor's own.
         threshold: foreground is where the probability is above.
@@ -32,7 +33,7 @@ class Request:
     z: int
     clicks: np.ndarray
     shown: np.ndarray
-    centers: bool = False
+    suggest: bool = False
     scale: float | None = None
     threshold: float = FOREGROUND_THRESHOLD
     min_size: int | None = None

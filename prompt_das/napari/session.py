@@ -150,7 +150,6 @@ class Session:
                 intensity_range=intensity_range,
                 scale=request.scale,
                 region=part,
-                centers=request.centers and part is None,
                 progress=lambda done, total: self._send(Progress(ticket, done, total)),
             )
 

@@ -36,7 +36,7 @@ ADAPT = (
     "is kept aside to watch: the network is only replaced by one that has lost nothing there. Five positive clicks are "
     "the least; on different slices they say more."
 )
-SUGGEST = "Shows where the network itself sees centers of objects; take over the right ones. Takes half as long again."
+SUGGEST = "Shows where the network expects its largest errors: say whether an object is there"
 VOLUME = "Segments every slice with its points, links the instances in 3-D, and writes a file, in the background"
 OPEN_POINTS = "Adds the points of a file to the prompts of the image: our JSON, CSV of napari, and others"
 SAVE_POINTS = "Writes positive and negative points to a file that the commands read, too"
@@ -140,11 +140,11 @@ class PromptDASWidget(QWidget):
         self.network = NetworkPanel(controller, self.open_weights)
         self.image = ImagePanel(controller, self._viewer.layers)
         self.instances = InstancesPanel(controller)
-        self.suggest = QCheckBox("Suggest centers")
+        self.suggest = QCheckBox("Suggest places")
         self.suggest.setToolTip(SUGGEST)
         self.suggest.toggled.connect(controller.set_suggest)
-        self.accept = button("Accept (y)", controller.suggestions.accept, "The selected center becomes a point")
-        self.reject = button("Reject (n)", controller.suggestions.reject, "The selected center does not come back")
+        self.accept = button("It is one (y)", controller.suggestions.accept, "The selected place becomes a point")
+        self.reject = button("It is none (n)", controller.suggestions.reject, "It becomes a negative point")
         self.minutes = QDoubleSpinBox(decimals=0, minimum=1, maximum=600, value=MINUTES, suffix=" min")
         self.minutes.setToolTip(ADAPT)
         self.cancel = button("Cancel", controller.tasks.cancel, "Stop what runs in the background")

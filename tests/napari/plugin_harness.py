@@ -101,10 +101,10 @@ class PluginHarness:
         return self.controller.image_sessions.current.instances
 
     @property
-    def centers(self) -> Points:
+    def places(self) -> Points:
         assert self.controller.image_sessions.current is not None
-        assert self.controller.image_sessions.current.centers is not None
-        return self.controller.image_sessions.current.centers
+        assert self.controller.image_sessions.current.places is not None
+        return self.controller.image_sessions.current.places
 
 
 def expected_volume(weights: Path, volume: Path, folder: Path, second_label: int = 1) -> np.ndarray:

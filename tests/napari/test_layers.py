@@ -31,7 +31,7 @@ def test_without_napari_the_package_and_the_session_work() -> None:
     program = """
 import sys
 sys.modules |= dict.fromkeys(["napari", "qtpy", "PySide6", "dask"])
-import prompt_das.napari.session, prompt_das.napari.suggestions, prompt_das.napari.samples, prompt_das.engine.project
+import prompt_das.napari.session, prompt_das.napari.samples, prompt_das.engine.project
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -221,19 +221,20 @@ def test_many_clicks_at_once(ready: Any, viewer: Any, by_hand: Predictor, image:
     assert same_instances(instances(viewer)[0], expected.instances)
 
 
-def test_suggestions_are_accepted_and_rejected_by_their_buttons(ready: Any, viewer: Any) -> None:
+def test_suggestions_are_answered_by_their_buttons(ready: Any, viewer: Any) -> None:
     ready.suggest.click()
     idle(ready)
-    layer = viewer.layers["em suggested centers"]
+    layer = viewer.layers["em suggested places"]
     first = layer.data[0].copy()
     ready.accept.click()
     idle(ready)
     np.testing.assert_allclose(viewer.layers["em prompts"].data, [first])
-    count = len(layer.data)
+    viewer.layers["em prompts"].data = layer.data[:0]
+    idle(ready)
     ready.reject.click()
     idle(ready)
-    assert len(layer.data) == count - 1
-    assert len(viewer.layers["em prompts"].data) == 1
+    np.testing.assert_allclose(viewer.layers["em negative prompts"].data, [first])
+    assert not len(viewer.layers["em prompts"].data)
 
 
 def test_errors_are_notifications(ready: Any, viewer: Any, tmp_path: Path) -> None:
