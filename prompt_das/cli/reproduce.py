@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from prompt_das.cli.reproduce_rows import ABLATION, CLICKED, MAIN, PARTS, SOURCE, TEST_PROMPTS, Row, Run
+from prompt_das.cli.reproduce_rows import CLICKED, MAIN, SOURCE, TEST_PROMPTS, Row, Run, ablation_rows, parts_rows
 from prompt_das.cli.reproduce_tables import METRICS, click_tables, to_markdown
 from prompt_das.config.find import CONFIGS
 from prompt_das.evaluation.reports import click_plot
@@ -143,9 +143,9 @@ def processor() -> str:
 def run(args: argparse.Namespace) -> None:
     experiment = Experiment(args)
     tables = {"Table 1": MAIN}
-    tables |= {"Table 2, ablation": ABLATION} if args.ablation else {}
+    tables |= {"Table 2, ablation": ablation_rows(args.size)} if args.ablation else {}
     tables |= {"Table 3, prompts at test": TEST_PROMPTS} if args.prompts else {}
-    tables |= {"What is not in the paper": [MAIN[0], *PARTS, MAIN[-1]]} if args.parts else {}
+    tables |= {"What is not in the paper": [MAIN[0], *parts_rows(args.size), MAIN[-1]]} if args.parts else {}
     rows = [row for table in tables.values() for row in table]
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda seed: experiment.train_seed(rows, seed, clicks=args.clicks), args.seeds))

@@ -36,7 +36,14 @@ PAPER_TARGETS = ("INPUT.CLICKS.ENABLED", "False")
 PAPER_PROMPTS = ("DOMAIN_ADAPT.UNPROMPTED_PROBABILITY", "0.0")
 PAPER_MASKS = ("DOMAIN_ADAPT.MASKS.REQUIRE_PEAK", "False")
 PAPER_REACH = ("TEST.CLICK_REACH", "image")
-PAPER = (*PAPER_ENCODER, *PAPER_TARGETS, *PAPER_PROMPTS, *PAPER_MASKS, *PAPER_REACH)
+# What configs/quick changes beside the size.
+CONTRASTIVE_ON = ("DOMAIN_ADAPT.USE_CONTRASTIVE", "True")
+ALL_COMPONENTS = ("DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE", "0.0", "TEST.MIN_CONFIDENCE", "0.0")
+UNCERTAIN_POINTS = ("DOMAIN_ADAPT.POINTS.SUPERVISION_RADIUS", "0.0")
+PAPER = (
+    *(*PAPER_ENCODER, *PAPER_TARGETS, *PAPER_PROMPTS, *PAPER_MASKS, *PAPER_REACH),
+    *(*CONTRASTIVE_ON, *ALL_COMPONENTS, *UNCERTAIN_POINTS),
+)
 PAPER_SOURCE = Run("paper_source", "source", PAPER)
 DENSE_SOURCE = Run("dense_source", "source", (*PAPER_TARGETS, *PAPER_REACH))
 # Those of configs/quick/em_small.yaml.
@@ -54,38 +61,58 @@ MAIN: list[Row] = [
     ("Prompt-DAS (15 %)+", WDA, "100%"),
     ("Supervised", ORACLE, "0%"),
 ]
-POINTS, MASKS, PROMPTS, CONTRASTIVE = SWITCHES
-ABLATION: list[Row] = [
-    ("Source", SOURCE, "0%"),
-    ("+ point pseudo-labels", ablation("ablation_points", POINTS), "0%"),
-    ("+ mask pseudo-labels", ablation("ablation_masks", MASKS), "0%"),
-    ("+ both", ablation("ablation_both", POINTS, MASKS), "0%"),
-    ("+ masks, prompts", ablation("ablation_masks_prompts", MASKS, PROMPTS), "0%"),
-    ("+ both, prompts", ablation("ablation_both_prompts", POINTS, MASKS, PROMPTS), "0%"),
-    ("+ both, prompts, contrastive", WDA, "0%"),
-    ("Supervised", ORACLE, "0%"),
-]
+TOKENS = Run("contrastive_tokens", "wda", CONTRASTIVE_ON)
+NO_CONTRASTIVE = Run("no_contrastive", "wda", ("DOMAIN_ADAPT.USE_CONTRASTIVE", "False"))
+
+
+def ablation_rows(size: str) -> list[Row]:
+    """Table 2. The configs of the quick size have no contrastive loss, those of the paper's have one."""
+    points, masks, prompts, _ = SWITCHES
+    without, full = (WDA, TOKENS) if size == "quick" else (NO_CONTRASTIVE, WDA)
+    return [
+        ("Source", SOURCE, "0%"),
+        ("+ point pseudo-labels", ablation("ablation_points", points), "0%"),
+        ("+ mask pseudo-labels", ablation("ablation_masks", masks), "0%"),
+        ("+ both", ablation("ablation_both", points, masks), "0%"),
+        ("+ masks, prompts", ablation("ablation_masks_prompts", masks, prompts), "0%"),
+        ("+ both, prompts", without, "0%"),
+        ("+ both, prompts, contrastive", full, "0%"),
+        ("Supervised", ORACLE, "0%"),
+    ]
+
+
 TEST_PROMPTS: list[Row] = [
     ("Source", SOURCE, "0%"),
     *[(f"15 % model, {ratio} prompts", WDA, ratio) for ratio in ("0%", "15%", "50%", "100%")],
     ("Supervised", ORACLE, "0%"),
 ]
 
-CONTRASTIVE_FEATURES = ("MODEL.DECODER.CONTRASTIVE_FROM", "features", "MODEL.LOSS.CONTRASTIVE_CENTERED", "True")
-PARTS: list[Row] = [  # what is not in the paper, with all centers clicked in every other row
-    (title, run, ratio)
-    for title, run in (
+FEATURES = ("MODEL.DECODER.CONTRASTIVE_FROM", "features", "MODEL.LOSS.CONTRASTIVE_CENTERED", "True")
+
+
+def parts_rows(size: str) -> list[Row]:
+    """What is not in the paper, with all centers clicked in every other row."""
+    of_size = {
+        "quick": (
+            ("All but points that supervise", Run("uncertain_points", "wda", UNCERTAIN_POINTS)),
+            ("All but confident components", Run("all_components", "wda", ALL_COMPONENTS)),
+            ("All, contrastive tokens", TOKENS),
+        ),
+        "paper": (("All but contrastive tokens", NO_CONTRASTIVE),),
+    }
+    parts = (
         ("The paper's recipe", Run("paper", "wda", PAPER, PAPER_SOURCE)),
         ("The paper's, masks need a peak", Run("paper_peaks", "wda", (*PAPER, *PAPER_MASKS[:1], "True"), PAPER_SOURCE)),
         ("Dense clicks, targets as in the paper", Run("dense", "wda", DENSE_SOURCE.overrides, DENSE_SOURCE)),
         ("All but unprompted target crops", Run("without_unprompted", "wda", PAPER_PROMPTS)),
         ("All but masks that need a peak", Run("without_peaks", "wda", PAPER_MASKS)),
         ("All", WDA),
+        *of_size[size],
         ("All, high-resolution features", Run("fine", "wda", FINE, FINE_SOURCE)),
         ("All, a Dice loss", Run("dice", "wda", DICE_LOSS, DICE_SOURCE)),
-        ("All, contrastive features", Run("contrastive_features", "wda", CONTRASTIVE_FEATURES)),
-        ("All, no contrastive loss", Run("no_contrastive", "wda", ("DOMAIN_ADAPT.USE_CONTRASTIVE", "False"))),
+        ("All, contrastive features", Run("contrastive_features", "wda", (*CONTRASTIVE_ON, *FEATURES))),
     )
-    for ratio in ("0%", "100%")
-]
+    return [(title, run, ratio) for title, run in parts for ratio in ("0%", "100%")]
+
+
 CLICKED: dict[str, Run] = {"Source": SOURCE, "0 % model": UDA, "15 % model": WDA}

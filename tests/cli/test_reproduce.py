@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from prompt_das.cli.reproduce_tables import EFFECTS_SHOWN
+from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das_cli import main
 
 import pytest
@@ -132,10 +133,26 @@ def test_the_ablation_switches_components_on_one_after_the_other(reproduce: Call
         "ablation_masks": [False, True, False, False],
         "ablation_both": [True, True, False, False],
         "ablation_masks_prompts": [False, True, True, False],
-        "ablation_both_prompts": [True, True, True, False],
     }
     assert len(tables["Table 2, ablation/paper"]) == 8
     assert len(started) == 4 + 5  # source, wda and oracle serve both tables
+
+
+@pytest.mark.parametrize(
+    ("size", "folder", "run", "with_it"),
+    [("quick", "quick/", "contrastive_tokens", "True"), ("paper", "", "no_contrastive", "False")],
+)
+def test_the_contrastive_loss_is_the_last_component_whether_the_configs_have_it_or_not(
+    reproduce: Callable, started: list[list[str]], size: str, folder: str, run: str, with_it: str
+) -> None:
+    table = reproduce("--size", size, "--ablation")["Table 2, ablation/paper"]
+    rows = {row["row"]: row["run"] for row in table}
+    pair = ("wda", run) if size == "quick" else (run, "wda")
+    assert (rows["+ both, prompts"], rows["+ both, prompts, contrastive"]) == pair
+    in_configs = get_prompt_das_cfg(f"{folder}vnc2lucchi_wda").DOMAIN_ADAPT.USE_CONTRASTIVE
+    assert in_configs == (size == "paper")
+    (command,) = [command for command in started if Path(value_of(command, "OUTPUT_DIR")).name == run]
+    assert value_of(command, "DOMAIN_ADAPT.USE_CONTRASTIVE") == with_it
 
 
 def test_table_3_needs_no_further_training(reproduce: Callable, started: list[list[str]]) -> None:
@@ -189,12 +206,14 @@ def test_the_ablation_of_new_parts_starts_from_sources_of_the_same_network(
         "without_peaks": "source",
         "fine": "fine_source",
         "dice": "dice_source",
+        "uncertain_points": "source",
+        "all_components": "source",
+        "contrastive_tokens": "source",
         "contrastive_features": "source",
-        "no_contrastive": "source",
     }
     names = [Path(value_of(command, "OUTPUT_DIR")).name for command in started]
     assert all(names.index(source) < names.index(run) for run, source in starts.items())
-    assert len(tables["What is not in the paper/paper"]) == 2 + 2 * 10
+    assert len(tables["What is not in the paper/paper"]) == 2 + 2 * 12
 
 
 def test_clicks_are_averaged_over_seeds_and_drawn(
