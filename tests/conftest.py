@@ -57,6 +57,17 @@ def _no_models_of_the_user() -> Iterator[None]:
         yield
 
 
+def _skip_flush(descriptor: int) -> None:
+    """In place of ``os.fsync``, which waits for the disk: no test takes the machine's power away."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_flushing() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(os, "fsync", _skip_flush)
+        yield
+
+
 @pytest.fixture
 def models_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty ``PROMPT_DAS_HOME``."""
@@ -162,6 +173,7 @@ def _run(environment: dict[str, str], target: Callable, args: tuple) -> None:
     os.environ.clear()
     os.environ.update(environment)  # the fork server has that of the first test
     _hasten_setup(pytest.MonkeyPatch())
+    pytest.MonkeyPatch().setattr(os, "fsync", _skip_flush)
     multiprocessing.set_start_method("fork", force=True)  # as it is where no fork server is
     target(*args)
 
