@@ -46,13 +46,31 @@ def test_napari_finds_the_plugin() -> None:
     assert f'\nname = "{manifest.name}"\n' in pyproject  # or napari refuses it
 
 
-@pytest.fixture
-def viewer(screen: None, plugin: None) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def window(screen: None, plugin: None) -> Iterator[Any]:
+    """A viewer that the tests share: its window takes seconds to open."""
     import napari
 
     viewer = napari.Viewer()
     yield viewer
     viewer.close()
+
+
+@pytest.fixture
+def viewer(window: Any) -> Iterator[Any]:
+    """The viewer without layers and widgets, and without those of a test after it."""
+    from qtpy.QtCore import QEvent
+    from qtpy.QtWidgets import QApplication
+
+    notification_manager.records.clear()
+    yield window
+    widgets = list(window.window.dock_widgets.values())
+    window.window.remove_dock_widget("all")
+    for widget in widgets:
+        widget.deleteLater()
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)  # now, which ends its threads
+    window.layers.clear()
+    QApplication.processEvents()
 
 
 @pytest.fixture
