@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("napari", reason="needs napari: pip install prompt-das[napari]")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("screen")
 def test_every_picture(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "SHAPE", (3, 96, 96))
