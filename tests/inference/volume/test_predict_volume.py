@@ -41,6 +41,7 @@ import zarr
 from distributed import default_client
 
 SHAPE = (5, 48, 40)
+STEPS = SHAPE[0] + 7  # lines of the journal
 SOURCE = {field.name for field in dataclasses.fields(VolumeSource)}
 SETTINGS = {field.name for field in dataclasses.fields(VolumeSettings)}
 
@@ -87,6 +88,17 @@ def several_levels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 both_versions = pytest.mark.parametrize("version", ["0.4", "0.5"])
+# Where a job is stopped: by turns with the one and the other version, with both of them in `make test-slow`.
+stops_of_versions = pytest.mark.parametrize(
+    ("version", "stops"),
+    [
+        ("0.4", slice(0, None, 2)),
+        ("0.5", slice(1, None, 2)),
+        pytest.param("0.4", slice(1, None, 2), marks=pytest.mark.slow),
+        pytest.param("0.5", slice(0, None, 2), marks=pytest.mark.slow),
+    ],
+    ids=["0.4", "0.5", "0.4, the others", "0.5, the others"],
+)
 Predict = Callable[..., Any]
 
 
@@ -384,7 +396,7 @@ def stopping_after(count: int) -> Callable[..., None]:
     return stop
 
 
-@both_versions
+@stops_of_versions
 def test_stopped_after_any_step_it_goes_on_to_the_same_files(
     predict: Predict,
     images: Path,
@@ -392,6 +404,7 @@ def test_stopped_after_any_step_it_goes_on_to_the_same_files(
     monkeypatch: pytest.MonkeyPatch,
     several_levels: None,
     version: str,
+    stops: slice,
 ) -> None:
     predict(images, tmp_path / "whole.zarr", ome_version=version)
     expected = content(tmp_path / "whole.zarr")
@@ -403,7 +416,7 @@ def test_stopped_after_any_step_it_goes_on_to_the_same_files(
         return network(*args, **kwargs)
 
     monkeypatch.setattr(PromptDAS, "predict_slice", counted)
-    for stop_at in range(1, SHAPE[0] + 8):
+    for stop_at in range(1, STEPS + 1)[stops]:
         out = tmp_path / f"stopped{stop_at}.zarr"
         predicted.clear()
         monkeypatch.setattr(Workspace, "log", stopping_after(stop_at))
@@ -436,7 +449,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_files(
     predict: Predict, weights: Path, tmp_path: Path, rng: np.random.Generator, start_process: Any
 ) -> None:
     images = tmp_path / "long.tif"
-    tifffile.imwrite(images, rng.integers(0, 256, (20, 64, 64), dtype=np.uint8))
+    tifffile.imwrite(images, rng.integers(0, 256, (12, 64, 64), dtype=np.uint8))
 
     def start(output: str) -> Any:
         return start_process(_predict_in_process, None, weights, images, tmp_path / output)
@@ -444,7 +457,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_files(
     start("whole.h5").join()
     result, kills = tmp_path / "killed.h5", 0
     progress = tmp_path / "killed.h5.part" / "progress.jsonl"
-    for slices, more in zip(sorted(rng.integers(0, 20, 4)), rng.uniform(0, 0.05, 4), strict=True):
+    for slices, more in zip(sorted(rng.integers(0, 12, 3)), rng.uniform(0, 0.05, 3), strict=True):
         job = start(result.name)
         while job.is_alive() and lines(progress) <= slices:
             time.sleep(0.01)
@@ -597,15 +610,15 @@ class Disk:
         return lost
 
 
-@both_versions
+@stops_of_versions
 def test_power_lost_after_any_line_of_the_journal_costs_nothing_that_the_journal_lists(
-    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+    predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, stops: slice
 ) -> None:
     predict(images, tmp_path / "whole.zarr", ome_version=version)
     expected = content(tmp_path / "whole.zarr")
     log = Workspace.log
     disk = Disk(monkeypatch)
-    for stop_at in (1, 2, 4, *range(SHAPE[0] + 1, SHAPE[0] + 8)):
+    for stop_at in range(1, STEPS + 1)[stops]:
         out = tmp_path / f"lost{stop_at}.zarr"
         monkeypatch.setattr(Workspace, "log", stopping_after(stop_at))
         with pytest.raises(KeyboardInterrupt):
@@ -763,25 +776,26 @@ def test_arguments_that_make_no_sense(
 # ---- more than one process
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])  # who is killed is replaced: seconds
 def test_dask_workers_give_the_same_also_when_one_dies(
-    weights: Path, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, predict: Predict
+    tmp_path: Path, rng: np.random.Generator, predict: Predict, kills: int
 ) -> None:
     images = tmp_path / "scan.tif"
-    tifffile.imwrite(images, rng.integers(0, 256, (24, 40, 40), dtype=np.uint8))
+    tifffile.imwrite(images, rng.integers(0, 256, (12, 40, 40), dtype=np.uint8))
     predict(images, tmp_path / "here.zarr")
     with dask_executor(workers=2) as executor:
         killed = []
 
         def kill_one(work: Any, items: Any, **options: Any) -> Any:
-            """One worker that predicts, one that finds instances and one that writes them."""
+            """A worker that predicts, one that finds instances and one that writes them."""
             for number, result in enumerate(executor(work, items, **options)):
-                if number == 0:
+                if number == 0 and len(killed) < kills:
                     killed.append(next(iter(default_client().run(os.getpid).values())))
                     os.kill(killed[-1], signal.SIGKILL)
                 yield result
 
         predict(images, tmp_path / "dask.zarr", executor=kill_one)
-        assert len(set(killed)) == 3
+        assert len(set(killed)) == kills
     assert content(tmp_path / "dask.zarr") == content(tmp_path / "here.zarr")
 
 
