@@ -20,6 +20,7 @@ import torch
 AT_ONCE = 4  # slices of a Dask task: few, so that little is lost with a worker, but the next is read ahead
 PATIENCE = 30.0  # seconds
 _POLL = 1.0  # seconds
+_CONNECT = 20.0  # seconds
 
 
 class Work(Protocol):
@@ -63,7 +64,7 @@ def dask_executor(
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     if address is not None:
         try:
-            client = Client(address, timeout="20s")
+            client = Client(address, timeout=_CONNECT)
         except (OSError, ValueError) as error:
             raise OSError(f"no Dask scheduler answers at {address}: is it running, is the address right?") from error
         with _closing(client):

@@ -72,7 +72,8 @@ def test_a_slice_that_brings_down_every_worker_is_an_error() -> None:
         list(run(killed, [1]))
 
 
-def test_no_scheduler_at_the_address_is_one_line() -> None:
+def test_no_scheduler_at_the_address_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prompt_das.inference.volume.executors._CONNECT", 0.5)
     with pytest.raises(OSError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9: is it running"):
         dask_executor("tcp://127.0.0.1:9").__enter__()
 
