@@ -82,6 +82,7 @@ def test_both_ways_to_compute_metrics_agree(benchmark: Callable, capsys: pytest.
     assert "| 400²" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_window_beside_monai(benchmark: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("monai")
     monkeypatch.setattr(window, "in_fresh_process", lambda call, *arguments: call(*arguments))  # saves many imports

@@ -40,6 +40,7 @@ def rehearse(tmp_path: Path, tiny: list[str]) -> Callable[..., list[dict[str, An
     return run
 
 
+@pytest.mark.slow
 def test_every_part_is_measured_and_reported(
     rehearse: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
