@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
+import importlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from prompt_das.napari.layers import (
     LayerVolume,
@@ -26,14 +28,20 @@ from hypothesis.extra.numpy import arrays
 coordinates = st.floats(-1000, 1000, width=32)
 
 
-def test_without_napari_the_package_and_the_session_work() -> None:
+def import_without_extras() -> None:
+    """In a process that has training and prediction imported."""
+    extras = {"napari", "qtpy", "PySide6", "dask"}
+    assert not extras & sys.modules.keys()
+    sys.modules |= dict.fromkeys(extras)
+    for name in ("napari.session", "napari.samples", "engine.project"):
+        importlib.import_module(f"prompt_das.{name}")
+
+
+def test_without_napari_the_package_and_the_session_work(start_process: Callable[..., Any]) -> None:
     """The extra is for those who click: nothing else may ask for it."""
-    program = """
-import sys
-sys.modules |= dict.fromkeys(["napari", "qtpy", "PySide6", "dask"])
-import prompt_das.napari.session, prompt_das.napari.samples, prompt_das.engine.project
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
+    process = start_process(import_without_extras)
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_napari_counts_from_the_center_of_the_first_voxel() -> None:
