@@ -160,15 +160,16 @@ operations = st.one_of(
 )
 
 
+@pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scale", ["1.0", "0.6"])
-def test_a_result_depends_on_the_points_and_not_on_calls_before_it(tiny: list[str], scale: str) -> None:
+def test_a_result_depends_on_the_points_and_not_on_calls_before_it(tiny: list[str], scale: str, examples: int) -> None:
     """Any sequence of clicks, steps to other slices and views: bit by bit as if it were the first call.
 
     And the box that is said to have changed holds all that did.
     """
     origin = tiny_predictor(tiny, "INPUT.SCALE", scale)
 
-    @settings(max_examples=30)
+    @settings(max_examples=examples)
     @given(st.lists(st.tuples(operations, regions), max_size=8), st.sampled_from([0, 30_000, 1 << 20]))
     def check(steps: list[tuple[tuple[Any, ...], Box | None]], cache_bytes: int) -> None:
         predictor = Predictor.from_model(origin.cfg, origin._model, cache_bytes=cache_bytes)
