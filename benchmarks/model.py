@@ -104,7 +104,8 @@ def training_batch(cfg: Any) -> list[dict[str, Any]]:
 
 def benchmark_model(size: str, repeats: int, seed: int, opts: list[str]) -> dict[str, Any]:
     """Milliseconds of each part for one image, and of one training iteration at the config's batch size."""
-    cfg = get_prompt_das_cfg(str(CONFIG_OF_SIZE[size]), ["VIS_PERIOD", "0", "MODEL.VIT.WEIGHTS", "", *opts])
+    fixed = ["VIS_PERIOD", "0", "MODEL.VIT.WEIGHTS", "", "DOMAIN_ADAPT.USE_CONTRASTIVE", "True"]
+    cfg = get_prompt_das_cfg(str(CONFIG_OF_SIZE[size]), [*fixed, *opts])
     torch.manual_seed(seed)
     model: Any = build_model(cfg).eval()
     device, side = model.device, cfg.INPUT.CROP_SIZE

@@ -148,6 +148,7 @@ def config(size: str, precision: str | None, opts: list[str]) -> CfgNode:
     paper = ["MODEL.PROMPT_ENCODER.NAME", "PointPromptEncoder", "INPUT.CLICKS.ENABLED", "False"]
     paper += ["MODEL.DECODER.HIGH_RES_FEATURES", "False", "MODEL.LOSS.DICE_WEIGHT", "0.0"]
     paper += ["MODEL.DECODER.CONTRASTIVE_FROM", "tokens", "MODEL.LOSS.CONTRASTIVE_CENTERED", "False"]
+    paper += ["DOMAIN_ADAPT.USE_CONTRASTIVE", "True"]
     fixed = ["VIS_PERIOD", "0", "MODEL.VIT.WEIGHTS", "", *paper]
     cfg = get_prompt_das_cfg(str(CONFIG_OF_SIZE[size]), [*fixed, *opts])
     if precision is not None:

@@ -90,6 +90,7 @@ TINY = {
     "DATALOADER.NUM_WORKERS": 0,
     "TEST.WINDOW.STRIDE": 32,
     "SEED": 0,
+    "DOMAIN_ADAPT.USE_CONTRASTIVE": True,
     # Even an untrained teacher has pseudo-labels of every kind.
     "DOMAIN_ADAPT.POINTS.THRESHOLD": 0.05,
     "DOMAIN_ADAPT.POINTS.UDA_THRESHOLD": 0.05,

@@ -59,13 +59,18 @@ class MonitoredDataLoader:
             batches = iter(self.loader)
         set_child_handler(handler)  # not torch's
         workers = [child for child in multiprocessing.active_children() if child not in others]
-        while True:
-            try:
-                with raise_for_dead(workers):
-                    batch = next(batches)
-            except StopIteration:
-                return
-            yield pickle.loads(batch) if self.pickled else batch  # noqa: S301  # from this program's own worker
+        try:
+            while True:
+                try:
+                    with raise_for_dead(workers):
+                        batch = next(batches)
+                except StopIteration:
+                    return
+                yield pickle.loads(batch) if self.pickled else batch  # noqa: S301  # from this program's own worker
+        finally:
+            # After an error torch would wait five seconds for each of them, whenever its iterator is collected.
+            for worker in workers:
+                worker.kill()
 
 
 class PickledCollate:

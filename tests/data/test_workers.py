@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import runpy
 import signal
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from prompt_das.data.workers import MonitoredDataLoader
 from prompt_das.engine.hooks.stopping import EXIT_RESUMABLE
 
 import pytest
@@ -278,3 +281,28 @@ def test_an_evaluation_by_itself_stops_at_one(
     assert job.ends() == 1, job.text
     assert str(path) in job.text
     assert not (tmp_path / "run" / SUMMARY).exists()
+
+
+class BadThird(torch.utils.data.Dataset):
+    """Forty numbers, of which the third cannot be read."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> int:
+        if index == 2:
+            raise ValueError("the third cannot be read")
+        return index
+
+
+def test_after_an_error_the_workers_are_gone_at_once() -> None:
+    """Torch waits five seconds for each of them."""
+    before = set(multiprocessing.active_children())
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match="the third cannot be read"):
+        list(MonitoredDataLoader(torch.utils.data.DataLoader(BadThird(), num_workers=2)))
+    gc.collect()
+    assert time.monotonic() - begun < 5
+    for worker in set(multiprocessing.active_children()) - before:
+        worker.join(timeout=1)
+        assert not worker.is_alive()
