@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prompt_das.ops.connected_components import connected_components
+from prompt_das.ops.connected_components import MIN_INSTANCE_SIZE, connected_components
 from prompt_das.utils.atomic_write import atomic_write
 
 import cv2
@@ -45,14 +45,15 @@ class Proposal(NamedTuple):
 def propose_in_slice(
     probability: np.ndarray, z: int, number: int, *, sigma: float, taken: Mapping[int, np.ndarray]
 ) -> list[Proposal]:
-    """The ``number`` best places of a slice by falling score.
+    """The ``number`` best places of a slice by falling score, without those that are worth less than a speck.
 
     Args:
         probability: (H, W) of the foreground, components of low confidence included; NaN where it is not known.
         sigma: of the center-point head, in pixels of the slice.
         taken: see :func:`choose`.
     """
-    found = doubtful_regions(probability, z, rim=RIM_SIGMAS * sigma)
+    regions = doubtful_regions(probability, z, rim=RIM_SIGMAS * sigma)
+    found = [region for region in regions if region.score > MIN_INSTANCE_SIZE]
     return choose(found, number, radius=NEAR_SIGMAS * sigma, taken=taken)
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from prompt_das.adaptation.proposals import NEAR_SLICES, Proposal, choose, doubtful_regions, write_proposals
+from prompt_das.adaptation.proposals import (
+    NEAR_SLICES,
+    Proposal,
+    choose,
+    doubtful_regions,
+    propose_in_slice,
+    write_proposals,
+)
 from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.modeling import PromptDAS
 from prompt_das.volumes.point_files import read_points
@@ -38,6 +45,16 @@ def test_regions_in_doubt_score_by_the_wrong_pixels_that_are_expected() -> None:
     assert places[30.5, 28.5].reason == "in doubt, probability 0.60"
     assert {p.z for p in places.values()} == {5}
     assert doubtful_regions(np.full((9, 9), 0.1, np.float32), 0, rim=2.0) == []
+
+
+def test_a_speck_is_not_worth_a_click() -> None:
+    """Of a region of 9 x 9 pixels 40 are probably wrong, of one of 4 x 4 only 8."""
+    probability = np.full((30, 60), 0.05, np.float32)
+    probability[5:14, 5:14] = 0.5
+    probability[5:9, 40:44] = 0.5
+    (place,) = propose_in_slice(probability, 0, 9, sigma=1.0, taken={})
+    assert (place.x, place.y) == (9.5, 9.5)
+    assert place.score == pytest.approx(0.5 * 81)
 
 
 def test_the_most_uncertain_come_first_and_none_is_near_another() -> None:
