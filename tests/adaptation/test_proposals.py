@@ -48,7 +48,7 @@ def test_regions_in_doubt_score_by_the_wrong_pixels_that_are_expected() -> None:
 
 
 def test_a_speck_is_not_worth_a_click() -> None:
-    """Of a region of 9 x 9 pixels 40 are probably wrong, of one of 4 x 4 only 8."""
+    """Half of the pixels are probably wrong: 40 in a region of 9 x 9, and 8 in one of 4 x 4."""
     probability = np.full((30, 60), 0.05, np.float32)
     probability[5:14, 5:14] = 0.5
     probability[5:9, 40:44] = 0.5
