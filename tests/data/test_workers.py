@@ -25,7 +25,7 @@ PROMPTLY = 60  # seconds, on a busy machine; a hang lasts for ever
 # Both streams, points that the source model makes, evaluations between and at the end.
 RUN = {
     "MODEL.PRECISION": "float32",
-    "SOLVER.MAX_ITER": 10,
+    "SOLVER.MAX_ITER": 20,
     "SOLVER.WARMUP_ITERS": 2,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.CHECKPOINT_PERIOD": 1,
@@ -33,9 +33,9 @@ RUN = {
     "DATALOADER.TARGET_IMS_PER_BATCH": 2,
     "DATASETS.VAL": "('synthetic_target_val[0:1]',)",
     "DATASETS.TEST": "('synthetic_target_val',)",
-    "TEST.EVAL_PERIOD": 5,
+    "TEST.EVAL_PERIOD": 10,
     "VIS_PERIOD": 0,
-    "DOMAIN_ADAPT.BURN_IN_ITERS": 4,
+    "DOMAIN_ADAPT.BURN_IN_ITERS": 8,
 }
 SUMMARY = "inference/synthetic_target_val/summary.json"
 
@@ -264,11 +264,11 @@ def test_an_evaluation_in_the_middle_stops_at_one_and_goes_on_when_it_is_mended(
     assert "cannot be evaluated, and is not skipped" in job.text
     assert str(path) in job.text
     assert not (folder / "inference").exists()
-    assert (folder / "last_checkpoint").read_text() == "model_0000003.pth"  # evaluated after iteration 4
+    assert (folder / "last_checkpoint").read_text() == "model_0000008.pth"  # evaluated after iteration 9
     path.write_bytes((synthetic_root / "synthetic/target/im/im0004.png").read_bytes())
     again = start(folder, "--resume")
     assert again.ends() == 0, again.text
-    assert "Starting training from iteration 4" in again.text
+    assert "Starting training from iteration 9" in again.text
 
 
 def test_an_evaluation_by_itself_stops_at_one(

@@ -70,16 +70,30 @@ def test_training_evaluation_and_prediction(
     tiny: list[str],
     synthetic_root: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The training ends with an evaluation; the prediction starts a Dask cluster that only this machine can reach."""
+    """Prediction on a local Dask cluster, whose scheduler and pages are for this machine only."""
     changes = {"OUTPUT_DIR": tmp_path, "SOLVER.MAX_ITER": 4, "DOMAIN_ADAPT.BURN_IN_ITERS": 2, "DATASETS.VAL": "()"}
     changes |= {"SOLVER.IMS_PER_BATCH": 2, "DATALOADER.TARGET_IMS_PER_BATCH": 2}
     words = [*tiny, *(str(word) for pair in changes.items() for word in pair)]
-    weights = tmp_path / "model_final.pth"
+    train, weights = run_process, tmp_path / "model_final.pth"
     parse = build_parser().parse_args
-    assert run_process(parse(["train", "--config-file", str(CONFIG), *words]))
+    assert train(parse(["train", "--config-file", str(CONFIG), *words]))
+    assert train(parse(["train", "--config-file", str(CONFIG), "--eval-only", *words, "MODEL.WEIGHTS", str(weights)]))
 
     volume, output = synthetic_root / "synthetic" / "target" / "im", tmp_path / "instances.tif"
-    files = ["--weights", str(weights), "--input", str(volume), "--output", str(output)]
-    main(["predict", *files, "--dask", "--workers", "1"])
+    main(
+        [
+            "predict",
+            "--weights",
+            str(weights),
+            "--input",
+            str(volume),
+            "--output",
+            str(output),
+            "--dask",
+            "--workers",
+            "1",
+        ]
+    )
     assert output.exists()

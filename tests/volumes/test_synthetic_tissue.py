@@ -20,7 +20,7 @@ SIZE = 96
 
 @pytest.fixture(scope="module")
 def micrographs() -> list[Micrograph]:
-    return [make_micrograph(np.random.default_rng([1, n]), SIZE) for n in range(60)]
+    return [make_micrograph(np.random.default_rng([1, n]), SIZE) for n in range(100)]
 
 
 def test_types_and_shapes(micrographs: list[Micrograph]) -> None:

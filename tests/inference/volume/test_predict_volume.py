@@ -449,7 +449,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_files(
     predict: Predict, weights: Path, tmp_path: Path, rng: np.random.Generator, start_process: Any
 ) -> None:
     images = tmp_path / "long.tif"
-    tifffile.imwrite(images, rng.integers(0, 256, (12, 64, 64), dtype=np.uint8))
+    tifffile.imwrite(images, rng.integers(0, 256, (20, 64, 64), dtype=np.uint8))
 
     def start(output: str) -> Any:
         return start_process(_predict_in_process, None, weights, images, tmp_path / output)
@@ -457,7 +457,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_files(
     start("whole.h5").join()
     result, kills = tmp_path / "killed.h5", 0
     progress = tmp_path / "killed.h5.part" / "progress.jsonl"
-    for slices, more in zip(sorted(rng.integers(0, 12, 3)), rng.uniform(0, 0.05, 3), strict=True):
+    for slices, more in zip(sorted(rng.integers(0, 20, 4)), rng.uniform(0, 0.05, 4), strict=True):
         job = start(result.name)
         while job.is_alive() and lines(progress) <= slices:
             time.sleep(0.01)
@@ -781,7 +781,7 @@ def test_dask_workers_give_the_same_also_when_one_dies(
     tmp_path: Path, rng: np.random.Generator, predict: Predict, kills: int
 ) -> None:
     images = tmp_path / "scan.tif"
-    tifffile.imwrite(images, rng.integers(0, 256, (12, 40, 40), dtype=np.uint8))
+    tifffile.imwrite(images, rng.integers(0, 256, (24, 40, 40), dtype=np.uint8))
     predict(images, tmp_path / "here.zarr")
     with dask_executor(workers=2) as executor:
         killed = []
