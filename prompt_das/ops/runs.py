@@ -52,6 +52,40 @@ def find_runs(labels: np.ndarray) -> Runs:
     return Runs(voxels[begin], np.diff(begin, append=len(voxels)), found[begin].astype(np.int64))
 
 
+def count_contacts(first: Runs, second: Runs, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count the pairs of pixels of two maps (H, W = ``width``) that are at most one pixel apart in each direction.
+
+    Returns:
+        (n,) labels of the first map, (n,) of the second, each pair once, in their order; and (n,) how many pairs of
+        pixels have them.
+    """
+    # One empty column more, so that what is beside the end of a row is not the begin of the next.
+    (start, stop), (other_start, other_stop) = (_interval(runs, width) for runs in (first, second))
+    keys, pixels = [], []
+    labels = int(second.label.max(initial=0)) + 1
+    for rows in (-(width + 1), 0, width + 1):
+        low, high = start + rows, stop + rows
+        begin = np.searchsorted(other_stop, low - 1, side="right")
+        count = np.maximum(np.searchsorted(other_start, high + 1, side="left") - begin, 0)
+        one = np.repeat(np.arange(len(start)), count)
+        other = np.arange(len(one)) - np.repeat(np.cumsum(count) - count - begin, count)
+        keys.append(first.label[one] * labels + second.label[other])
+        overlaps = [
+            np.minimum(high[one] + dx, other_stop[other]) - np.maximum(low[one] + dx, other_start[other])
+            for dx in (-1, 0, 1)
+        ]
+        pixels.append(np.maximum(overlaps, 0).sum(axis=0))
+    pairs, pair = np.unique(np.concatenate(keys), return_inverse=True)
+    contact = np.bincount(pair, np.concatenate(pixels), len(pairs)).astype(np.int64)
+    return *np.divmod(pairs, labels), contact
+
+
+def _interval(runs: Runs, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Half-open intervals of the runs of a map, where its rows have one column more."""
+    start = runs.start + runs.start // width
+    return start, start + runs.length
+
+
 def join_runs(parts: Sequence[Runs]) -> Runs:
     """The runs of label maps one after the other."""
     return Runs(*(np.concatenate([np.zeros(0, np.int64), *values]) for values in zip(*parts, strict=True)))

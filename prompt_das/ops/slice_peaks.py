@@ -7,6 +7,7 @@ of pixels and few peaks: here everything but the window's maximum is computed fo
 from __future__ import annotations
 
 from prompt_das.ops.points import PEAK_THRESHOLD
+from prompt_das.ops.stored_maps import as_unit, lowest_stored
 
 import cv2
 import numpy as np
@@ -21,7 +22,8 @@ def find_slice_peaks(
     """Find the peaks of one density map.
 
     Args:
-        density: (H, W); NaN is unknown. Beside it there is no peak, since a higher value may be there.
+        density: (H, W), or uint8 of which 255 is 1; NaN is unknown. Beside it there is no peak, since a higher value
+            may be there.
         threshold, kernel, top_k: see :func:`prompt_das.ops.points.find_peaks`.
 
     Returns:
@@ -32,14 +34,19 @@ def find_slice_peaks(
     """
     if kernel % 2 == 0:
         raise ValueError(f"kernel of find_slice_peaks is {kernel}; it must be odd, 5 for example")
-    density = np.asarray(density, np.float32)
-    known = np.where(np.isnan(density), np.float32(np.inf), density)
+    density = np.asarray(density)
+    stored = density.dtype == np.uint8
+    if not stored:
+        density = density.astype(np.float32, copy=False)
+    known = density if stored else np.where(np.isnan(density), np.float32(np.inf), density)
     highest = cv2.dilate(known, np.ones((kernel, kernel), np.uint8))
-    rows, columns = np.nonzero((density >= threshold) & (density == highest))
+    high = np.flatnonzero(density >= (lowest_stored(threshold) if stored else threshold))
+    high = high[density.ravel()[high] == highest.ravel()[high]]
+    rows, columns = np.divmod(high, density.shape[1])
     if len(rows):
         first = _first_of_plateaus(np.stack([rows, columns], axis=-1), kernel // 2)
         rows, columns = rows[first], columns[first]
-    scores = density[rows, columns]
+    scores = as_unit(density[rows, columns])
     order = np.argsort(-scores, kind="stable")[:top_k]
     points = np.stack([columns, rows], axis=-1)[order].astype(np.float32) + np.float32(0.5)
     return points, scores[order]

@@ -24,6 +24,7 @@ from typing import NamedTuple
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, connected_components, in_raster_order
 from prompt_das.ops.points import PEAK_THRESHOLD, POSITIVE, as_clicks
 from prompt_das.ops.slice_peaks import find_slice_peaks
+from prompt_das.ops.stored_maps import as_unit
 
 import cv2
 import numpy as np
@@ -61,8 +62,8 @@ def split_at_centers(
     """Label the instances of a slice: its components, those with more than one seed split.
 
     Args:
-        probability: (H, W) of the foreground, 0 to 1; NaN is background.
-        density: (H, W) of center points, about 1 at a sure one; NaN is 0.
+        probability: (H, W) of the foreground, 0 to 1, or uint8 of which 255 is 1; NaN is background.
+        density: (H, W) of center points, about 1 at a sure one, or uint8; NaN is 0.
         clicks: (N, 2 or 3), see :func:`prompt_das.ops.points.as_clicks`; only positive ones on the mask count.
         mask: (H, W) bool; by default where the probability is above ``threshold``.
         threshold: of the foreground, where the probability begins to count as sure.
@@ -77,7 +78,7 @@ def split_at_centers(
     """
     if probability.shape != density.shape or probability.ndim != 2:
         raise ValueError(f"probability is {probability.shape}, density {density.shape}; both are one slice (H, W)")
-    components = connected_components(probability > threshold if mask is None else mask)
+    components = connected_components(as_unit(probability) > threshold if mask is None else mask)
     candidates = find_candidates(density, components > 0, clicks, peak_threshold, kernel)
     owner = components[tuple(candidates.position.T)]
     labels, count = components.copy(), int(components.max(initial=0))
@@ -90,7 +91,7 @@ def split_at_centers(
         corner = np.array([side.start for side in box])
         in_component = owner == component
         local = Candidates(candidates.position[in_component] - corner, candidates.clicked[in_component])
-        parts = split_component(inside, probability[box], density[box], local, threshold)
+        parts = split_component(inside, as_unit(probability[box]), as_unit(density[box]), local, threshold)
         added = int(parts.max()) - 1  # the first part keeps the component's label
         further = parts > 1
         labels[box][further] = count + parts[further] - 1
@@ -225,15 +226,21 @@ def steepest_ascent(values: np.ndarray, position: np.ndarray) -> np.ndarray:
 def _passes(values: np.ndarray, position: np.ndarray, top: float) -> tuple[np.ndarray, np.ndarray]:
     """In ``LEVELS`` from 0 to ``top``: heights (N,) of positions, and (N, N) of the highest pass between any two.
 
-    That is the highest level at which both lie in one component of what is as high or higher.
+    That is the highest level at which both lie in one component of what is as high or higher. It is found by halving
+    what is left of the widest range.
     """
-    level = np.floor(values * (LEVELS / top)).clip(0, LEVELS)
-    heights = level[tuple(position.T)]
-    passes = np.zeros((len(heights), len(heights)))
-    for height in range(1, int(np.sort(heights)[-2]) + 1 if len(heights) > 1 else 1):
+    level = np.floor(values * (LEVELS / top)).clip(0, LEVELS).astype(np.uint8)
+    heights = level[tuple(position.T)].astype(np.int64)
+    highest = np.minimum(heights[:, None], heights)
+    passes = np.diag(heights)  # so high at least
+    while (ranges := highest - passes).any():
+        widest = np.unravel_index(np.argmax(ranges), ranges.shape)
+        height = int(passes[widest] + highest[widest] + 1) // 2
         _, labels = cv2.connectedComponents((level >= height).astype(np.uint8), connectivity=8)
         at = labels[tuple(position.T)]
-        passes[(at[:, None] == at) & (at > 0)] = height
+        together = (at[:, None] == at) & (at > 0)
+        passes[together] = np.maximum(passes[together], height)
+        highest[~together] = np.minimum(highest[~together], height - 1)
     return heights, passes
 
 

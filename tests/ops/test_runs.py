@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prompt_das.ops.runs import find_runs, join_runs
+from collections import Counter
+
+from prompt_das.ops.runs import count_contacts, find_runs, join_runs
 
 import numpy as np
 from hypothesis import given
@@ -32,6 +34,19 @@ def test_runs_hold_each_labeled_voxel_once(labels: np.ndarray) -> None:
     again = np.zeros_like(labels)
     again.ravel()[runs.voxels()] = np.repeat(runs.label, runs.length)
     np.testing.assert_array_equal(again, labels)
+
+
+@given(hnp.arrays(np.int32, st.tuples(st.just(2), st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 3)))
+def test_contacts_are_pairs_of_pixels_at_most_one_pixel_apart(maps: np.ndarray) -> None:
+    expected: Counter[tuple[int, int]] = Counter()
+    lower, upper = (np.argwhere(one).tolist() for one in maps)
+    for y, x in lower:
+        near = [(v, u) for v, u in upper if abs(v - y) <= 1 and abs(u - x) <= 1]
+        expected.update((int(maps[0, y, x]), int(maps[1, v, u])) for v, u in near)
+    contacts = count_contacts(*(find_runs(one[None]) for one in maps), width=maps.shape[-1])
+    assert list(zip(*(one.tolist() for one in contacts), strict=True)) == [
+        (*key, expected[key]) for key in sorted(expected)
+    ]
 
 
 def test_nothing_has_no_runs() -> None:

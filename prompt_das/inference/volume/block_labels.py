@@ -19,7 +19,7 @@ from prompt_das.inference.volume.linking import (
     BlockComponents,
     Components,
     measure_block,
-    measure_labels,
+    measure_runs,
     split_into_blocks,
 )
 from prompt_das.ops.runs import Runs
@@ -103,7 +103,8 @@ class _CenterLabeling:
                 top, bottom = link_slices(before, parts) if self._rule.linked else (_NONE, _NONE)
                 yield BlockComponents(waiting[0], waiting[2], top), waiting[1]
             own = Block(z, min(z + 1, block.stop), z + 1)  # nothing of the slice that the next block has as well
-            waiting, before = (*measure_labels(parts.labels[None], count, stored[None], own), bottom), parts
+            runs = parts.runs.between(0, (own.stop - z) * stored.size)
+            waiting, before = (*measure_runs(runs, count, stored[None], own), bottom), parts
         if waiting is not None:
             top = np.arange(1, len(waiting[0]) + 1) if block.end > block.stop else _NONE
             yield BlockComponents(waiting[0], waiting[2], top), waiting[1]

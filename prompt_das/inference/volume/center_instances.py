@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
+from prompt_das.ops.runs import Runs, count_contacts, find_runs
 from prompt_das.ops.split_instances import split_at_centers
 from prompt_das.volumes.ome_zarr import finest
 
 import numpy as np
-import scipy.sparse
-
-_AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,16 @@ class CenterRule:
     clicks: Mapping[int, np.ndarray]
 
 
-class SliceParts(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class SliceParts:
     """The parts of a slice: (H, W) labels 0 ... n, and (n + 1,) the connected component that each is a part of."""
 
     labels: np.ndarray
     component: np.ndarray
+
+    @cached_property
+    def runs(self) -> Runs:
+        return find_runs(self.labels[None])
 
 
 def split_slice(
@@ -56,8 +60,8 @@ def split_slice(
     stored = finest(group, "density")
     density = read_density(stored, z) if linked else np.asarray(stored[z])
     labels, component = split_at_centers(
-        probability.astype(np.float32) / 255,
-        density.astype(np.float32) / 255,
+        probability,
+        density,
         rule.clicks.get(z),
         mask=probability >= lowest,
         threshold=rule.threshold,
@@ -86,43 +90,19 @@ def link_slices(lower: SliceParts, upper: SliceParts) -> tuple[np.ndarray, np.nd
     part of the other slice gets one only, pairs of most contact first: what was split is not joined by a neighbor that
     lies on both. So slices without any split are linked as components are.
     """
-    contact_of = _contacts(lower, upper)
-    first, second, contact = contact_of.row, contact_of.col, contact_of.data
-    count = np.int64(len(upper.component))
+    first, second, contact = count_contacts(lower.runs, upper.runs, width=lower.labels.shape[1])
     linked = np.zeros(len(first), bool)
     waiting = np.arange(len(first))
     while len(waiting):  # a few rounds: those that prefer each other, then those that are left, without these
         sides = [
-            np.int64(first[waiting]) * (count + 1) + upper.component[second[waiting]],
-            np.int64(second[waiting]) * (len(lower.component) + 1) + lower.component[first[waiting]],
+            first[waiting] * (len(upper.component) + 1) + upper.component[second[waiting]],
+            second[waiting] * (len(lower.component) + 1) + lower.component[first[waiting]],
         ]
         best = _most(sides[0], contact[waiting]) & _most(sides[1], contact[waiting])
         linked[waiting[best]] = True
         taken = np.any([np.isin(side, side[best]) for side in sides], axis=0)
         waiting = waiting[~taken]
     return first[linked], second[linked]
-
-
-def _contacts(lower: SliceParts, upper: SliceParts) -> Any:
-    """Pairs of voxels of neighboring slices that touch: a sparse matrix (parts below, parts above) of their number.
-
-    Entries are in the order of the labels.
-    """
-    pixels = np.flatnonzero(lower.labels != 0)
-    below = lower.labels.ravel()[pixels]
-    padded = np.pad(upper.labels, 1)
-    width = padded.shape[1]
-    rows, columns = np.divmod(pixels, lower.labels.shape[1])
-    around = padded.ravel()
-    shape = (len(lower.component), len(upper.component))
-    contacts = scipy.sparse.csr_array(shape, dtype=np.int64)
-    for dy, dx in _AROUND:
-        above = around[(rows + 1 + dy) * width + columns + 1 + dx]
-        both = above > 0
-        ones = np.ones(int(both.sum()), np.int64)
-        contacts = contacts + scipy.sparse.coo_array((ones, (below[both], above[both])), shape=shape).tocsr()
-    contacts.sort_indices()
-    return contacts.tocoo()
 
 
 def _most(group: np.ndarray, contact: np.ndarray) -> np.ndarray:

@@ -130,24 +130,26 @@ def measure_block(mask: np.ndarray, probability: np.ndarray, block: Block) -> tu
         block: where it lies in the volume.
 
     Returns:
-        the components, and the runs of their labels, see :func:`measure_labels`.
+        the components, and the runs of their labels, see :func:`measure_runs`.
     """
     labels, count = label_block(mask)
     bottom = _labels_of_regions(labels[0])
     top = _labels_of_regions(labels[-1]) if block.end > block.stop else bottom[:0]
-    components, runs = measure_labels(labels, count, probability, block)
+    components, runs = measure_runs(find_runs(labels[: block.stop - block.start]), count, probability, block)
     return BlockComponents(components, bottom, top), runs
 
 
-def measure_labels(labels: np.ndarray, count: int, probability: np.ndarray, block: Block) -> tuple[Components, Runs]:
-    """Numbers of the components 1 ... ``count`` of a block (D, H, W), and its runs, without its shared last slice.
+def measure_runs(runs: Runs, count: int, probability: np.ndarray, block: Block) -> tuple[Components, Runs]:
+    """Numbers of the components 1 ... ``count`` of a block, and its runs with indices of the volume.
 
-    Indices of voxels are those of the volume.
+    Args:
+        runs: of the block (D, H, W) without its shared last slice.
+        count: of its components.
+        probability: (D, H, W), of any type.
+        block: where it lies in the volume.
     """
-    _, height, width = labels.shape
-    own = block.stop - block.start
-    runs = find_runs(labels[:own])
-    values = probability[:own].ravel()[runs.voxels()].astype(np.float64)
+    _, height, width = probability.shape
+    values = probability.ravel()[runs.voxels()].astype(np.float64)
     sum_of_run = np.add.reduceat(values, np.cumsum(runs.length) - runs.length) if len(values) else values
     runs = runs.moved(block.start * height * width)
     which, length = runs.label - 1, runs.length
