@@ -90,7 +90,7 @@ def peak_memory(run: Callable[[], Any], device: torch.device = CPU) -> int:
 
     On a GPU torch counts them. On a CPU it is the resident memory of the process, which Linux keeps the peak of and
     forgets on request: it holds what convolutions and numpy allocate as well. What was freed before and stayed with the
-    process is not seen: measure in a fresh one, after :func:`give_back_freed_memory`.
+    process is not seen: measure in a fresh one.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -110,15 +110,20 @@ def give_back_freed_memory() -> None:
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
 
 
-def in_fresh_process(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Memory that was freed may stay with a process, and would hide what the next run needs."""
-    with ProcessPoolExecutor(1, get_context("spawn"), _start_process, (torch.get_num_threads(),)) as fresh:
+def in_fresh_process(call: Callable[..., Any], *arguments: Any, exact_memory: bool = False) -> Any:
+    """Memory that was freed may stay with a process, and would hide what the next run needs.
+
+    ``exact_memory``: measure memory to some kB; the process is up to twice as slow.
+    """
+    start = (torch.get_num_threads(), exact_memory)
+    with ProcessPoolExecutor(1, get_context("spawn"), _start_process, start) as fresh:
         return fresh.submit(call, *arguments).result()
 
 
-def _start_process(threads: int) -> None:
+def _start_process(threads: int, exact_memory: bool) -> None:
     torch.set_num_threads(threads)
-    give_back_freed_memory()
+    if exact_memory:
+        give_back_freed_memory()
 
 
 def _resident(key: str) -> int:

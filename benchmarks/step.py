@@ -88,7 +88,7 @@ def report(results: list[dict[str, Any]]) -> str:
 def benchmark_step(size: str, precision: str, repeats: int, seed: int, opts: list[str]) -> list[dict[str, Any]]:
     """Seconds and peak memory of both. Raises RuntimeError if they do not compute the same in float32."""
     cfg = config(size, precision, opts)
-    memory = {name: in_fresh_process(memory_of, name, size, precision, seed, opts) for name in SIDES}
+    memory = {name: in_fresh_process(memory_of, name, size, precision, seed, opts, exact_memory=True) for name in SIDES}
     print(f"{size}, {precision}: peak memory in bytes {memory}")  # the peer may need more than there is
     sides = {name: build_side(cfg, seed) for name, build_side in SIDES.items()}
     device = sides[OURS].device

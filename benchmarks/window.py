@@ -91,7 +91,9 @@ def benchmark_window(name: str, size: int, repeats: int, seed: int, opts: list[s
         "stride": cfg.TEST.WINDOW.STRIDE,
         "windows": number_of_windows(cfg, image),
         "batch": cfg.TEST.WINDOW.BATCH_SIZE,
-        "peak memory, MB": {peer: in_fresh_process(memory_of, peer, name, size, seed, opts) / 1e6 for peer in PEERS},
+        "peak memory, MB": {
+            peer: in_fresh_process(memory_of, peer, name, size, seed, opts, exact_memory=True) / 1e6 for peer in PEERS
+        },
     }
     results = []
     for blend in BLENDS:

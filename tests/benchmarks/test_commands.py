@@ -47,7 +47,7 @@ def test_the_step_beside_one_image_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(step, "in_fresh_process", lambda call, *arguments: call(*arguments))  # saves many imports
+    monkeypatch.setattr(step, "in_fresh_process", lambda call, *arguments, **_: call(*arguments))  # saves imports
     fewer_points = ["DOMAIN_ADAPT.CONTRASTIVE.NUM_NEGATIVES", "16"]
     results = benchmark("step", "--size", "quick", "--", *tiny, *fewer_points)
     forward, evaluation, training = step.WHAT
@@ -85,7 +85,7 @@ def test_both_ways_to_compute_metrics_agree(benchmark: Callable, capsys: pytest.
 @pytest.mark.slow
 def test_window_beside_monai(benchmark: Callable, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("monai")
-    monkeypatch.setattr(window, "in_fresh_process", lambda call, *arguments: call(*arguments))  # saves many imports
+    monkeypatch.setattr(window, "in_fresh_process", lambda call, *arguments, **_: call(*arguments))  # saves imports
     overrides = [*tiny, "INPUT.SCALE", "0.5", "TEST.WINDOW.STRIDE", "24", "MODEL.PRECISION", "float32"]
     networks = ("copy", "convolutions", "quick")
     results = benchmark("window", "--network", *networks, "--size", "200", "--", *overrides)

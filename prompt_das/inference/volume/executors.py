@@ -21,6 +21,8 @@ AT_ONCE = 4  # slices of a Dask task: few, so that little is lost with a worker,
 PATIENCE = 30.0  # seconds
 _POLL = 1.0  # seconds
 _CONNECT = 20.0  # seconds
+# Dask lets its workers give freed memory back at once; the network then spends half of its time asking for it again.
+_TRIM = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
 
 
 class Work(Protocol):
@@ -58,6 +60,7 @@ def dask_executor(
         RuntimeError: an item has brought down several workers, the scheduler is lost, or there are no workers (raised
             while running).
     """
+    import dask
     from distributed import Client, LocalCluster  # here: a second to import, for those who want it
 
     # The client logs tracebacks of its own when it loses the scheduler; the error below is enough.
@@ -76,9 +79,9 @@ def dask_executor(
     with ExitStack() as stack:
         with defer_interrupt(), block_signals((signal.SIGINT,)):
             # Memory is bounded by the size of a slice; Dask's own limit would kill workers on large ones.
-            local = LocalCluster(
-                n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0"
-            )
+            options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
+            with dask.config.set({_TRIM: None}):
+                local = LocalCluster(n_workers=workers, **options)
             client = stack.enter_context(Client(stack.enter_context(local)))
             client.wait_for_workers(workers, timeout=60)
         yield _on(client, "this machine", patience)
