@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prompt_das.adaptation.mean_teacher import make_teacher, update_teacher
+from prompt_das.adaptation.mean_teacher import MovingAverage, make_teacher
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.solver import build_optimizer
 from prompt_das.modeling.load import build_model
@@ -55,7 +55,7 @@ def median_time(run: Callable[[], Any], repeats: int, device: torch.device) -> f
 
 def training_step(
     model: nn.Module,
-    teacher: nn.Module,
+    average: MovingAverage,
     optimizer: torch.optim.Optimizer,
     batch: Sequence[Mapping[str, Any]],
     laps: Laps,
@@ -65,7 +65,7 @@ def training_step(
     loss = sum(laps("forward", lambda: model(batch)).values())
     laps("backward", loss.backward)
     laps("optimizer", optimizer.step)
-    laps("EMA", lambda: update_teacher(teacher, model, EMA_DECAY))
+    laps("EMA", lambda: average.update(EMA_DECAY))
 
 
 def training_batch(cfg: Any) -> list[dict[str, Any]]:
@@ -126,10 +126,11 @@ def benchmark_model(size: str, repeats: int, seed: int, opts: list[str]) -> dict
             "decoder + both heads": median_time(decode(), repeats, device),
         }
 
-    optimizer, teacher, batch = build_optimizer(cfg, model), make_teacher(model), training_batch(cfg)
+    optimizer, batch = build_optimizer(cfg, model), training_batch(cfg)
+    average = MovingAverage(make_teacher(model), model)
     model.train()
     laps = Laps(device)
-    total = median_time(lambda: training_step(model, teacher, optimizer, batch, laps), repeats, device)
+    total = median_time(lambda: training_step(model, average, optimizer, batch, laps), repeats, device)
     training = {name: statistics.median(times[1:]) for name, times in laps.seconds.items()}
     return {
         "size": size,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from prompt_das.adaptation.mean_teacher import make_teacher, update_teacher
+from prompt_das.adaptation.mean_teacher import MovingAverage, make_teacher
 from prompt_das.adaptation.pseudo_labels import PseudoLabeler
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.solver import build_optimizer
@@ -251,6 +251,7 @@ class Side(ABC):
 class Ours(Side):
     def __init__(self, cfg: CfgNode, seed: int) -> None:
         super().__init__(cfg, seed)
+        self.average = MovingAverage(self.teacher, self.network)
         self.labeler = PseudoLabeler(cfg, self.teacher, lambda metrics: None, recall_period=0)
 
     def forward(self) -> Results:
@@ -277,7 +278,7 @@ class Ours(Side):
         self.optimizer.step()  # clips as well
 
     def move_teacher(self) -> None:
-        update_teacher(self.teacher, self.network, EMA_DECAY)
+        self.average.update(EMA_DECAY)
 
 
 class Peer(Side):

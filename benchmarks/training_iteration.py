@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import prompt_das
+from prompt_das.adaptation.mean_teacher import MovingAverage
 from prompt_das.adaptation.pseudo_labels import PseudoLabelLoader
 from prompt_das.cli.prepare_mitoem import prepare
 from prompt_das.engine.trainer import PromptDASTrainer, build_trainer
@@ -232,7 +233,7 @@ def benchmark_parts(trainer: PromptDASTrainer, repeats: int, seconds_left: Calla
     """Milliseconds of the parts of an iteration, the device waited for after each, and their FLOP."""
     student, device = trainer.checkpointer.model, device_of(trainer)
     labeler = trainer.data_loader.labeler
-    laps = Laps(device)
+    average, laps = MovingAverage(trainer.teacher, student), Laps(device)
     batches = iter(trainer.loader)
     start, enough = time.perf_counter(), seconds_left() / 3
     with EventStorage(1):
@@ -242,7 +243,7 @@ def benchmark_parts(trainer: PromptDASTrainer, repeats: int, seconds_left: Calla
             samples = laps("data", lambda: next(batches))
             labeling = PseudoLabelLoader([samples], labeler)
             batch = laps("teacher", lambda: next(iter(labeling)))  # noqa: B023  (called at once)
-            training_step(student, trainer.teacher, trainer.optimizer, batch, laps)
+            training_step(student, average, trainer.optimizer, batch, laps)
         flop = {"teacher": count_flop(lambda: next(iter(labeling)))}
         losses: dict[str, torch.Tensor] = {}
         contrast = contrastive_branch(student, batch)

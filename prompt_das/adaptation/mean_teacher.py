@@ -21,23 +21,26 @@ def make_teacher(student: nn.Module) -> nn.Module:
     return teacher.eval()
 
 
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """teacher = decay * teacher + (1 - decay) * student, by name; buffers and integer tensors are copied.
+class MovingAverage:
+    """A teacher and its student, their parameters and buffers paired by name once: walking modules takes longer than
+    averaging them."""
 
-    Raises:
-        KeyError: if the student lacks a parameter or buffer of the teacher.
-    """
-    parameters = dict(student.named_parameters())
-    buffers = dict(student.named_buffers())
-    mine: list[torch.Tensor] = []
-    theirs: list[torch.Tensor] = []
-    for name, parameter in teacher.named_parameters():
-        mine.append(parameter)
-        theirs.append(parameters[name].detach())
-    torch._foreach_lerp_(mine, theirs, 1 - decay)
-    for name, buffer in teacher.named_buffers():
-        buffer.copy_(buffers[name])
+    def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
+        """
+        Raises:
+            KeyError: if the student lacks a parameter or buffer of the teacher.
+        """
+        parameters, buffers = dict(student.named_parameters()), dict(student.named_buffers())
+        self._parameters = [(parameter, parameters[name]) for name, parameter in teacher.named_parameters()]
+        self._buffers = [(buffer, buffers[name]) for name, buffer in teacher.named_buffers()]
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        """teacher = decay * teacher + (1 - decay) * student; buffers and integer tensors are copied."""
+        mine, theirs = zip(*self._parameters, strict=True)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for buffer, new in self._buffers:
+            buffer.copy_(new)
 
 
 class MeanTeacher(HookBase):
@@ -52,10 +55,10 @@ class MeanTeacher(HookBase):
         if not 0 <= decay < 1:
             raise ValueError(f"DOMAIN_ADAPT.TEACHER.EMA_DECAY is {decay}; it must be in [0, 1)")
         self.teacher = teacher
-        self.student = unwrap(student)
+        self.average = MovingAverage(teacher, unwrap(student))
         self.decay = decay
         self.ramp_up = ramp_up
 
     def after_step(self) -> None:
         rising = 1 - 1 / (self.trainer.iter + 1) if self.ramp_up else 1.0
-        update_teacher(self.teacher, self.student, min(rising, self.decay))
+        self.average.update(min(rising, self.decay))

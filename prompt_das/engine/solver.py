@@ -18,7 +18,8 @@ class ClippedAdamW(torch.optim.AdamW):
     """AdamW that clips the norm of the whole gradient first, and skips a step whose gradient is not finite.
 
     Detectron2's own clipping works parameter by parameter. ``skipped``: 1 if the last step was, else 0, on the
-    device of the parameters. With ``fused``, torch's kernels read it there, so that a GPU need not wait for the host.
+    device of the parameters. With ``fused``, torch's kernels read it there, so that a GPU need not wait for the host;
+    without is a run that is resumed from a checkpoint of before.
     """
 
     skipped: Tensor
@@ -55,7 +56,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippedAdamW:
         lr=cfg.SOLVER.BASE_LR,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         max_norm=clip.CLIP_VALUE if clip.ENABLED else None,
-        fused=next(model.parameters()).device.type == "cuda",
+        fused=True,
     )
 
 

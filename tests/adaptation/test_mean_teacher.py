@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from prompt_das.adaptation.mean_teacher import MeanTeacher, make_teacher, unwrap, update_teacher
+from prompt_das.adaptation.mean_teacher import MeanTeacher, MovingAverage, make_teacher, unwrap
 
 import pytest
 import torch
@@ -33,16 +33,16 @@ def after_step(teaching: MeanTeacher, iteration: int) -> None:
 
 def test_the_average_by_hand() -> None:
     teacher, student = Network(10.0), Network(20.0)
-    update_teacher(teacher, student, 0.9)
+    MovingAverage(teacher, student).update(0.9)
     assert teacher.value.item() == pytest.approx(0.9 * 10 + 0.1 * 20)
-    update_teacher(teacher, student, 0.9)
+    MovingAverage(teacher, student).update(0.9)
     assert teacher.value.item() == pytest.approx(0.9 * 11 + 0.1 * 20)
     assert student.value.item() == 20
 
 
 def test_buffers_are_copied_not_averaged() -> None:
     teacher, student = Network(10.0), Network(20.0)
-    update_teacher(teacher, student, 0.9)
+    MovingAverage(teacher, student).update(0.9)
     assert teacher.frequencies.item() == 20
     assert teacher.steps.item() == 20
     assert teacher.steps.dtype == torch.int64
@@ -55,13 +55,13 @@ def test_averaging_goes_by_name() -> None:
         return nn.ParameterDict({name: torch.tensor([float(ord(name))]) for name in names})
 
     teacher = network("a", "b")
-    update_teacher(teacher, network("b", "a"), 0.5)
+    MovingAverage(teacher, network("b", "a")).update(0.5)
     assert {name: p.item() for name, p in teacher.named_parameters()} == {"a": ord("a"), "b": ord("b")}
 
 
 def test_a_student_of_another_kind_is_refused() -> None:
     with pytest.raises(KeyError, match="value"):
-        update_teacher(Network(), nn.Linear(1, 1), 0.9)
+        MovingAverage(Network(), nn.Linear(1, 1)).update(0.9)
 
 
 def test_the_decay_grows_until_its_limit() -> None:
@@ -118,7 +118,7 @@ def test_averages_are_float32_and_a_small_change_is_not_lost() -> None:
     """With bfloat16, of 8 bits, 1 + 0.01 * 0.1 would stay 1."""
     teacher, student = Network(1.0), Network(1.1)
     assert teacher.value.dtype == torch.float32
-    update_teacher(teacher, student, 0.99)
+    MovingAverage(teacher, student).update(0.99)
     assert teacher.value.item() == pytest.approx(1.001, abs=1e-6)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prompt_das.adaptation.mean_teacher import make_teacher, update_teacher
+from prompt_das.adaptation.mean_teacher import MovingAverage, make_teacher
 from prompt_das.adaptation.pseudo_labels import PseudoLabeler
 from prompt_das.data.build import SampleStream, get_slices
 from prompt_das.data.dataset_mapper import SourceMapper, TargetMapper
@@ -79,6 +79,7 @@ def test_a_training_step_waits_for_nothing(tiny_cfg: CfgNode, samples: Any) -> N
         labeler = PseudoLabeler(tiny_cfg, teacher, reported.update)
         optimizer = build_optimizer(tiny_cfg, student)
         student.train()
+        average = MovingAverage(teacher, student)
         with NoWaiting():
             losses = propagate_nonfinite(student(source + labeler(target)))
             assert losses.keys() == {
@@ -91,7 +92,7 @@ def test_a_training_step_waits_for_nothing(tiny_cfg: CfgNode, samples: Any) -> N
             for parameter in student.parameters():  # the backward pass needs a real GPU
                 parameter.grad = torch.empty_like(parameter)
             optimizer.step()
-            update_teacher(teacher, student, 0.99)
+            average.update(0.99)
         values = [*losses.values(), *reported.values(), optimizer.skipped]
         assert {value.device.type for value in values} == {"cuda"}
 

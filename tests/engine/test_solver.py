@@ -152,7 +152,7 @@ def test_clipping_can_be_switched_off(tiny_cfg: CfgNode) -> None:
 def test_a_gradient_that_is_not_finite_moves_nothing(bad_value: float, max_norm: float | None, fused: bool) -> None:
     """Neither the parameters, weight decay included, nor the moments; the next step is as if it had not been.
 
-    A GPU uses the fused kernels, so that it need not wait for the host."""
+    Without fused kernels is a run resumed from an old checkpoint."""
     a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     optimizer = ClippedAdamW([a, b], lr=0.1, weight_decay=0.5, max_norm=max_norm, fused=fused)
     a.grad, b.grad = torch.tensor([bad_value]), torch.tensor([1.0])
