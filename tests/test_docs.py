@@ -52,10 +52,18 @@ def keys(cfg: CfgNode, prefix: str = "") -> set[str]:
     return found
 
 
+def anchors(page: Path) -> set[str]:
+    """What links to the headings of a page end with, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES_TO_READ, ids=page_id)
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
-    assert [t for t in targets if "://" not in t and not (page.parent / t).exists()] == []
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", page.read_text())
+    here = [(page.parent / file if file else page, anchor) for file, anchor in links if "://" not in file]
+    assert [file for file, _ in here if not file.exists()] == []
+    assert [(file, anchor) for file, anchor in here if anchor and anchor not in anchors(file)] == []
 
 
 @pytest.mark.parametrize("page", PAGES_TO_READ, ids=page_id)

@@ -60,7 +60,7 @@ LR_RATIO = 1 / 3
 # Radius of what a click says for certain, in sigmas of the center-point head: well inside of a typical object.
 SUPERVISION_SIGMAS = 1.0
 # Of the score: what a network may lose and still be written. Some of what the start was sure of is wrong, and where an
-# adaptation collapsed, it lost 0.035 and more from one score to the next (docs/RESULTS.md).
+# adaptation collapsed, it lost 0.035 and more from one score to the next (docs/EXPERIMENTS.md).
 TOLERANCE = 0.03
 
 
