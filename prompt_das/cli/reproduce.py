@@ -30,11 +30,10 @@ class Experiment:
         self.threads = args.threads
         self.folder = CONFIGS / "quick" if args.size == "quick" else CONFIGS
         ratios = "(0.0, 0.15, 0.5, 1.0)"
-        self.common = ["TEST.PROMPT_RATIOS", ratios]
+        windows = WINDOW_PRESETS["paper"]
+        self.common = ["TEST.PROMPT_RATIOS", ratios, "TEST.WINDOW.ROTATIONS", str(windows["rotations"])]
         if args.size == "paper":
-            windows = WINDOW_PRESETS["paper"]
             self.common += ["TEST.WINDOW.STRIDE", str(windows["stride"])]
-            self.common += ["TEST.WINDOW.ROTATIONS", str(windows["rotations"])]
 
     def path(self, run: Run, seed: int) -> Path:
         return self.output / f"seed{seed}" / run.name

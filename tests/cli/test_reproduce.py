@@ -120,6 +120,13 @@ def test_the_paper_s_size_has_the_paper_s_windows(reproduce: Callable, started: 
         assert value_of(command, "SOLVER.MAX_ITER") == "7"
 
 
+def test_the_quick_size_is_tested_in_four_rotations_as_well(reproduce: Callable, started: list[list[str]]) -> None:
+    reproduce("--size", "quick")
+    for command in started:
+        assert value_of(command, "TEST.WINDOW.ROTATIONS") == "4"
+        assert "TEST.WINDOW.STRIDE" not in command  # the config has one for its windows
+
+
 def test_the_ablation_switches_components_on_one_after_the_other(reproduce: Callable, started: list[list[str]]) -> None:
     tables = reproduce("--size", "quick", "--ablation")
     switches = ("POINT_PSEUDO_LABELS", "MASK_PSEUDO_LABELS", "PROMPTS", "CONTRASTIVE")
