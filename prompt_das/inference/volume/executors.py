@@ -21,6 +21,7 @@ AT_ONCE = 4  # slices of a Dask task: few, so that little is lost with a worker,
 PATIENCE = 30.0  # seconds
 _POLL = 1.0  # seconds
 _CONNECT = 20.0  # seconds
+_PRELOAD = "prompt_das.inference.volume.slice_prediction"  # workers import it as they start, not at their first slice
 # Dask lets its workers give freed memory back at once; the network then spends half of its time asking for it again.
 _TRIM = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
 
@@ -81,7 +82,7 @@ def dask_executor(
             # Memory is bounded by the size of a slice; Dask's own limit would kill workers on large ones.
             options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
             with dask.config.set({_TRIM: None}):
-                local = LocalCluster(n_workers=workers, **options)
+                local = LocalCluster(n_workers=workers, preload=[_PRELOAD], **options)
             client = stack.enter_context(Client(stack.enter_context(local)))
             client.wait_for_workers(workers, timeout=60)
         yield _on(client, "this machine", patience)
