@@ -1,7 +1,7 @@
 # Every target makes the environment it needs: .venv, once. What that takes: python3 >= 3.11 with venv, a package index,
 # about 6 GB of disk. No compiler, no GPU.
 #   make demo          a strange volume, ten clicks, adaptation, a table and a figure: three minutes on 2 cores
-#   make test          the tests; test-slow runs those that take minutes
+#   make test          the tests; test-long runs those that take ten seconds and more, test-slow those of minutes
 #   make test-faults   a run killed at 50 random moments and resumed: it ends as if nothing had happened; and some 1500
 #                      damaged and hostile files: refused, or read rightly; minutes
 #   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 11 minutes
@@ -28,7 +28,7 @@ HASHED    = --require-hashes --requirement
 DETECTRON2 = pb1-detectron2==0.6 --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29
 SKIP_BUILD = --no-deps -C=--global-option=build_py -C=--build-option=--skip-build
 
-.PHONY: help demo test test-slow test-faults benchmark benchmark-gpu lint format install venv constraints audit clean
+.PHONY: help demo test test-long test-slow test-faults benchmark benchmark-gpu lint format install venv constraints audit clean
 
 help:
 	@sed -n 's/^#  //p' Makefile
@@ -37,7 +37,10 @@ demo: $(STAMP)
 	$(BIN)/prompt-das demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not long"
+
+test-long: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

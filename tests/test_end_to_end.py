@@ -331,6 +331,7 @@ def test_a_finished_run_is_only_evaluated_again(train: Train, finished: Callable
 # ---- does it help
 
 
+@pytest.mark.long
 def test_adaptation_helps(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the target the adapted model is better than the source model, and better than one that has seen as many more
     source images instead. A network of half a minute; with seeds 0 to 4 the gains are 0.5 to 8.7 and 0.6 to 4.5."""

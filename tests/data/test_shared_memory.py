@@ -43,6 +43,7 @@ def possible() -> bool:
 pytestmark = pytest.mark.skipif(not possible(), reason="needs the right to mount a small /dev/shm of its own")
 
 
+@pytest.mark.long
 def test_small_shared_memory_is_not_used_and_one_that_is_full_ends_the_run_and_is_named() -> None:
     """It counts as small below ``MIN_SHARED_MEMORY``: first all is, then nothing."""
     result = subprocess.run(

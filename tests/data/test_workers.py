@@ -199,6 +199,7 @@ def test_no_worker_outlives_an_evaluation(
     assert job.ends() == -number, job.text
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_ends_the_run_and_it_goes_on_later(
     start: Callable[..., Job],
     alone: Path,
@@ -231,6 +232,7 @@ def test_an_unreadable_slice_ends_the_run_and_is_named(
         assert text in job.text
 
 
+@pytest.mark.long
 def test_with_unreadable_slices_left_out_a_run_that_was_killed_is_the_same_run(
     start: Callable[..., Job],
     spoil: Callable[[str], Path],
@@ -253,6 +255,7 @@ def test_with_unreadable_slices_left_out_a_run_that_was_killed_is_the_same_run(
     assert_same(results_of(folder), results_of(tmp_path / "alone"))
 
 
+@pytest.mark.long
 def test_an_evaluation_in_the_middle_stops_at_one_and_goes_on_when_it_is_mended(
     start: Callable[..., Job], spoil: Callable[[str], Path], synthetic_root: Path, tmp_path: Path
 ) -> None:

@@ -207,6 +207,7 @@ def test_a_rank_is_killed_and_the_run_resumed(
     assert_same(*(read_checkpoint(tmp_path / folder / "model_final.pth") for folder in ("parts", "whole")))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
 def test_the_launcher_is_killed(tmp_path: Path, in_process: Callable[..., Any]) -> None:
     """Its processes are spawned: only then it is their parent, whose death they are told."""

@@ -319,6 +319,7 @@ def evaluate_part(rank: int, world_size: int, folder: str) -> None:
         os._exit(0)  # an interpreter that exits in the usual way is now and then aborted by one of gloo's threads
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick_launch")
 def test_two_processes_evaluate_like_one(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]

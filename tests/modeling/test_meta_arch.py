@@ -410,6 +410,7 @@ def turn_points(points: Tensor, turns: int) -> Tensor:
 
 
 # Without a C++ compiler, which "inductor" needs: "eager" traces the parts, "aot_eager" their gradients, too.
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_compiled_parts_give_the_same_and_keep_their_names(tiny_cfg: CfgNode, model: PromptDAS, backend: str) -> None:
     tiny_cfg.MODEL.COMPILE = backend

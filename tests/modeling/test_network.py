@@ -65,6 +65,7 @@ def test_the_guard_refuses_connections_and_names() -> None:
         s.bind(("127.0.0.1", 0))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_network", "quick_setup", "synthetic_data")
 def test_training_evaluation_and_prediction(
     tiny: list[str],

@@ -37,6 +37,7 @@ def import_without_extras() -> None:
         importlib.import_module(f"prompt_das.{name}")
 
 
+@pytest.mark.long
 def test_without_napari_the_package_and_the_session_work(start_process: Callable[..., Any]) -> None:
     """The extra is for those who click: nothing else may ask for it."""
     process = start_process(import_without_extras)

@@ -60,7 +60,8 @@ def start(tiny: list[str], synthetic_data: Path, start_process: Callable[..., An
     return start
 
 
-# Two in every run of the tests; the slow ones are those of `make test-faults`.
+# Two in `make test-long`; the slow ones are those of `make test-faults`.
+@pytest.mark.long
 @pytest.mark.parametrize(("kills", "iterations"), [(2, 15), pytest.param(50, 50, marks=pytest.mark.slow)])
 def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
     start: Callable[[Path, int], Any],

@@ -396,6 +396,7 @@ def stopping_after(count: int) -> Callable[..., None]:
     return stop
 
 
+@pytest.mark.long
 @stops_of_versions
 def test_stopped_after_any_step_it_goes_on_to_the_same_files(
     predict: Predict,
@@ -445,6 +446,7 @@ def lines(path: Path) -> int:
         return 0
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_it_goes_on_to_the_same_files(
     predict: Predict, weights: Path, tmp_path: Path, rng: np.random.Generator, start_process: Any
 ) -> None:
@@ -610,6 +612,7 @@ class Disk:
         return lost
 
 
+@pytest.mark.long
 @stops_of_versions
 def test_power_lost_after_any_line_of_the_journal_costs_nothing_that_the_journal_lists(
     predict: Predict, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, stops: slice
@@ -776,6 +779,7 @@ def test_arguments_that_make_no_sense(
 # ---- more than one process
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])  # who is killed is replaced: seconds
 def test_dask_workers_give_the_same_also_when_one_dies(
     tmp_path: Path, rng: np.random.Generator, predict: Predict, kills: int
