@@ -91,17 +91,18 @@ class PseudoLabeler:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, teacher: PromptDAS, put_metrics: Callable[[dict[str, Tensor]], None]) -> dict:
-        node = cfg.DOMAIN_ADAPT
+        node, target_losses = cfg.DOMAIN_ADAPT, enabled_target_losses(cfg)
         return {
             "teacher": teacher,
             "put_metrics": put_metrics,
-            "target_losses": enabled_target_losses(cfg),
+            "target_losses": target_losses,
             "use_prompts": node.USE_PROMPTS,
             "suppression_radius": cfg.MODEL.CENTER_HEAD.SIGMA,
             "peaks": {"threshold": node.POINTS.THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": node.POINTS.TOP_K},
             "density_ignore": node.POINTS.IGNORE_THRESHOLD,
             "supervision_radius": node.POINTS.SUPERVISION_RADIUS,
-            "require_peak": node.MASKS.REQUIRE_PEAK,
+            # Without pseudo points no density is predicted, and no peak could confirm anything.
+            "require_peak": node.MASKS.REQUIRE_PEAK and "points" in target_losses,
             "prompt_with_peaks": node.POINTS.PROMPT_TEACHER,
             "min_confidence": node.MASKS.MIN_CONFIDENCE,
             "pixel_confidence": node.MASKS.PIXEL_CONFIDENCE,

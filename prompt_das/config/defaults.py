@@ -170,7 +170,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.DOMAIN_ADAPT.MASKS = CN()
     _c.DOMAIN_ADAPT.MASKS.PIXEL_CONFIDENCE = 0.7  # pixels below are ignored
     # Components of the teacher's mask in which its density has no peak (POINTS.THRESHOLD), and which hold no sparse
-    # point, become background: the two heads err in different places.
+    # point, become background: the two heads err in different places. Needs USE_POINT_PSEUDO_LABELS.
     _c.DOMAIN_ADAPT.MASKS.REQUIRE_PEAK = False
     # So do those whose highest probability is below; TEST.MIN_CONFIDENCE is the same in predictions. 0: none.
     _c.DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE = 0.0

@@ -22,7 +22,11 @@ def limit_to_clicked_objects(automatic: np.ndarray, prompted: np.ndarray, clicks
     """
     objects = connected_components((automatic > FOREGROUND_THRESHOLD) | (prompted > FOREGROUND_THRESHOLD))
     columns, rows = np.floor(clicks[:, :2]).astype(np.int64).T
-    clicked = np.zeros(objects.max() + 1, bool)
+    clicked = np.zeros(objects.max(initial=0) + 1, bool)
     clicked[objects[rows, columns]] = True
     clicked[0] = False
-    return np.where(clicked[objects], prompted, automatic)
+    pixels = np.flatnonzero(objects)  # few of a slice, and nothing else can change
+    pixels = pixels[clicked[objects.ravel()[pixels]]]
+    limited = automatic.copy()
+    limited.ravel()[pixels] = prompted.ravel()[pixels]
+    return limited

@@ -17,15 +17,16 @@ def suppress_weak_components(probability: np.ndarray, confidence: float, clicks:
         clicks: (N, 3) as (x, y, label) in pixels; a component that holds a positive one stays.
 
     Returns:
-        (H, W), of the dtype of ``probability``; in suppressed components it is at most the foreground threshold.
+        (H, W), of the dtype of ``probability``; in suppressed components it is the foreground threshold.
     """
     components = connected_components(probability > FOREGROUND_THRESHOLD)
+    pixels = np.flatnonzero(components)  # few of a slice, and nothing else can change
+    found = components.ravel()[pixels]
     highest = np.zeros(components.max(initial=0) + 1, probability.dtype)
-    foreground = components > 0
-    np.maximum.at(highest, components[foreground], probability[foreground])
-    positive = clicks[clicks[:, 2] == POSITIVE, :2]
-    columns, rows = np.floor(positive).astype(np.int64).T
+    np.maximum.at(highest, found, probability.ravel()[pixels])
+    columns, rows = np.floor(clicks[clicks[:, 2] == POSITIVE, :2]).astype(np.int64).T
     weak = highest < confidence
     weak[components[rows, columns]] = False
-    weak[0] = False
-    return np.where(weak[components], np.minimum(probability, FOREGROUND_THRESHOLD), probability)
+    kept = probability.copy()
+    kept.ravel()[pixels[weak[found]]] = FOREGROUND_THRESHOLD
+    return kept

@@ -334,6 +334,13 @@ def test_settings_come_from_the_config(tiny_cfg: CfgNode) -> None:
     assert labeled["contrastive"] == {}
 
 
+@pytest.mark.parametrize("with_points", [True, False])
+def test_masks_need_peaks_only_where_points_are_predicted(tiny_cfg: CfgNode, with_points: bool) -> None:
+    tiny_cfg.DOMAIN_ADAPT.MASKS.REQUIRE_PEAK = True
+    tiny_cfg.DOMAIN_ADAPT.USE_POINT_PSEUDO_LABELS = with_points
+    assert PseudoLabeler(tiny_cfg, Teacher(), print).require_peak == with_points
+
+
 def test_the_loader_labels_targets_and_passes_sources_on() -> None:
     source = {"domain": "source", "image": torch.zeros(1, *SIZE)}
     loader = PseudoLabelLoader([([source], []), ([source, source], [sample()])], labeler(Teacher()))

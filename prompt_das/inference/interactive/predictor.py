@@ -4,9 +4,9 @@ Shapes: H, W height and width of the slice, N points, w side of a window in pixe
 A point is (x, y) in pixels of the slice, the center of the first pixel is (0.5, 0.5); its label is 1 (positive: "this
 is one") or 0 (negative: "this is none"). A box is (y0, x0, y1, x1) in pixels of the slice, half open.
 
-How it stays exact: the prediction of a window depends on the pixels of the window and on the points inside it,
-and is always computed for one window alone, with its points in one order. So it can be kept, forgotten and computed
-again without any difference, and a result does not depend on the clicks before it, nor on the cache.
+How it stays exact: the prediction of a window depends on the pixels of the window and on the points inside it, and is
+always computed alike, in a batch of one size and with its points in one order. So it can be kept, forgotten and
+computed again without any difference, and a result does not depend on the clicks before it, nor on the cache.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Predictor:
     that takes as long as 40 decodings. For a viewer that shows a part of a large slice, pass that part as ``region``.
 
     Threads: every method may be called from any thread at any time, and **the newest call wins**: a call that is still
-    running ends after the window in work and raises :class:`Superseded`. What it has computed is kept. A call
+    running ends after the few windows in work and raises :class:`Superseded`. What it has computed is kept. A call
     whose windows are encoded does not wait for the encoding of another call.
 
     ``TEST.WINDOW.ROTATIONS 4`` works, at four times the time and memory. Set it to 1 (in ``opts``) to click, unless
@@ -183,7 +183,7 @@ class Predictor:
             region: a box that is predicted, such as what a viewer shows; it may reach beyond the slice. What was
                 predicted outside is kept, and follows the points. None: the whole slice.
             centers: predict centers as well; at the paper's size half as much work as to encode.
-            progress: called with (windows done, windows in all) after each window, in this thread.
+            progress: called with (windows done, windows in all) after each batch of them, in this thread.
 
         Raises:
             Superseded: a newer call came.
@@ -218,9 +218,9 @@ class Predictor:
     ) -> Iterator[Segmentation]:
         """Predict as :meth:`predict` does, and yield results on the way, the complete one last.
 
-        First come the windows that are encoded already, and a result with all of them; then the others, from the
-        middle of the region outwards, and a result every ``interval`` seconds (none on the way if it is infinite);
-        then the centers. Where windows overlap, a result on the way may blend old and new predictions.
+        First come the windows that are encoded already, and a result with all of them; then the others, clicked ones
+        and then from the middle of the region outwards, and a result every ``interval`` seconds (none on the way if it
+        is infinite); then the centers. Where windows overlap, a result on the way may blend old and new predictions.
 
         The call checks its arguments and counts as the newest at once; the work is done where, and while, its results
         are taken. A stream may be left at any time.
@@ -245,19 +245,23 @@ class Predictor:
     ) -> Iterator[Segmentation]:
         maps = self._current.begin(image, expected, call.ticket)
         with self._current.locked(call.ticket):
-            steps = self._windows.plan(maps, call.clicks, call.region, call.centers or self._splits)
+            batches = self._windows.plan(maps, call.clicks, call.region, call.centers or self._splits)
+        total, done, pace = sum(map(len, batches)), 0, 0
         last_result = time.monotonic()
-        for i, step in enumerate(steps):
-            gets_slower = i > 0 and step.pace > steps[i - 1].pace
-            if i > 0 and interval < math.inf and (gets_slower or time.monotonic() - last_result >= interval):
-                yield self._result(maps, call, i, len(steps))
+        for batch in batches:
+            gets_slower, pace = batch[0].pace > pace, batch[0].pace
+            if done and interval < math.inf and (gets_slower or time.monotonic() - last_result >= interval):
+                yield self._result(maps, call, done, total)
                 last_result = time.monotonic()
-            prediction = self._windows.predict(maps, step, lambda: self._calls.check(call.ticket))
+            predictions = self._windows.predict(maps, batch, lambda: self._calls.check(call.ticket))
             with self._current.locked(call.ticket):
-                maps.blend(step.kind).set_window(step.window, step.click_key, prediction)
+                for step, prediction in zip(batch, predictions, strict=True):
+                    for kind in step.kinds:
+                        maps.blend(kind).set_window(step.window, step.click_key, prediction)
+            done += len(batch)
             if progress is not None:
-                progress(i + 1, len(steps))
-        yield self._result(maps, call, len(steps), len(steps))
+                progress(done, total)
+        yield self._result(maps, call, total, total)
 
     def _result(self, maps: SliceMaps, call: _Call, done: int, total: int) -> Segmentation:
         complete = done == total

@@ -20,6 +20,9 @@ HEIGHT, WIDTH = 70, 60
 NONE = np.zeros((0, 2), np.float32)
 POINTS = np.array([[8.5, 9.5], [40.5, 20.5], [50.2, 66.1]], np.float32)
 
+# One window at a time, so that tests can count them.
+WINDOWS = ["TEST.WINDOW.STRIDE", "20", "TEST.WINDOW.BATCH_SIZE", "1"]
+
 Make = Callable[..., Predictor]
 
 
@@ -32,7 +35,7 @@ IMAGE = gray(0)
 
 def tiny_predictor(tiny: list[str], *opts: str, cache_bytes: int = 1 << 30) -> Predictor:
     """Windows of 32 px every 20 px, and a network whose answer hangs on its points more than an untrained one's."""
-    cfg = get_prompt_das_cfg(None, [*tiny, "TEST.WINDOW.STRIDE", "20", "TEST.MIN_INSTANCE_SIZE", "3", *opts])
+    cfg = get_prompt_das_cfg(None, [*tiny, *WINDOWS, "TEST.MIN_INSTANCE_SIZE", "3", *opts])
     torch.manual_seed(0)
     model = PromptDAS(cfg)
     with torch.no_grad():
@@ -49,7 +52,7 @@ class Calls:
         self.in_encode, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
         self.looking_for_an_embedding = 0
-        embedding = predictor._windows.embedding
+        embeddings = predictor._windows.embeddings
         model = predictor._model
         encode, decode, center_head = model.encode, model.decode, model.center_head.forward
 
@@ -67,11 +70,11 @@ class Calls:
             self.heads += 1
             return center_head(*args)
 
-        def counted_embedding(*args: Any) -> torch.Tensor:
+        def counted_embeddings(*args: Any) -> torch.Tensor:
             self.looking_for_an_embedding += 1
-            return embedding(*args)
+            return embeddings(*args)
 
-        monkeypatch.setattr(predictor._windows, "embedding", counted_embedding)
+        monkeypatch.setattr(predictor._windows, "embeddings", counted_embeddings)
         monkeypatch.setattr(model, "encode", counted_encode)
         monkeypatch.setattr(model, "decode", counted_decode)
         monkeypatch.setattr(model.center_head, "forward", counted_head)

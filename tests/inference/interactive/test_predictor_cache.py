@@ -46,6 +46,19 @@ def test_a_click_decodes_the_windows_that_it_lies_in(predictor: Predictor, calls
     assert calls.take() == (0, 1)
 
 
+def test_windows_are_encoded_in_batches_of_one_size_and_decoded_alone_where_clicks_are(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = make("TEST.WINDOW.BATCH_SIZE", "8")
+    calls = Calls(predictor, monkeypatch)
+    predictor.predict(NONE, image=IMAGE)  # nine windows: 4 + 4 + 1
+    assert calls.take() == (12, 3)
+    predictor.predict([[30.5, 25.5]], image=IMAGE)
+    assert calls.take() == (0, 6)
+    predictor.predict([[30.5, 25.5]], image=gray(1))  # six windows with the click, three without: 4 + 2 and 3
+    assert calls.take() == (12, 7)
+
+
 def test_what_was_decoded_before_is_not_decoded_again(predictor: Predictor, calls: Calls) -> None:
     clicks = [NONE, POINTS[:1], POINTS[:2], POINTS]
     answers = [predictor.predict(points).probability for points in clicks]
@@ -161,13 +174,15 @@ operations = st.one_of(
 
 
 @pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("scale", ["1.0", "0.6"])
-def test_a_result_depends_on_the_points_and_not_on_calls_before_it(tiny: list[str], scale: str, examples: int) -> None:
+@pytest.mark.parametrize(("scale", "batch_size"), [("1.0", "4"), ("0.6", "1")])
+def test_a_result_depends_on_the_points_and_not_on_calls_before_it(
+    tiny: list[str], scale: str, batch_size: str, examples: int
+) -> None:
     """Any sequence of clicks, steps to other slices and views: bit by bit as if it were the first call.
 
     And the box that is said to have changed holds all that did.
     """
-    origin = tiny_predictor(tiny, "INPUT.SCALE", scale)
+    origin = tiny_predictor(tiny, "INPUT.SCALE", scale, "TEST.WINDOW.BATCH_SIZE", batch_size)
 
     @settings(max_examples=examples)
     @given(st.lists(st.tuples(operations, regions), max_size=8), st.sampled_from([0, 30_000, 1 << 20]))
