@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import prompt_das
 from prompt_das.adaptation.click_advice import warn_of_empty_places
@@ -32,10 +32,9 @@ from prompt_das.engine.adapt_files import check_arguments, open_folder, require_
 from prompt_das.engine.adapt_schedule import (
     SCORES,
     as_options,
-    fit_schedule,
     make_schedule,
+    measure_schedule,
     schedule_of,
-    seconds_per_iteration,
     seconds_to_make_points,
 )
 from prompt_das.engine.adapt_target import TRAIN_CLICKS, Target, find_target, keep_aside
@@ -45,7 +44,9 @@ from prompt_das.engine.outline import outline_of_diameter
 from prompt_das.engine.trainer import build_trainer
 from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.modeling.load import config_of_weights, load_model
+from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.utils.atomic_write import atomic_write
+from prompt_das.volumes.point_files import SliceClicks
 
 import torch
 from detectron2.config import CfgNode
@@ -140,42 +141,35 @@ def adapt(
     cfg = get_prompt_das_cfg(None, [*settings, *opts], text=start_cfg.dump())
     unfinished = open_folder(output, folder, [weights, *target.files], resume=resume)
     require_same_inputs(folder, weights, target.slices, resume=unfinished)
-    score = before = None
-    score_seconds = 0.0
-    if target.clicks is not None:
-        held_out = keep_aside(target, folder, seed, resume=unfinished)
+    held_out = None if target.clicks is None else keep_aside(target, folder, seed, resume=unfinished)
     check_run(cfg)
-    if target.clicks is not None:
-        if not unfinished:
-            warn_of_empty_places(target.file, target.slices, target.clicks, crop, start)
-        windows = ClickWindows(target.slices, held_out, crop)
-        score = HeldOutScore(windows, start, cfg.MODEL.CENTER_HEAD.SIGMA)
-        scoring = time.monotonic()
-        before = score(start)
-        score_seconds = time.monotonic() - scoring
+    if target.clicks is not None and not unfinished:
+        warn_of_empty_places(target.file, target.slices, target.clicks, crop, start)
+    sigma = cfg.MODEL.CENTER_HEAD.SIGMA
+    watched = Watched() if held_out is None else watch_clicks(target, held_out, crop, start, sigma)
 
     if unfinished:
         schedule = schedule_of(folder)
     elif "SOLVER.MAX_ITER" in opts[::2]:
         schedule = make_schedule(cfg.SOLVER.MAX_ITER, SCORES)
     else:
-        points_seconds = 0.0 if target.clicks is not None else seconds_to_make_points(start, target.slices, crop.scale)
-        each = seconds_per_iteration(cfg)
-        left = 60 * minutes - (time.monotonic() - begun) - points_seconds
-        schedule = fit_schedule(left, each, score_seconds)
+        left = 60 * minutes - (time.monotonic() - begun)
+        if target.clicks is None:
+            left -= seconds_to_make_points(start, target.slices, crop.scale)
+        schedule = measure_schedule(left, cfg, watched.seconds)
     cfg = get_prompt_das_cfg(None, [*settings, *schedule, *opts], text=start_cfg.dump())
     if unfinished:
         run_folder.require_same_run(cfg, folder)
-    after, state = train(cfg, score, before, resume=unfinished, progress=progress)
+    after, state = train(cfg, watched, resume=unfinished, progress=progress)
     adapted = state is not None
     if state is None:
         state = start.state_dict()
-    about = {"weights": weights.name, "iterations": cfg.SOLVER.MAX_ITER, "adapted": adapted, "before": before}
+    about = {"weights": weights.name, "iterations": cfg.SOLVER.MAX_ITER, "adapted": adapted, "before": watched.before}
     # Not with ``opts``: they are those of this run, not of the next one that begins with its weights.
     write_weights(output, state, config_of_weights(weights, opts=outline, plugins=plugins), {**about, "after": after})
     shutil.rmtree(folder, ignore_errors=True)  # the result is there, whatever a file system thinks of open files
     taken = (time.monotonic() - begun) / 60
-    return Adaptation(output, before, after, adapted, cfg.SOLVER.MAX_ITER, taken)
+    return Adaptation(output, watched.before, after, adapted, cfg.SOLVER.MAX_ITER, taken)
 
 
 def run_settings(
@@ -210,15 +204,35 @@ def run_settings(
     return as_options(settings)
 
 
-def train(
-    cfg: CfgNode, score: HeldOutScore | None, before: float | None, *, resume: bool, progress: bool
-) -> tuple[float | None, dict[str, Tensor] | None]:
-    """Train -> the score that counts, see :class:`Adaptation`, and the weights to write; None: none were good enough.
+class Watched(NamedTuple):
+    """What watches an adaptation; nothing does where there are no clicks.
 
-    ``before``: the score of the start, where there is one.
+    Attributes:
+        score: of a network, at the held-out clicks.
+        before: the score of the start.
+        seconds: that it took.
     """
+
+    score: HeldOutScore | None = None
+    before: float | None = None
+    seconds: float = 0.0
+
+
+def watch_clicks(target: Target, held_out: SliceClicks, crop: CropReader, start: PromptDAS, sigma: float) -> Watched:
+    """Score the starting network; for the arguments see :mod:`prompt_das.adaptation.held_out_clicks`."""
+    score = HeldOutScore(ClickWindows(target.slices, held_out, crop), start, sigma)
+    begun = time.monotonic()
+    before = score(start)
+    return Watched(score, before, time.monotonic() - begun)
+
+
+def train(
+    cfg: CfgNode, watched: Watched, *, resume: bool, progress: bool
+) -> tuple[float | None, dict[str, Tensor] | None]:
+    """Train -> the score that counts, see :class:`Adaptation`, and the weights to write; None: none are good enough."""
+    score, before = watched.score, watched.before or 0.0
     seed_all_rng(cfg.SEED)
-    watch = ClickWatch(cfg.TEST.EVAL_PERIOD, score, before=before or 0.0, tolerance=TOLERANCE, progress=progress)
+    watch = ClickWatch(cfg.TEST.EVAL_PERIOD, score, before=before, tolerance=TOLERANCE, progress=progress)
     trainer = build_trainer(cfg, watch)
     trainer.resume_or_load(resume=resume)
     run_folder.start(cfg)

@@ -70,6 +70,13 @@ def fit_schedule(seconds: float, each: float, score_seconds: float) -> list[str]
     return make_schedule(iterations, min(max(affordable, 1), SCORES))
 
 
+def measure_schedule(seconds: float, cfg: CfgNode, score_seconds: float) -> list[str]:
+    """As :func:`fit_schedule`, with the iterations of ``cfg`` timed first; that counts as well."""
+    begun = time.monotonic()
+    each = seconds_per_iteration(cfg)
+    return fit_schedule(seconds - (time.monotonic() - begun), each, score_seconds)
+
+
 def schedule_of(folder: Path) -> list[str]:
     """The settings ``SCHEDULE`` of the run in a folder."""
     cfg = get_prompt_das_cfg(folder / CONFIG)

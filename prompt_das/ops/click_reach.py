@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, connected_components
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, foreground_components
 
 import numpy as np
 
@@ -20,13 +20,12 @@ def limit_to_clicked_objects(automatic: np.ndarray, prompted: np.ndarray, clicks
     Returns:
         (H, W), of the dtype of ``automatic``.
     """
-    objects = connected_components((automatic > FOREGROUND_THRESHOLD) | (prompted > FOREGROUND_THRESHOLD))
+    foreground = (automatic > FOREGROUND_THRESHOLD) | (prompted > FOREGROUND_THRESHOLD)
+    count, objects, pixels, found = foreground_components(foreground)
     columns, rows = np.floor(clicks[:, :2]).astype(np.int64).T
-    clicked = np.zeros(objects.max(initial=0) + 1, bool)
+    clicked = np.zeros(count + 1, bool)
     clicked[objects[rows, columns]] = True
-    clicked[0] = False
-    pixels = np.flatnonzero(objects)  # few of a slice, and nothing else can change
-    pixels = pixels[clicked[objects.ravel()[pixels]]]
+    pixels = pixels[clicked[found]]
     limited = automatic.copy()
     limited.ravel()[pixels] = prompted.ravel()[pixels]
     return limited

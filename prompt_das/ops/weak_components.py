@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, connected_components
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, foreground_components
 from prompt_das.ops.points import POSITIVE
 
 import numpy as np
@@ -19,10 +19,8 @@ def suppress_weak_components(probability: np.ndarray, confidence: float, clicks:
     Returns:
         (H, W), of the dtype of ``probability``; in suppressed components it is the foreground threshold.
     """
-    components = connected_components(probability > FOREGROUND_THRESHOLD)
-    pixels = np.flatnonzero(components)  # few of a slice, and nothing else can change
-    found = components.ravel()[pixels]
-    highest = np.zeros(components.max(initial=0) + 1, probability.dtype)
+    count, components, pixels, found = foreground_components(probability > FOREGROUND_THRESHOLD)
+    highest = np.zeros(count + 1, probability.dtype)
     np.maximum.at(highest, found, probability.ravel()[pixels])
     columns, rows = np.floor(clicks[clicks[:, 2] == POSITIVE, :2]).astype(np.int64).T
     weak = highest < confidence

@@ -70,6 +70,10 @@ class SliceMaps:
         border = torch.nextafter(torch.tensor([width, height], dtype=torch.float32), torch.zeros(2))
         self._last_click = F.pad(border, (0, 1), value=1)
 
+    @property
+    def num_windows(self) -> int:
+        return len(self._grid.corners)
+
     def blend(self, kind: str) -> WindowBlend:
         """The predictions of the windows, ``MASK``, ``AUTOMATIC`` or ``CENTERS``, at the network's resolution."""
         if kind not in self._blends:
@@ -168,7 +172,7 @@ class SliceMaps:
 
 
 def box_of_changes(before: np.ndarray, after: np.ndarray) -> Box | None:
-    """The smallest box around the pixels in which two (H, W) maps differ, NaN being equal to NaN; None without any."""
-    differs = ~((before == after) | (np.isnan(before) & np.isnan(after)))
+    """The smallest box around the pixels whose bits differ in two (H, W) float32 maps; None without any."""
+    differs = before.view(np.uint32) != after.view(np.uint32)
     rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
     return (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else None

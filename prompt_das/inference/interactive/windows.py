@@ -29,7 +29,8 @@ Check = Callable[[], object]  # raises an exception if the result is not needed 
 EmbeddingKey = tuple[bytes, int, int]  # of the slice, the window and its rotation
 T = TypeVar("T")
 
-MAX_BATCH = 4  # windows: more are hardly faster on a CPU, and a new click waits for the batch in work
+# Larger batches are hardly faster, and a new click waits for the one in work.
+CPU_BATCH_PIXELS, GPU_BATCH_PIXELS = 4 * 128**2, 8 * 384**2
 
 
 class WindowStep(NamedTuple):
@@ -60,7 +61,8 @@ class WindowPredictor:
         self._cache = cache
         self._rotations = model.window["rotations"]
         check_rotations(self._rotations)
-        self._batch_size = min(model.window["batch_size"], MAX_BATCH)
+        pixels = CPU_BATCH_PIXELS if model.device.type == "cpu" else GPU_BATCH_PIXELS
+        self._max_batch = max(1, min(pixels // model.window["window"] ** 2, model.window["batch_size"]))
         self._encoding = threading.Lock()  # one batch at a time
 
     def plan(self, maps: SliceMaps, clicks: np.ndarray, region: Box, centers: bool) -> list[list[WindowStep]]:
@@ -95,7 +97,7 @@ class WindowPredictor:
                     pace = 2 * (kind == CENTERS) + slow
                     kinds = (*steps[cache_key].kinds, kind) if cache_key in steps else (kind,)
                     steps[cache_key] = WindowStep(kinds, index, clicks_in[index], click_key, cache_key, pace)
-        return list(batches(steps.values(), self._batch_size))
+        return list(batches(steps.values(), self._batch_size(maps)))
 
     def predict(self, maps: SliceMaps, batch: Sequence[WindowStep], check: Check) -> list[Tensor]:
         """Predict a batch of windows, or take predictions from the cache: of each the (w, w) probability or density.
@@ -119,11 +121,12 @@ class WindowPredictor:
     @torch.no_grad()
     def _decode(self, maps: SliceMaps, steps: Sequence[WindowStep], check: Check) -> list[Tensor]:
         numbers = [len(step.clicks) for step in steps]
-        padded = steps if any(numbers) else pad(steps, self._batch_size)
+        padded = steps if any(numbers) else pad(steps, self._batch_size(maps))
         decode = partial(self._decode_embeddings, of_centers=CENTERS in steps[0].kinds)
 
         def decode_view(turns: int, windows: Tensor, points: Tensor, valid: Tensor) -> Tensor:
-            embedding = self.embeddings([(maps.key, step.window, turns) for step in padded], windows, check)
+            keys = [(maps.key, step.window, turns) for step in padded]
+            embedding = self.embeddings(keys, windows, self._batch_size(maps), check)
             if not any(numbers):
                 return decode(embedding, points[:, 0], valid[:, 0])
             # One by one: padding to the most clicks of a batch would round otherwise in each.
@@ -145,24 +148,28 @@ class WindowPredictor:
         out = self._model.decode(embedding, points, valid, size, with_mask=not of_centers, with_density=of_centers)
         return out.density[:, None] if of_centers else out.logits[:, None].sigmoid()
 
-    def embeddings(self, keys: Sequence[EmbeddingKey], windows: Tensor, check: Check) -> Tensor:
+    def _batch_size(self, maps: SliceMaps) -> int:
+        return min(self._max_batch, maps.num_windows)
+
+    def embeddings(self, keys: Sequence[EmbeddingKey], windows: Tensor, batch_size: int, check: Check) -> Tensor:
         """Encode windows (B, 1, w, w), or take their embeddings, those of :meth:`PromptDAS.encode`, from the cache."""
         found = self._kept(keys)
         if len(found) < len(set(keys)):
             with self._encoding:
                 check()
                 found = self._kept(keys)  # another call may have made them while this one waited
-                found |= self._encode({key: w for key, w in zip(keys, windows, strict=True) if key not in found})
+                missing = {key: w for key, w in zip(keys, windows, strict=True) if key not in found}
+                found |= self._encode(missing, batch_size)
         return torch.cat([found[key] for key in keys])
 
     def _kept(self, keys: Iterable[EmbeddingKey]) -> dict[EmbeddingKey, Tensor]:
         return {key: embedding for key in keys if (embedding := self._cache.get(key)) is not None}
 
-    def _encode(self, windows: dict[EmbeddingKey, Tensor]) -> dict[EmbeddingKey, Tensor]:
+    def _encode(self, windows: dict[EmbeddingKey, Tensor], batch_size: int) -> dict[EmbeddingKey, Tensor]:
         """Windows (1, w, w) by key -> their embeddings, each a batch of one, which the cache keeps from now on."""
         if not windows:
             return {}
-        batch = self._model.encode(torch.stack(pad(list(windows.values()), self._batch_size)))
+        batch = self._model.encode(torch.stack(pad(list(windows.values()), batch_size)))
         embeddings = {key: batch[i : i + 1].clone() for i, key in enumerate(windows)}
         for key, embedding in embeddings.items():
             self._cache.put(key, embedding)

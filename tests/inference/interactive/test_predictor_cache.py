@@ -49,7 +49,7 @@ def test_a_click_decodes_the_windows_that_it_lies_in(predictor: Predictor, calls
 def test_windows_are_encoded_in_batches_of_one_size_and_decoded_alone_where_clicks_are(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor = make("TEST.WINDOW.BATCH_SIZE", "8")
+    predictor = make("TEST.WINDOW.BATCH_SIZE", "4")
     calls = Calls(predictor, monkeypatch)
     predictor.predict(NONE, image=IMAGE)  # nine windows: 4 + 4 + 1
     assert calls.take() == (12, 3)
@@ -57,6 +57,8 @@ def test_windows_are_encoded_in_batches_of_one_size_and_decoded_alone_where_clic
     assert calls.take() == (0, 6)
     predictor.predict([[30.5, 25.5]], image=gray(1))  # six windows with the click, three without: 4 + 2 and 3
     assert calls.take() == (12, 7)
+    predictor.predict(NONE, image=gray(2, 30, 30))  # a slice of one window
+    assert calls.take() == (1, 1)
 
 
 def test_what_was_decoded_before_is_not_decoded_again(predictor: Predictor, calls: Calls) -> None:
