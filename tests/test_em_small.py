@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 from prompt_das.checkpoint.model_zoo import find_weights, list_models, read_pixel_size
+from prompt_das.engine.setup import config_of_args
 from prompt_das.evaluation.metrics import evaluate_slice
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.ops.points import instance_centers
@@ -28,6 +31,13 @@ def test_the_file_is_whole_small_and_described() -> None:
     assert read_pixel_size(model) == 17
     assert model.card is not None
     assert "Limits" in model.card.read_text()
+
+
+def test_its_settings_hold_wherever_it_is_named_and_can_be_changed() -> None:
+    assert Predictor("em-small", pixel_size=8, device="cpu").cfg.TEST.MIN_CONFIDENCE == 0.975
+    args = Namespace(eval_only=True, weights="em-small", config_file="")
+    assert config_of_args(args, []).TEST.MIN_CONFIDENCE == 0.975
+    assert config_of_args(args, ["TEST.MIN_CONFIDENCE", "0.5"]).TEST.MIN_CONFIDENCE == 0.5
 
 
 def test_it_segments_an_unseen_volume_and_follows_clicks(unseen: tuple[np.ndarray, np.ndarray]) -> None:

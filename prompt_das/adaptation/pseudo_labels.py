@@ -18,6 +18,7 @@ from prompt_das.adaptation.pseudo_masks import confirmed_components, supervise_n
 from prompt_das.data.samples import ContrastivePoints, LabeledSample, SourceSample, TargetSample, TrainingSample
 from prompt_das.modeling.criterion import enabled_target_losses
 from prompt_das.modeling.meta_arch import PromptDAS
+from prompt_das.modeling.postprocessing import confidence_at_outline
 from prompt_das.ops.batching import pad, stack
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
 from prompt_das.ops.points import NEGATIVE, POSITIVE, find_peaks, suppress_near
@@ -64,7 +65,7 @@ class PseudoLabeler:
             peaks: keyword arguments of :func:`prompt_das.ops.points.find_peaks`.
             density_ignore: where the teacher's density is above this, it counts only near a point.
             require_peak: whether components of the teacher's mask without a peak, or a sparse point, are background.
-            min_confidence: so are components whose highest probability is below.
+            min_confidence: so are components whose highest probability, as predicted, is below.
             pixel_confidence: pixels with a confidence max(p, 1 - p) below it are ignored.
             image_confidence: the fraction of pixels with at least this confidence is the weight of an image.
             contrastive: keyword arguments of :func:`sample_contrastive_points`.
@@ -104,7 +105,9 @@ class PseudoLabeler:
             # Without pseudo points no density is predicted, and no peak could confirm anything.
             "require_peak": node.MASKS.REQUIRE_PEAK and "points" in target_losses,
             "prompt_with_peaks": node.POINTS.PROMPT_TEACHER,
-            "min_confidence": node.MASKS.MIN_CONFIDENCE,
+            "min_confidence": confidence_at_outline(
+                node.MASKS.MIN_CONFIDENCE, cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY
+            ),
             "pixel_confidence": node.MASKS.PIXEL_CONFIDENCE,
             "image_confidence": node.MASKS.IMAGE_CONFIDENCE,
             "contrastive": {

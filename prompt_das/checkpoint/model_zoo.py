@@ -6,6 +6,8 @@ A name stands for a file of the package (``prompt_das/models``), or for one in t
     my-lab: {file: /data/my_lab.safetensors, description: our liver}  # a path, from PROMPT_DAS_HOME
     large: {url: https://example.org/large.safetensors, sha256: 64 hexadecimal digits, pixel_size: 8}
 
+``settings`` of an entry, ``{TEST.MIN_CONFIDENCE: 0.9}``, take the place of those in the config inside of the file.
+
 Where a name is there twice, ``models.yaml`` of the user comes first, then the user's files, then the package. Nothing
 is downloaded unless :func:`download_model` is called.
 """
@@ -27,7 +29,7 @@ from prompt_das.config.yaml_loader import parse_yaml, read_yaml
 PACKAGE = Path(__file__).resolve().parents[1] / "models"
 REGISTRY = "models.yaml"
 SUFFIX = ".safetensors"
-KEYS = {"file", "url", "sha256", "pixel_size", "description", "card"}
+KEYS = {"file", "url", "sha256", "pixel_size", "description", "card", "settings"}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 PATH_SUFFIXES = {".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl"}  # what ends so is meant as a file
 TIMEOUT = 30  # seconds without a byte
@@ -46,6 +48,7 @@ class Model:
         pixel_size: nm per pixel of the network's input, as the entry says; None if it says nothing.
         description: one line.
         card: the model card; None if there is none.
+        settings: of the config, KEY, VALUE, ..., in the place of those inside of the file.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Model:
     pixel_size: float | None = None
     description: str = ""
     card: Path | None = None
+    settings: tuple[str, ...] = ()
 
 
 def models_folder() -> Path:
@@ -115,6 +119,18 @@ def find_weights(weights: str | Path) -> Path:
         )
     _compare(model)
     return model.file
+
+
+def settings_of(file: Path) -> list[str]:
+    """The settings (KEY, VALUE, ...) that the entry of a model says of its file; none of other files.
+
+    Raises:
+        ValueError: a ``models.yaml`` is damaged.
+    """
+    for model in list_models().values():
+        if model.settings and model.file.resolve() == file.resolve():
+            return list(model.settings)
+    return []
 
 
 def download_model(name: str, report: Callable[[int, int], object] = lambda done, total: None) -> Path:
@@ -243,7 +259,7 @@ def _read_entry(name: object, entry: object, path: Path, place: str) -> Model:
         raise ValueError(f"{path}: {name} needs either `file: PATH` or `url: ADDRESS` and `sha256: DIGITS`")
     if unknown := sorted(map(str, entry.keys() - KEYS)):
         raise ValueError(f"{path}: {name} has {', '.join(unknown)}; an entry may have {', '.join(sorted(KEYS))}")
-    for key in KEYS - {"pixel_size"}:
+    for key in KEYS - {"pixel_size", "settings"}:
         if not isinstance(entry.get(key, ""), str) or "\0" in entry.get(key, ""):
             raise ValueError(f"{path}: {key} of {name} is {entry[key]!r}; write it as text, in quotes")
     url, sha256, size = entry.get("url", ""), entry.get("sha256", "").lower(), entry.get("pixel_size")
@@ -253,6 +269,9 @@ def _read_entry(name: object, entry: object, path: Path, place: str) -> Model:
         raise ValueError(f"{path}: {name} needs `sha256:` with 64 hexadecimal digits, as `sha256sum` prints them")
     if size is not None and _positive(size) is None:
         raise ValueError(f"{path}: pixel_size of {name} is {size!r}; use nm per pixel, a positive number")
+    settings = entry.get("settings", {})
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise ValueError(f"{path}: settings of {name} are {settings!r}; write them as `{{KEY: VALUE}}`")
     return Model(
         name=name,
         file=models_folder() / f"{name}{SUFFIX}" if url else path.parent / Path(entry["file"]).expanduser(),
@@ -262,4 +281,5 @@ def _read_entry(name: object, entry: object, path: Path, place: str) -> Model:
         pixel_size=_positive(size),
         description=entry.get("description", ""),
         card=path.parent / entry["card"] if entry.get("card") else None,
+        settings=tuple(word for key, value in settings.items() for word in (key, str(value))),
     )

@@ -215,7 +215,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     # see ops/click_reach.py. PROMPT_RATIOS are always evaluated with "image", as in the paper.
     _c.TEST.CLICK_REACH = "image"
     # Predicted components whose highest probability is below become background, but for those with a positive click
-    # (hysteresis thresholding); 0 keeps all, as in the paper.
+    # (hysteresis thresholding); 0 keeps all, as in the paper. It is the network's own probability, which
+    # OUTLINE_PROBABILITY does not move.
     _c.TEST.MIN_CONFIDENCE = 0.0
     _c.TEST.SAVE_RLE = False  # COCO run-length JSON of every predicted instance
     _c.TEST.NUM_PICTURES = 3  # overlays, evenly from the best to the worst slice: 3 = best, median, worst

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from prompt_das.checkpoint.model_zoo import find_weights
+from prompt_das.checkpoint.model_zoo import find_weights, settings_of
 from prompt_das.checkpoint.safe_load import read_config
 from prompt_das.config.find import find_config
 from prompt_das.config.load import get_prompt_das_cfg
@@ -70,8 +70,11 @@ def config_of_args(args: argparse.Namespace, opts: Sequence[str]) -> CfgNode:
         FileNotFoundError, ValueError: there are no such weights or config, or they cannot be used.
     """
     weights = getattr(args, "weights", None)
-    inside = read_config(find_weights(weights)) if args.eval_only and weights and not args.config_file else ""
-    return get_prompt_das_cfg(args.config_file, opts, text=inside, name=f"the config inside of {weights}")
+    if not (args.eval_only and weights) or args.config_file:
+        return get_prompt_das_cfg(args.config_file, opts)
+    file = find_weights(weights)
+    name = f"the config inside of {weights}"
+    return get_prompt_das_cfg(None, [*settings_of(file), *opts], text=read_config(file), name=name)
 
 
 def setup_from_args(args: argparse.Namespace) -> CfgNode:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
-from prompt_das.checkpoint.model_zoo import find_weights
+from prompt_das.checkpoint.model_zoo import find_weights, settings_of
 from prompt_das.checkpoint.safe_load import read_config
 from prompt_das.config.load import check_complete, get_prompt_das_cfg, reason
 from prompt_das.config.plugins import import_plugins, require_plugins
@@ -63,6 +63,8 @@ def config_of_weights(
 ) -> CfgNode:
     """The config of a file of weights: ``config_file``, else the one inside the file, else the one beside it.
 
+    What ``models.yaml`` says of the file's settings takes the place of those inside of it.
+
     Args:
         beside: by default the ``config.yaml`` in the folder of the weights.
 
@@ -82,7 +84,8 @@ def config_of_weights(
     given = import_plugins(plugins)
     kept = ["PLUGINS", str(given)] if given else []
     name = f"the config inside of {weights}"
-    cfg = get_prompt_das_cfg(config_file, [*own, *kept, *opts], text=text, name=name)
+    found = settings_of(weights) if text else []
+    cfg = get_prompt_das_cfg(config_file, [*own, *found, *kept, *opts], text=text, name=name)
     if not given:
         require_plugins(cfg.PLUGINS, weights)
     return cfg

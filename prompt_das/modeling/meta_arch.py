@@ -14,7 +14,7 @@ from prompt_das.modeling.criterion import PromptDASCriterion
 from prompt_das.modeling.decoder import PromptDecoder
 from prompt_das.modeling.heads import build_center_head, build_segmentation_head
 from prompt_das.modeling.high_res_features import HighResEncoder
-from prompt_das.modeling.postprocessing import limit_clicks, suppress_weak
+from prompt_das.modeling.postprocessing import confidence_at_outline, limit_clicks, suppress_weak
 from prompt_das.modeling.prompt_encoder import PointPromptEncoder, build_prompt_encoder
 from prompt_das.modeling.structures import Points, Prediction, collate
 from prompt_das.ops.points import as_clicks, pad_points, split_labels
@@ -65,7 +65,8 @@ class PromptDAS(nn.Module):
             autocast_dtype: type of matrix products, or None for float32.
             contrastive_from: "tokens" at the contrastive points (the paper), or the "features" of the image there.
             click_reach: what a click may change in a slice: all of the "image", or the "object" that it is on.
-            min_confidence: components of a slice's mask whose highest probability is below become background; 0: none.
+            min_confidence: components of a slice's mask whose highest probability, as predicted, is below become
+                background; 0: none.
             evaluated_with_density: whether :meth:`inference` predicts the density of center points as well.
             window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
             high_res_encoder: of features finer than the patch grid; None: there are none, as in the paper.
@@ -100,7 +101,7 @@ class PromptDAS(nn.Module):
         backbone = build_backbone(cfg)
         dim = backbone.output_shape()["vit"].channels
         high_res = HighResEncoder(dim, cfg.MODEL.VIT.PATCH_SIZE) if cfg.MODEL.DECODER.HIGH_RES_FEATURES else None
-        test = cfg.TEST.WINDOW
+        test, outline = cfg.TEST.WINDOW, cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY
         prompt_encoder = build_prompt_encoder(cfg, dim)
         if cfg.INPUT.CLICKS.ENABLED and not prompt_encoder.uses_labels:
             raise ValueError(
@@ -119,8 +120,8 @@ class PromptDAS(nn.Module):
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
             "autocast_dtype": {"float32": None, "bfloat16": torch.bfloat16}[cfg.MODEL.PRECISION],
             "click_reach": cfg.TEST.CLICK_REACH,
-            "min_confidence": cfg.TEST.MIN_CONFIDENCE,
-            "outline_probability": cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY,
+            "min_confidence": confidence_at_outline(cfg.TEST.MIN_CONFIDENCE, outline),
+            "outline_probability": outline,
             "evaluated_with_density": cfg.TEST.INSTANCES == "centers" and "instance" in cfg.TEST.PROTOCOLS,
             "contrastive_from": cfg.MODEL.DECODER.CONTRASTIVE_FROM,
             "window": {

@@ -22,6 +22,15 @@ def limit_clicks(automatic: Tensor, prompted: Tensor, clicks: Sequence[np.ndarra
     return torch.from_numpy(np.stack(limited)).to(prompted)
 
 
+def confidence_at_outline(confidence: float, outline_probability: float) -> float:
+    """A probability of the network itself, as it is in predictions whose outlines are moved to 0.5; 0 and 1 stay.
+
+    That there is an object does not depend on where its outline is drawn.
+    """
+    yes, no = confidence * (1 - outline_probability), (1 - confidence) * outline_probability
+    return yes / (yes + no)
+
+
 def suppress_weak(probability: Tensor, confidence: float, clicks: Sequence[np.ndarray]) -> Tensor:
     """Predictions (S, H, W) with the clicks of each set -> (S, H, W) without components of low confidence."""
     maps = probability.cpu().numpy()

@@ -334,6 +334,12 @@ def test_settings_come_from_the_config(tiny_cfg: CfgNode) -> None:
     assert labeled["contrastive"] == {}
 
 
+def test_confidence_is_the_teachers_own_wherever_outlines_lie(tiny_cfg: CfgNode) -> None:
+    """Odds of 9, and of 3 at the outline, which become 1: 9 / 3 = 3."""
+    tiny_cfg.DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE, tiny_cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY = 0.9, 0.75
+    assert PseudoLabeler(tiny_cfg, Teacher(), print).min_confidence == pytest.approx(0.75)
+
+
 @pytest.mark.parametrize("with_points", [True, False])
 def test_masks_need_peaks_only_where_points_are_predicted(tiny_cfg: CfgNode, with_points: bool) -> None:
     tiny_cfg.DOMAIN_ADAPT.MASKS.REQUIRE_PEAK = True

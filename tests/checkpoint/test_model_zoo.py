@@ -16,7 +16,14 @@ from prompt_das import model_zoo
 from prompt_das.checkpoint import model_zoo as zoo
 from prompt_das.checkpoint.checkpointer import PromptDASCheckpointer
 from prompt_das.checkpoint.float16 import to_float16
-from prompt_das.checkpoint.model_zoo import download_model, find_weights, list_models, models_folder, read_pixel_size
+from prompt_das.checkpoint.model_zoo import (
+    download_model,
+    find_weights,
+    list_models,
+    models_folder,
+    read_pixel_size,
+    settings_of,
+)
 from prompt_das.checkpoint.safe_load import export_weights, read_checkpoint
 
 import pytest
@@ -68,6 +75,16 @@ def test_a_model_of_the_package_is_found_and_compared(home: Path, package: Path)
     (package / "em.safetensors").write_bytes(b"something else")
     with pytest.raises(ValueError, match=rf"em\.safetensors is not the file that em should be: .*, not {digest}; inst"):
         find_weights("em")
+
+
+def test_settings_of_an_entry_belong_to_its_file_alone(home: Path, package: Path) -> None:
+    write(package / "em.safetensors")
+    write(home / "other.safetensors")
+    describe(package, "em: {file: em.safetensors, settings: {TEST.MIN_CONFIDENCE: 0.975, TEST.PROTOCOLS: ['paper']}}")
+    given = ["TEST.MIN_CONFIDENCE", "0.975", "TEST.PROTOCOLS", "['paper']"]
+    assert settings_of(package / "em.safetensors") == given
+    assert settings_of(home / "other.safetensors") == []
+    assert settings_of(home / "missing.safetensors") == []
 
 
 def test_an_entry_without_its_file_does_not_count(home: Path, package: Path) -> None:
@@ -154,6 +171,7 @@ def test_the_public_address() -> None:
         ("em: {file: 3}", "file of em is 3"),
         ('em: {file: "a\\0b"}', "file of em is"),
         ("em: {file: a, sha: x}", "em has sha; an entry may have"),
+        ("em: {file: a, settings: [0.9]}", "settings of em are [0.9]; write them as `{KEY: VALUE}`"),
         ("em: {url: 'https://a'}", "em needs `sha256:`"),
         ("em: {file: a, sha256: abc}", "em needs `sha256:`"),
         (f"em: {{url: 'file:///etc/passwd', sha256: '{'0' * 64}'}}", "url of em is 'file:///etc/passwd'"),

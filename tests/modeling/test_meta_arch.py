@@ -585,6 +585,23 @@ def test_the_probability_of_an_outline_becomes_one_half(tiny_cfg: CfgNode, model
     assert torch.equal((after["sem_seg"]["0%"] > 0.5)[clear], (before > outline)[clear])
 
 
+@pytest.mark.parametrize(
+    ("confidence", "outline", "expected"),
+    [
+        (0.9, 0.5, 0.9),
+        (0.9, 0.75, 0.75),  # odds of 9, and of 3 at the outline: 9 / 3 = 3
+        (0.75, 0.9, 0.25),
+        (0.0, 0.9, 0.0),
+        (1.0, 0.9, 1.0),
+    ],
+)
+def test_confidence_is_the_networks_own_wherever_outlines_lie(
+    tiny_cfg: CfgNode, confidence: float, outline: float, expected: float
+) -> None:
+    tiny_cfg.TEST.MIN_CONFIDENCE, tiny_cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY = confidence, outline
+    assert PromptDAS(tiny_cfg).min_confidence == pytest.approx(expected)
+
+
 def test_an_outline_that_moves_leaves_source_losses(tiny_cfg: CfgNode, model: PromptDAS) -> None:
     """Source masks are drawn where the network was trained to draw; targets follow the shifted mask."""
     moved = with_outline(tiny_cfg, model, 0.8)
