@@ -51,6 +51,14 @@ class WindowBlend:
         self._stale[:] = False
         return boxes
 
+    def known_box(self) -> Box:
+        """A box around all windows that have a prediction; empty without any."""
+        known = np.array([key is not None for key in self._click_keys]).reshape(self._stale.shape)
+        if not known.any():
+            return 0, 0, 0, 0
+        rows, columns = (np.flatnonzero(known.any(axis)) for axis in (1, 0))
+        return self._box(slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+
     def windows_overlapping(self, box: Box) -> list[int]:
         """List the windows that overlap a box of the map, in raster order."""
         y0, x0, y1, x1 = box

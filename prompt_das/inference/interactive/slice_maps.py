@@ -118,15 +118,29 @@ class SliceMaps:
         if not self.limited and not self._min_confidence:
             self.probability = self._unlimited
             return changed
-        before, after = self.probability, self._unlimited
         if self.limited and len(clicks):
             self._automatic, _ = self._resized(AUTOMATIC, self._automatic)
-            after = limit_to_clicked_objects(self._automatic, after, clicks)
+        # Of a large slice often only a part is known, and there are no objects elsewhere.
+        y0, x0, y1, x1 = box = self._resize.affected(self.blend(MASK).known_box())
+        part = slice(y0, y1), slice(x0, x1)
+        after = self._reach_and_confidence(clicks_in(box, clicks), part)
+        changed = box_of_changes(self.probability[part], after)
+        if changed is None:
+            return None
+        probability = self.probability.copy()
+        probability[part] = after
+        probability.flags.writeable = False
+        self.probability = probability
+        return changed[0] + y0, changed[1] + x0, changed[2] + y0, changed[3] + x0
+
+    def _reach_and_confidence(self, clicks: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
+        """The mask's probability in a part: clicks reach no further than their objects, and no object is weak."""
+        probability = self._unlimited[part]
+        if self.limited and len(clicks):
+            probability = limit_to_clicked_objects(self._automatic[part], probability, clicks)
         if self._min_confidence:
-            after = suppress_weak_components(after, self._min_confidence, clicks)
-        after.flags.writeable = False
-        self.probability = after
-        return box_of_changes(before, after)
+            probability = suppress_weak_components(probability, self._min_confidence, clicks)
+        return probability
 
     def _resized(self, kind: str, resized: np.ndarray) -> tuple[np.ndarray, Box | None]:
         """Resize what changed of a blended map: the (H, W) map before -> the new one, and a box around the change."""
@@ -169,6 +183,13 @@ class SliceMaps:
     def to_slice(self, points: Tensor) -> Tensor:
         """(N, 2) in pixels of the network -> of the slice."""
         return points / self._scale[:2].to(points.device)
+
+
+def clicks_in(box: Box, clicks: np.ndarray) -> np.ndarray:
+    """Those of the clicks (N, 3) that lie in a box, in its pixels."""
+    y0, x0, y1, x1 = box
+    x, y = clicks[:, 0], clicks[:, 1]
+    return clicks[(x >= x0) & (x < x1) & (y >= y0) & (y < y1)] - np.array([x0, y0, 0], np.float32)
 
 
 def box_of_changes(before: np.ndarray, after: np.ndarray) -> Box | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from prompt_das.inference.interactive.predictor import Predictor
+from prompt_das.inference.interactive.resize import Box
+from prompt_das.ops.click_reach import limit_to_clicked_objects
 from prompt_das.ops.connected_components import connected_components
+from prompt_das.ops.weak_components import suppress_weak_components
 
 import numpy as np
 import pytest
@@ -92,6 +95,22 @@ def test_the_box_of_a_limited_click_holds_all_that_changed(limited: Predictor) -
             differs[y0:y1, x0:x1] = False
             assert not differs.any()
         before = after
+
+
+@pytest.mark.parametrize("region", [(40, 30, 60, 50), (0, 0, 10, 10), (100, 100, 120, 120)])
+def test_clicks_in_a_known_part_are_those_of_the_same_slice_alone(make: Make, region: Box) -> None:
+    """The part is where windows were predicted; a click beyond it belongs to nothing that is known."""
+    predictor = make(*LIMITED, "TEST.MIN_CONFIDENCE", "0.6")
+    clicks = np.column_stack(CLICKS).astype(np.float32)
+    answer = predictor.predict(*CLICKS, image=IMAGE, region=region)
+    maps = predictor._current.maps
+    known = ~np.isnan(answer.probability)
+    expected = limit_to_clicked_objects(maps._automatic, maps._unlimited, clicks)
+    expected = suppress_weak_components(expected, 0.6, clicks)
+    assert np.array_equal(answer.probability, expected, equal_nan=True)
+    rows, columns = np.nonzero(known)
+    box = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) if known.any() else None
+    assert answer.changed == box
 
 
 def test_limited_clicks_are_those_of_a_whole_slice(limited: Predictor) -> None:
