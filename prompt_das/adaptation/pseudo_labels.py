@@ -92,7 +92,8 @@ class PseudoLabeler:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, teacher: PromptDAS, put_metrics: Callable[[dict[str, Tensor]], None]) -> dict:
-        node, target_losses = cfg.DOMAIN_ADAPT, enabled_target_losses(cfg)
+        node = cfg.DOMAIN_ADAPT
+        target_losses = enabled_target_losses(cfg)
         return {
             "teacher": teacher,
             "put_metrics": put_metrics,

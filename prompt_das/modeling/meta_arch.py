@@ -101,7 +101,8 @@ class PromptDAS(nn.Module):
         backbone = build_backbone(cfg)
         dim = backbone.output_shape()["vit"].channels
         high_res = HighResEncoder(dim, cfg.MODEL.VIT.PATCH_SIZE) if cfg.MODEL.DECODER.HIGH_RES_FEATURES else None
-        test, outline = cfg.TEST.WINDOW, cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY
+        test = cfg.TEST.WINDOW
+        outline = cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY
         prompt_encoder = build_prompt_encoder(cfg, dim)
         if cfg.INPUT.CLICKS.ENABLED and not prompt_encoder.uses_labels:
             raise ValueError(

@@ -355,9 +355,9 @@ def test_held_out_clicks_are_not_trained_on(
 ) -> None:
     read = {}
 
-    def train(cfg: CfgNode, score: Any, *_: Any, **__: Any) -> tuple[float, None]:
+    def train(cfg: CfgNode, watched: Any, *_: Any, **__: Any) -> tuple[float, None]:
         read["train"] = read_clicks(cfg.DATASETS.SPARSE_POINTS.FILE)
-        read["windows"] = len(score.windows)
+        read["windows"] = len(watched.score.windows)
         return 0.0, None
 
     monkeypatch.setattr(module, "train", train)
@@ -373,7 +373,7 @@ def test_a_diameter_gives_the_target_its_scale_and_leaves_that_of_the_source(
     """The network knows objects of 10 pixels; those of 20 are shrunk to a half."""
     seen = {}
 
-    def train(cfg: CfgNode, score: Any, *_: Any, **__: Any) -> tuple[float, None]:
+    def train(cfg: CfgNode, watched: Any, *_: Any, **__: Any) -> tuple[float, None]:
         seen.update(scale=NetworkScale.from_config(cfg), slice=get_slices(cfg.DATASETS.TARGET)[0])
         return 0.0, None
 
