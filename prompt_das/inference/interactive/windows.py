@@ -1,7 +1,7 @@
 """Prediction of the windows of a slice: which are needed, in which order, and what is kept of them.
 
 Windows are encoded in batches, and decoded in batches where they hold no click. Such batches all have one size, so that
-it makes no difference, to the last bit, what else is in a batch: the same kernels compute the same sums.
+what else is in a batch makes no difference, to the last bit: the same kernels compute the same sums. Tested on a CPU.
 
 Shapes: N clicks (x, y, label), w side of a window in pixels of the network, B windows of a batch.
 """
