@@ -33,7 +33,7 @@ def compare(cfg: CfgNode, device: torch.device, seed: int) -> dict[str, Any]:
     """
     torch.manual_seed(seed)
     reference = PromptDAS(cfg).train()
-    reference.autocast_dtype = None
+    reference.precision = "float32"
     return compare_networks(cfg, reference, copy.deepcopy(reference).to(device))
 
 
@@ -49,8 +49,8 @@ def compare_networks(cfg: CfgNode, reference: PromptDAS, other: PromptDAS) -> di
 
     expected = _outputs(reference, image, points, batch)
     errors: dict[str, dict[str, float]] = {}
-    for precision, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
-        other.autocast_dtype = dtype
+    for precision in ("float32", "bfloat16"):
+        other.precision = precision
         with tf32_allowed(False):
             found = _outputs(other, image, points, batch)
         errors[precision] = {name: relative_error(found[name], value) for name, value in expected.items()}

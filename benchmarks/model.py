@@ -12,6 +12,7 @@ from prompt_das.adaptation.mean_teacher import MovingAverage, make_teacher
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.solver import build_optimizer
 from prompt_das.modeling.load import build_model
+from prompt_das.modeling.precision import computed_precision
 
 import torch
 from tabulate import tabulate
@@ -135,7 +136,7 @@ def benchmark_model(size: str, repeats: int, seed: int, opts: list[str]) -> dict
     return {
         "size": size,
         "crop": side,
-        "precision": cfg.MODEL.PRECISION,
+        "precision": computed_precision(cfg.MODEL.PRECISION, device),
         "million parameters": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
         "images per iteration": len(batch),
         "forward of one image, ms": {name: 1e3 * t for name, t in forward.items()},

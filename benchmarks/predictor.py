@@ -13,6 +13,7 @@ from typing import Any
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.modeling.load import build_model
+from prompt_das.modeling.precision import computed_precision
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def benchmark(predictor: Predictor, side: int, view: int, repeats: int, seed: in
         "slice": side,
         "view": view,
         "windows": windows,
-        "precision": predictor.cfg.MODEL.PRECISION,
+        "precision": computed_precision(predictor.cfg.MODEL.PRECISION, predictor.device),
         "seconds": taken,
         "windows of a click": spread(windows_of_a_click[1:]),
         "click / first answer": taken["click"]["median"] / taken["first answer"]["median"],

@@ -20,7 +20,8 @@ from prompt_das.adaptation.pseudo_labels import PseudoLabeler
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.engine.solver import build_optimizer
 from prompt_das.modeling import PromptDAS
-from prompt_das.modeling.load import build_model
+from prompt_das.modeling.load import build_model, resolve_device
+from prompt_das.modeling.precision import computed_precision
 from prompt_das.ops.points import find_peaks, pad_points
 
 import torch
@@ -53,9 +54,13 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         result
         for size in args.size
-        for precision in dict.fromkeys(["float32", config(size, None, args.opts).MODEL.PRECISION])
+        for precision in dict.fromkeys(["float32", precision_of(config(size, None, args.opts))])
         for result in benchmark_step(size, precision, args.repeats, args.seed, args.opts)
     ]
+
+
+def precision_of(cfg: CfgNode) -> str:
+    return computed_precision(cfg.MODEL.PRECISION, resolve_device(cfg))
 
 
 def report(results: list[dict[str, Any]]) -> str:

@@ -22,6 +22,7 @@ from prompt_das.adaptation.pseudo_labels import PseudoLabelLoader
 from prompt_das.cli.prepare_mitoem import prepare
 from prompt_das.engine.trainer import PromptDASTrainer, build_trainer
 from prompt_das.modeling import PromptDAS, criterion
+from prompt_das.modeling.precision import computed_precision
 from prompt_das.volumes.synthetic import STYLES
 
 import detectron2
@@ -101,7 +102,7 @@ def benchmark_training(
             result: dict[str, Any] = {
                 "images": [cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.TARGET_IMS_PER_BATCH],
                 "crop": cfg.INPUT.CROP_SIZE,
-                "precision": cfg.MODEL.PRECISION,
+                "precision": computed_precision(cfg.MODEL.PRECISION, device_of(trainer)),
                 "workers": cfg.DATALOADER.NUM_WORKERS,
                 **time_iterations(step, trainer, warm_up, iterations, seconds_left),
                 "memory": memory_of(step, trainer),

@@ -10,6 +10,7 @@ from typing import Any
 from prompt_das.evaluation.metrics import evaluate_slice
 from prompt_das.modeling import PromptDAS
 from prompt_das.modeling.load import build_model
+from prompt_das.modeling.precision import computed_precision
 from prompt_das.ops.connected_components import connected_components, semantic_to_instances
 from prompt_das.ops.sliding_window import WINDOW_PRESETS, WindowGrid
 
@@ -63,7 +64,7 @@ def benchmark_slice(
     return {
         "side": side,
         "window": window,
-        "precision": cfg.MODEL.PRECISION,
+        "precision": computed_precision(cfg.MODEL.PRECISION, model.device),
         "GFLOP of a window": {str(density): flop_of_window(model, density) / 1e9 for density in (False, True)},
         "cases": cases,
         "cases left out": left_out,

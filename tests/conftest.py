@@ -117,6 +117,17 @@ def tiny_cfg(tiny: list[str], tmp_path: Path) -> CfgNode:
     return cfg
 
 
+@pytest.fixture
+def emulated_bfloat16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """``MODEL.PRECISION bfloat16`` is computed as such on every machine, however long it takes."""
+    from prompt_das.modeling import precision
+
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+    precision.computed_precision.cache_clear()
+    yield
+    precision.computed_precision.cache_clear()
+
+
 def _assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:
     assert type(a) is type(b), f"{where}: {a!r:.200}, {b!r:.200}"
     if isinstance(a, dict):

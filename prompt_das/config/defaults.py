@@ -19,7 +19,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.MODEL.BACKBONE.NAME = "build_vit_backbone"
     _c.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]  # ImageNet's: the encoder may start from DINO weights
     _c.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
-    # Matrix products in "float32" or "bfloat16"; losses, EMA and weights stay float32.
+    # Matrix products in "float32" or "bfloat16"; losses, EMA and weights stay float32, and so does all of it on a
+    # device without instructions for bfloat16.
     _c.MODEL.PRECISION = "float32"
 
     # Backend of torch.compile, "inductor" for example; "" runs the network as it is written. Worth it for long runs on

@@ -15,6 +15,7 @@ from prompt_das.modeling.decoder import PromptDecoder
 from prompt_das.modeling.heads import build_center_head, build_segmentation_head
 from prompt_das.modeling.high_res_features import HighResEncoder
 from prompt_das.modeling.postprocessing import confidence_at_outline, limit_clicks, suppress_weak
+from prompt_das.modeling.precision import computed_precision
 from prompt_das.modeling.prompt_encoder import PointPromptEncoder, build_prompt_encoder
 from prompt_das.modeling.structures import Points, Prediction, collate
 from prompt_das.ops.points import as_clicks, pad_points, split_labels
@@ -48,13 +49,13 @@ class PromptDAS(nn.Module):
         criterion: PromptDASCriterion,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
-        autocast_dtype: torch.dtype | None,
         contrastive_from: str,
         click_reach: str,
         min_confidence: float,
         window: dict[str, Any],
         high_res_encoder: nn.Module | None = None,
         outline_probability: float = 0.5,
+        precision: str = "float32",
         compile_backend: str = "",
         evaluated_with_density: bool = False,
     ) -> None:
@@ -62,7 +63,6 @@ class PromptDAS(nn.Module):
         Args:
             criterion: computes the losses of a training batch.
             pixel_mean, pixel_std: of the three channels, in gray values 0-255.
-            autocast_dtype: type of matrix products, or None for float32.
             contrastive_from: "tokens" at the contrastive points (the paper), or the "features" of the image there.
             click_reach: what a click may change in a slice: all of the "image", or the "object" that it is on.
             min_confidence: components of a slice's mask whose highest probability, as predicted, is below become
@@ -71,6 +71,7 @@ class PromptDAS(nn.Module):
             window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
             high_res_encoder: of features finer than the patch grid; None: there are none, as in the paper.
             outline_probability: of the trained network, where outlines are to lie; it becomes 0.5 in all predictions.
+            precision: "float32" or "bfloat16", the type of matrix products (:func:`computed_precision`).
             compile_backend: backend of ``torch.compile``, or "" to run the network as it is written.
         """
         super().__init__()
@@ -81,7 +82,7 @@ class PromptDAS(nn.Module):
         self.segmentation_head = segmentation_head
         self.center_head = center_head
         self.criterion = criterion
-        self.autocast_dtype = autocast_dtype
+        self.precision = precision
         self.contrastive_from = contrastive_from
         self.click_reach = click_reach
         self.outline_logit = math.log(outline_probability / (1 - outline_probability))
@@ -119,7 +120,7 @@ class PromptDAS(nn.Module):
             "criterion": PromptDASCriterion(cfg),
             "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
-            "autocast_dtype": {"float32": None, "bfloat16": torch.bfloat16}[cfg.MODEL.PRECISION],
+            "precision": cfg.MODEL.PRECISION,
             "click_reach": cfg.TEST.CLICK_REACH,
             "min_confidence": confidence_at_outline(cfg.TEST.MIN_CONFIDENCE, outline),
             "outline_probability": outline,
@@ -141,7 +142,8 @@ class PromptDAS(nn.Module):
 
     def autocast(self) -> torch.autocast:
         """The context that every matrix product of the network runs in."""
-        return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
+        enabled = computed_precision(self.precision, self.device) == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def encode(self, images: Tensor) -> Tensor:
         """images (B, 1, H, W), gray 0-255 -> image embedding (B, D, H / patch, W / patch).

@@ -195,7 +195,7 @@ def test_contrastive_points_change_no_other_loss(model: PromptDAS) -> None:
         torch.testing.assert_close(a[name], b[name])
 
 
-def test_bfloat16_is_a_switch_and_losses_stay_float32(tiny_cfg: CfgNode) -> None:
+def test_bfloat16_is_a_switch_and_losses_stay_float32(tiny_cfg: CfgNode, emulated_bfloat16: None) -> None:
     exact = build_model(tiny_cfg)
     tiny_cfg.MODEL.PRECISION = "bfloat16"
     model = build_model(tiny_cfg)

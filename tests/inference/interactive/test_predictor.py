@@ -136,7 +136,7 @@ def test_there_is_no_center_in_unknown_pixels(predictor: Predictor) -> None:
     assert answer.changed is None
 
 
-def test_bfloat16(make: Make) -> None:
+def test_bfloat16(make: Make, emulated_bfloat16: None) -> None:
     predictor = make("MODEL.PRECISION", "bfloat16")
     first = predictor.predict(POINTS, image=IMAGE).probability
     np.testing.assert_allclose(first, by_the_network(predictor, IMAGE, POINTS), rtol=0, atol=0.03)
