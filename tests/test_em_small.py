@@ -28,15 +28,15 @@ def test_the_file_is_whole_small_and_described() -> None:
     model = list_models()["em-small"]
     assert find_weights("em-small") == model.file  # compares the SHA-256
     assert model.file.stat().st_size < 10e6
-    assert read_pixel_size(model) == 17
+    assert read_pixel_size(model) == Predictor("em-small", pixel_size=8, device="cpu").cfg.INPUT.PIXEL_SIZE
     assert model.card is not None
     assert "Limits" in model.card.read_text()
 
 
 def test_its_settings_hold_wherever_it_is_named_and_can_be_changed() -> None:
-    assert Predictor("em-small", pixel_size=8, device="cpu").cfg.TEST.MIN_CONFIDENCE == 0.975
+    assert Predictor("em-small", pixel_size=8, device="cpu").cfg.TEST.MIN_CONFIDENCE == 0.985
     args = Namespace(eval_only=True, weights="em-small", config_file="")
-    assert config_of_args(args, []).TEST.MIN_CONFIDENCE == 0.975
+    assert config_of_args(args, []).TEST.MIN_CONFIDENCE == 0.985
     assert config_of_args(args, ["TEST.MIN_CONFIDENCE", "0.5"]).TEST.MIN_CONFIDENCE == 0.5
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from prompt_das.adaptation.held_out_clicks import ClickWindows
 from prompt_das.data.crop_reader import CropReader
 from prompt_das.modeling.meta_arch import PromptDAS
+from prompt_das.modeling.postprocessing import confidence_at_outline
 from prompt_das.ops.connected_components import connected_components
 from prompt_das.ops.points import POSITIVE
 from prompt_das.volumes.point_files import SliceClicks
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 MOST_WINDOWS = 64
 ENOUGH_OBJECTS = 5  # to speak of a typical one
-# Highest probability of an object that counts. Where it was 0.9, false objects made the answer depend on whether
+# Highest probability of an object that counts, the network's own. Where it was 0.9, false objects made the answer depend on whether
 # windows lie around clicks or anywhere; beyond 0.97 what is left is larger than typical (docs/RESULTS.md).
 SURE = 0.95
 LOGITS = np.arange(-1.5, 3.01, 0.25)  # to choose from: probabilities of 0.18 to 0.95
@@ -53,14 +54,16 @@ def fit_outline(
         the one that the model has, with a warning, where it is sure of too few objects to speak of a typical one.
     """
     windows = ClickWindows(slices, choose_places(slices, clicks), crop)
-    shift, found = logit_of_diameter(list(windows.predict(model)), diameter * crop.scale)
+    outline = probability_of_logit(model.outline_logit)
+    sure = confidence_at_outline(SURE, outline)
+    shift, found = logit_of_diameter(list(windows.predict(model)), diameter * crop.scale, sure)
     if shift is None:
         logger.warning(
             "The diameter of %.4g pixels says the scale alone, and not where outlines lie: the network is sure of %d "
             "whole objects only in %d windows of the volume, and %d are needed",
             *(diameter, found, len(windows), ENOUGH_OBJECTS),
         )
-        return probability_of_logit(model.outline_logit)
+        return outline
     probability = min(max(probability_of_logit(model.outline_logit + shift), LEAST), 1 - LEAST)
     logger.info(
         "Outlines lie at a probability of %.2f of the network: there %d objects have the diameter of %.4g pixels",
@@ -73,7 +76,7 @@ def probability_of_logit(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def logit_of_diameter(maps: Sequence[np.ndarray], diameter: float) -> tuple[float | None, int]:
+def logit_of_diameter(maps: Sequence[np.ndarray], diameter: float, sure: float = SURE) -> tuple[float | None, int]:
     """The logit above which components have a median diameter nearest to a given one, and the number of components.
 
     Only components that the network is sure of count, and that no border cuts.
@@ -81,13 +84,14 @@ def logit_of_diameter(maps: Sequence[np.ndarray], diameter: float) -> tuple[floa
     Args:
         maps: (S, S) foreground probabilities.
         diameter: in pixels of the maps.
+        sure: highest probability of a component that counts, in those of the maps.
 
     Returns:
         one of :data:`LOGITS`, or None where there never are :data:`ENOUGH_OBJECTS`.
     """
     distances, numbers = [], []
     for logit in LOGITS:
-        diameters = np.concatenate([sure_diameters(one, probability_of_logit(logit)) for one in maps])
+        diameters = np.concatenate([sure_diameters(one, probability_of_logit(logit), sure) for one in maps])
         numbers.append(len(diameters))
         enough = len(diameters) >= ENOUGH_OBJECTS
         distances.append(abs(math.log(np.median(diameters) / diameter)) if enough else math.inf)
@@ -97,13 +101,13 @@ def logit_of_diameter(maps: Sequence[np.ndarray], diameter: float) -> tuple[floa
     return float(LOGITS[nearest]), numbers[nearest]
 
 
-def sure_diameters(probability: np.ndarray, threshold: float) -> np.ndarray:
+def sure_diameters(probability: np.ndarray, threshold: float, sure: float) -> np.ndarray:
     """Diameters of circles of the same area as each whole component (S, S) that the network is sure of -> (K,)."""
     components = connected_components(probability > threshold)
     number = int(components.max(initial=0)) + 1
     highest = np.zeros(number, probability.dtype)
     np.maximum.at(highest, components.ravel(), probability.ravel())
-    whole = highest >= SURE
+    whole = highest >= sure
     whole[0] = False
     for edge in (components[0], components[-1], components[:, 0], components[:, -1]):
         whole[edge] = False
