@@ -28,8 +28,9 @@ logger = logging.getLogger(__name__)
 
 MOST_WINDOWS = 64
 ENOUGH_OBJECTS = 5  # to speak of a typical one
-# Highest probability of an object that counts, the network's own. Where it was 0.9, false objects made the answer depend on whether
-# windows lie around clicks or anywhere; beyond 0.97 what is left is larger than typical (docs/RESULTS.md).
+# Highest probability of an object that counts, the network's own. Where it was 0.9, false objects made the answer
+# depend on whether windows lie around clicks or anywhere; beyond 0.97 what is left is larger than typical
+# (docs/RESULTS.md).
 SURE = 0.95
 LOGITS = np.arange(-1.5, 3.01, 0.25)  # to choose from: probabilities of 0.18 to 0.95
 LEAST = 0.02  # probability of an outline, or of what is beyond it
