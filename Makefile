@@ -85,18 +85,18 @@ $(BIN)/uv:
 # Nothing is installed whose SHA-256 is not the one that was written down when constraints.txt was made. An editable
 # package has none: it comes after all that it needs, and --no-index, so that nothing can come with it.
 # What is there as sources only is built first: setuptools runs plugins of what else is installed, whole or half.
-# Compiled to bytecode, or the first start of a command does that, in half a minute.
+# The last import leaves bytecode, even where the environment asks for none: without it each start takes thrice the time.
 # The stamp comes last, so that an interrupted installation goes on where it stopped.
 $(STAMP): pyproject.toml setup.py constraints.txt | $(BIN)/uv
 	@echo "Installing into $(VENV): about 3 GB to download the first time"
 	@sed -n -E '/^(antlr4-python3-runtime|fvcore|iopath)==/,/[^\]$$/p' constraints.txt >$(VENV)/sources.txt
 	$(INSTALL) --no-deps $(HASHED) $(VENV)/sources.txt
 	$(INSTALL) --no-build $(HASHED) constraints.txt
-	$(INSTALL) --compile-bytecode --no-index --editable ".[dev]" || \
+	$(INSTALL) --no-index --editable ".[dev]" || \
 	    { echo "constraints.txt lacks what pyproject.toml asks for: make constraints" >&2; exit 1; }
 	@$(BIN)/python -c 'import detectron2' 2>/dev/null || \
 	    { echo "$(DETECTRON2)" | $(INSTALL) $(SKIP_BUILD) $(HASHED) -; }
-	$(BIN)/python -c 'import prompt_das'
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import prompt_das'
 	@touch $@
 
 constraints: $(BIN)/uv
