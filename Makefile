@@ -85,7 +85,7 @@ $(BIN)/uv:
 # Nothing is installed whose SHA-256 is not the one that was written down when constraints.txt was made. An editable
 # package has none: it comes after all that it needs, and --no-index, so that nothing can come with it.
 # What is there as sources only is built first: setuptools runs plugins of what else is installed, whole or half.
-# The last import leaves bytecode, even where the environment asks for none: without it each start takes thrice the time.
+# The last import leaves bytecode, even where the environment asks for none: without it each start takes twice the time.
 # The stamp comes last, so that an interrupted installation goes on where it stopped.
 $(STAMP): pyproject.toml setup.py constraints.txt | $(BIN)/uv
 	@echo "Installing into $(VENV): about 3 GB to download the first time"
