@@ -46,6 +46,7 @@ def test_the_step_beside_one_image_at_a_time(
     tiny: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    emulated_bfloat16: None,
 ) -> None:
     monkeypatch.setattr(step, "in_fresh_process", lambda call, *arguments, **_: call(*arguments))  # saves imports
     fewer_points = ["DOMAIN_ADAPT.CONTRASTIVE.NUM_NEGATIVES", "16"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from prompt_das.cli import reproduce as reproduce_command
 from prompt_das.cli.reproduce_tables import EFFECTS_SHOWN
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das_cli import main
@@ -44,7 +45,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         summary.write_text(json.dumps({"results": results}))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    # Of this module alone: matplotlib, too, starts a command, where it has not drawn before.
+    monkeypatch.setattr(reproduce_command, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
     return commands
 
 
