@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def precision_of(cfg: CfgNode) -> str:
+    """The precision that a config is computed in on its device."""
     return computed_precision(cfg.MODEL.PRECISION, resolve_device(cfg))
 
 

@@ -45,7 +45,7 @@ class Model:
         place: "package", "home" (``PROMPT_DAS_HOME``, or a file named there) or "url".
         url: where they are downloaded from; "" if they are not.
         sha256: of the file, in hexadecimal digits; "" if nothing is compared.
-        pixel_size: nm per pixel of the network's input, as the entry says; None if it says nothing.
+        pixel_size: nm per pixel of the network's input, as the entry or its settings say; None if they do not.
         description: one line.
         card: the model card; None if there is none.
         settings: of the config, KEY, VALUE, ..., in the place of those inside of the file.
@@ -262,16 +262,17 @@ def _read_entry(name: object, entry: object, path: Path, place: str) -> Model:
     for key in KEYS - {"pixel_size", "settings"}:
         if not isinstance(entry.get(key, ""), str) or "\0" in entry.get(key, ""):
             raise ValueError(f"{path}: {key} of {name} is {entry[key]!r}; write it as text, in quotes")
-    url, sha256, size = entry.get("url", ""), entry.get("sha256", "").lower(), entry.get("pixel_size")
+    settings = entry.get("settings", {})
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise ValueError(f"{path}: settings of {name} are {settings!r}; write them as `{{KEY: VALUE}}`")
+    url, sha256 = entry.get("url", ""), entry.get("sha256", "").lower()
+    size = entry.get("pixel_size", settings.get("INPUT.PIXEL_SIZE"))
     if "url" in entry and not re.fullmatch(r"https?://\S+", url):
         raise ValueError(f"{path}: url of {name} is {url!r}; use one that begins with https://")
     if (url or sha256) and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"{path}: {name} needs `sha256:` with 64 hexadecimal digits, as `sha256sum` prints them")
     if size is not None and _positive(size) is None:
         raise ValueError(f"{path}: pixel_size of {name} is {size!r}; use nm per pixel, a positive number")
-    settings = entry.get("settings", {})
-    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
-        raise ValueError(f"{path}: settings of {name} are {settings!r}; write them as `{{KEY: VALUE}}`")
     return Model(
         name=name,
         file=models_folder() / f"{name}{SUFFIX}" if url else path.parent / Path(entry["file"]).expanduser(),
