@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prompt_das.modeling.backbone import build_backbone
@@ -14,10 +15,11 @@ from prompt_das.modeling.criterion import PromptDASCriterion
 from prompt_das.modeling.decoder import PromptDecoder
 from prompt_das.modeling.heads import build_center_head, build_segmentation_head
 from prompt_das.modeling.high_res_features import HighResEncoder
-from prompt_das.modeling.postprocessing import confidence_at_outline, limit_clicks, suppress_weak
+from prompt_das.modeling.postprocessing import apply_rules, confidence_at_outline
 from prompt_das.modeling.precision import computed_precision
 from prompt_das.modeling.prompt_encoder import PointPromptEncoder, build_prompt_encoder
 from prompt_das.modeling.structures import Points, Prediction, collate
+from prompt_das.ops.mask_rules import MaskRules
 from prompt_das.ops.points import as_clicks, pad_points, split_labels
 from prompt_das.ops.sliding_window import sliding_window
 
@@ -50,8 +52,7 @@ class PromptDAS(nn.Module):
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         contrastive_from: str,
-        click_reach: str,
-        min_confidence: float,
+        rules: MaskRules,
         window: dict[str, Any],
         high_res_encoder: nn.Module | None = None,
         outline_probability: float = 0.5,
@@ -64,9 +65,7 @@ class PromptDAS(nn.Module):
             criterion: computes the losses of a training batch.
             pixel_mean, pixel_std: of the three channels, in gray values 0-255.
             contrastive_from: "tokens" at the contrastive points (the paper), or the "features" of the image there.
-            click_reach: what a click may change in a slice: all of the "image", or the "object" that it is on.
-            min_confidence: components of a slice's mask whose highest probability, as predicted, is below become
-                background; 0: none.
+            rules: what follows the network in a slice.
             evaluated_with_density: whether :meth:`inference` predicts the density of center points as well.
             window: keyword arguments of :func:`prompt_das.ops.sliding_window.sliding_window`.
             high_res_encoder: of features finer than the patch grid; None: there are none, as in the paper.
@@ -84,9 +83,8 @@ class PromptDAS(nn.Module):
         self.criterion = criterion
         self.precision = precision
         self.contrastive_from = contrastive_from
-        self.click_reach = click_reach
         self.outline_logit = math.log(outline_probability / (1 - outline_probability))
-        self.min_confidence = min_confidence
+        self.rules = rules
         self.evaluated_with_density = evaluated_with_density
         self.window = window
         self.pixel_mean: Tensor
@@ -121,8 +119,10 @@ class PromptDAS(nn.Module):
             "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
             "precision": cfg.MODEL.PRECISION,
-            "click_reach": cfg.TEST.CLICK_REACH,
-            "min_confidence": confidence_at_outline(cfg.TEST.MIN_CONFIDENCE, outline),
+            "rules": MaskRules(
+                click_reach=cfg.TEST.CLICK_REACH,
+                min_confidence=confidence_at_outline(cfg.TEST.MIN_CONFIDENCE, outline),
+            ),
             "outline_probability": outline,
             "evaluated_with_density": cfg.TEST.INSTANCES == "centers" and "instance" in cfg.TEST.PROTOCOLS,
             "contrastive_from": cfg.MODEL.DECODER.CONTRASTIVE_FROM,
@@ -286,18 +286,18 @@ class PromptDAS(nn.Module):
         height, width = output_size
         # The points stay on the CPU: there it is found out which windows each lies in.
         clicks = [as_clicks(p) for p in prompts.values()]
-        limited = (click_reach or self.click_reach) == "object" and any(map(len, clicks))
-        sets = [*clicks, as_clicks(NO_POINTS)] if limited else clicks
+        rules = replace(self.rules, click_reach=click_reach or self.rules.click_reach)
+        needs_automatic = any(map(rules.needs_automatic, clicks))
+        sets = [*clicks, as_clicks(NO_POINTS)] if needs_automatic else clicks
         points, valid = pad_points([torch.from_numpy(one) for one in sets])
         predict = self.predict_windows_and_density if with_density else self.predict_windows
         points = points * points.new_tensor([image.shape[-1] / width, image.shape[-2] / height, 1])
         maps = sliding_window(image, predict, points=points, valid=valid, progress=progress, **self.window)
         maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         probability, *density = maps.split(len(sets))
-        if limited:
-            probability = limit_clicks(probability[-1], probability[:-1], clicks)
-        if self.min_confidence:
-            probability = suppress_weak(probability, self.min_confidence, clicks)
+        if rules:
+            automatic = probability[-1] if needs_automatic else None
+            probability = apply_rules(rules, probability[: len(clicks)], automatic, clicks)
         names = ("sem_seg", "density")[: 1 + with_density]
         maps_of_names = zip(names, (probability, *density), strict=True)
         return {name: dict(zip(prompts, of_sets, strict=False)) for name, of_sets in maps_of_names}

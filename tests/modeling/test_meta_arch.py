@@ -599,7 +599,7 @@ def test_confidence_is_the_networks_own_wherever_outlines_lie(
     tiny_cfg: CfgNode, confidence: float, outline: float, expected: float
 ) -> None:
     tiny_cfg.TEST.MIN_CONFIDENCE, tiny_cfg.MODEL.SEM_SEG_HEAD.OUTLINE_PROBABILITY = confidence, outline
-    assert PromptDAS(tiny_cfg).min_confidence == pytest.approx(expected)
+    assert PromptDAS(tiny_cfg).rules.min_confidence == pytest.approx(expected)
 
 
 def test_an_outline_that_moves_leaves_source_losses(tiny_cfg: CfgNode, model: PromptDAS) -> None:

@@ -68,8 +68,7 @@ class CurrentSlice:
                 image.network_input(),
                 self._model.window,
                 self._model.device,
-                limited=self._model.click_reach == "object",
-                min_confidence=self._model.min_confidence,
+                self._model.rules,
             )
         self._ticket = ticket
         return self.maps

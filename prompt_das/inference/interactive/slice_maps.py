@@ -12,9 +12,8 @@ from typing import Any
 
 from prompt_das.inference.interactive.blend import WindowBlend
 from prompt_das.inference.interactive.resize import BilinearResize, Box
-from prompt_das.ops.click_reach import limit_to_clicked_objects
+from prompt_das.ops.mask_rules import MaskRules
 from prompt_das.ops.sliding_window import WindowGrid, pad_by_reflection, points_of_windows
-from prompt_das.ops.weak_components import suppress_weak_components
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ class SliceMaps:
         key: the same for equal slices, and only for them.
         size: (H, W).
         probability: (H, W) float32 of the mask, NaN where unknown; read-only, replaced by :meth:`update`.
-        limited: whether a click changes nothing but the object that it is on.
+        rules: what follows the network.
     """
 
     def __init__(
@@ -41,25 +40,21 @@ class SliceMaps:
         image: np.ndarray,
         window: dict[str, Any],
         device: torch.device,
-        *,
-        limited: bool,
-        min_confidence: float = 0.0,
+        rules: MaskRules,
     ) -> None:
         """
         Args:
             image: (h, w') float32 gray values, at the resolution of the network.
-            min_confidence: see :class:`~prompt_das.modeling.meta_arch.PromptDAS`.
             window: "window", "stride" and "blend" of the sliding window.
         """
         height, width = image.shape
         grid = WindowGrid((height, width), window=window["window"], stride=window["stride"], blend=window["blend"])
         self.key = key
         self.size = size
-        self.limited = limited
-        self._min_confidence = min_confidence
+        self.rules = rules
         self.probability = np.full(size, math.nan, np.float32)
         self.probability.flags.writeable = False
-        self._unlimited = self._automatic = self.probability
+        self._predicted = self._automatic = self.probability
         self._grid = grid
         self._blends: dict[str, WindowBlend] = {}
         self._device = device
@@ -114,16 +109,16 @@ class SliceMaps:
 
         ``clicks``: (N, 3) in pixels of the slice, those of the newest predictions.
         """
-        self._unlimited, changed = self._resized(MASK, self._unlimited)
-        if not self.limited and not self._min_confidence:
-            self.probability = self._unlimited
+        self._predicted, changed = self._resized(MASK, self._predicted)
+        if not self.rules:
+            self.probability = self._predicted
             return changed
-        if self.limited and len(clicks):
+        if self.rules.needs_automatic(clicks):
             self._automatic, _ = self._resized(AUTOMATIC, self._automatic)
         # Of a large slice often only a part is known, and there are no objects elsewhere.
         y0, x0, y1, x1 = box = self._resize.affected(self.blend(MASK).known_box())
         part = slice(y0, y1), slice(x0, x1)
-        after = self._reach_and_confidence(clicks_in(box, clicks), part)
+        after = self.rules(self._predicted[part], self._automatic[part], clicks_in(box, clicks))
         changed = box_of_changes(self.probability[part], after)
         if changed is None:
             return None
@@ -132,15 +127,6 @@ class SliceMaps:
         probability.flags.writeable = False
         self.probability = probability
         return changed[0] + y0, changed[1] + x0, changed[2] + y0, changed[3] + x0
-
-    def _reach_and_confidence(self, clicks: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
-        """The mask's probability in a part: clicks reach no further than their objects, and no object is weak."""
-        probability = self._unlimited[part]
-        if self.limited and len(clicks):
-            probability = limit_to_clicked_objects(self._automatic[part], probability, clicks)
-        if self._min_confidence:
-            probability = suppress_weak_components(probability, self._min_confidence, clicks)
-        return probability
 
     def _resized(self, kind: str, resized: np.ndarray) -> tuple[np.ndarray, Box | None]:
         """Resize what changed of a blended map: the (H, W) map before -> the new one, and a box around the change."""

@@ -80,7 +80,7 @@ class WindowPredictor:
         in_windows = maps.clicks_per_window(clicks)
         none_in_windows = [one[:0] for one in in_windows]
         clicks_of = {MASK: in_windows}
-        if maps.limited and len(clicks):
+        if maps.rules.needs_automatic(clicks):
             clicks_of = {AUTOMATIC: none_in_windows, MASK: in_windows}
         if centers:
             clicks_of[CENTERS] = in_windows

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from prompt_das.inference.interactive.predictor import Predictor
 from prompt_das.inference.interactive.resize import Box
-from prompt_das.ops.click_reach import limit_to_clicked_objects
 from prompt_das.ops.connected_components import connected_components
-from prompt_das.ops.weak_components import suppress_weak_components
+from prompt_das.ops.mask_rules import MaskRules
 
 import numpy as np
 import pytest
@@ -105,8 +104,7 @@ def test_clicks_in_a_known_part_are_those_of_the_same_slice_alone(make: Make, re
     answer = predictor.predict(*CLICKS, image=IMAGE, region=region)
     maps = predictor._current.maps
     known = ~np.isnan(answer.probability)
-    expected = limit_to_clicked_objects(maps._automatic, maps._unlimited, clicks)
-    expected = suppress_weak_components(expected, 0.6, clicks)
+    expected = MaskRules("object", 0.6)(maps._predicted, maps._automatic, clicks)
     assert np.array_equal(answer.probability, expected, equal_nan=True)
     rows, columns = np.nonzero(known)
     box = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) if known.any() else None
