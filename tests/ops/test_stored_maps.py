@@ -5,7 +5,7 @@ from __future__ import annotations
 from prompt_das.ops.points import render_density
 from prompt_das.ops.slice_peaks import find_slice_peaks
 from prompt_das.ops.split_instances import split_at_centers
-from prompt_das.ops.stored_maps import as_unit, lowest_stored
+from prompt_das.ops.stored_maps import as_stored, as_unit, lowest_stored
 
 import numpy as np
 import pytest
@@ -18,6 +18,19 @@ from hypothesis import strategies as st
 def test_the_lowest_stored_value_is_the_first_that_reaches_the_threshold(threshold: float) -> None:
     reached = as_unit(np.arange(256, dtype=np.uint8)) >= threshold
     assert lowest_stored(threshold) == 256 - reached.sum()
+
+
+def test_a_half_is_stored_below_what_is_above_it() -> None:
+    """None of the 256 values lies on both sides of the default threshold."""
+    below, above = np.nextafter(np.float32(0.5), [0, 1], dtype=np.float32)
+    assert as_stored(torch.tensor([below, 0.5, above])).tolist() == [127, 127, 128]
+
+
+@given(st.floats(-0.125, 1.125, width=32))
+def test_the_nearest_value_is_stored(value: float) -> None:
+    stored = as_stored(torch.tensor([value]))
+    assert stored.dtype == np.uint8
+    assert abs(int(stored[0]) - 255 * min(max(value, 0), 1)) <= 0.5001
 
 
 def test_floats_stay_as_they_are() -> None:

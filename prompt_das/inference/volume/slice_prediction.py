@@ -1,6 +1,6 @@
 """The network over the slices of a volume: read, predict, write, in this process or in a worker of a cluster.
 
-Maps are stored as uint8, 255 is 1: a pixel of probability 0.5 is stored as 128, so the default threshold loses nothing.
+Maps are stored as uint8, 255 is 1, see :mod:`prompt_das.ops.stored_maps`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from prompt_das.inference.volume.executors import device_of_worker
 from prompt_das.inference.volume.store import flush_slice, paths_of_slice
 from prompt_das.modeling.load import load_model, resolve_device
 from prompt_das.modeling.meta_arch import PromptDAS
+from prompt_das.ops.stored_maps import as_stored
 from prompt_das.volumes.ome_zarr import finest
 from prompt_das.volumes.volume import VolumeError
 
@@ -121,7 +122,7 @@ def _predict_slice(
             raise ValueError(
                 f"{name} of slice {task.z} is not finite: the weights are damaged, or diverged in training"
             )
-    return {name: (255 * one.clamp(0, 1)).round().to(torch.uint8).cpu().numpy() for name, one in maps.items()}
+    return {name: as_stored(one) for name, one in maps.items()}
 
 
 def _try_to_read(task: SliceTask) -> Any:

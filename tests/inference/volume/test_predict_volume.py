@@ -24,6 +24,7 @@ from prompt_das.inference.volume.source import VolumeSource
 from prompt_das.inference.volume.workspace import MARKER, Workspace
 from prompt_das.modeling import PromptDAS
 from prompt_das.modeling.load import load_model
+from prompt_das.modeling.meta_arch import NO_PROMPTS
 from prompt_das.ops.connected_components import semantic_to_instances
 from prompt_das.volumes.ome_zarr import INSTANCES, finest
 from prompt_das.volumes.open_volume import open_volume
@@ -190,11 +191,23 @@ def test_instances_of_slices(predict: Predict, images: Path, tmp_path: Path) -> 
     assert before > len(maps[INSTANCES])
 
 
-def test_a_probability_of_a_half_is_where_it_was() -> None:
-    """The stored maps have 256 values; none of them lies on both sides of the default threshold."""
-    just_below, just_above = np.nextafter(np.float32(0.5), [0, 1], dtype=np.float32)
-    stored = (255 * torch.tensor([just_below, just_above])).round()
-    assert (stored >= 128).tolist() == [False, True]
+def test_components_that_are_left_out_are_no_instances(
+    predict: Predict, weights: Path, images: Path, slices: np.ndarray, tmp_path: Path
+) -> None:
+    """In a stored volume as in a slice, where their probability is that of the threshold."""
+
+    def probabilities(*opts: str) -> np.ndarray:
+        _, model = load_model(weights, opts=opts)
+        scan = torch.from_numpy(slices.astype(np.float32))[:, None]
+        maps = [model.predict_slice(one, NO_PROMPTS, slices.shape[1:])["sem_seg"]["0%"] for one in scan]
+        return torch.stack(maps).numpy()
+
+    every = probabilities()
+    opts = "TEST.MIN_CONFIDENCE", str((0.5 + every.max()) / 2)
+    mask = probabilities(*opts) > 0.5
+    assert 0 < mask.sum() < (every > 0.5).sum()
+    predict(images, tmp_path / "out.zarr", opts=opts, min_size=0)
+    np.testing.assert_array_equal(arrays(tmp_path / "out.zarr")[INSTANCES] > 0, mask)
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".tif"])
