@@ -427,7 +427,8 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 def add_array(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="the array inside an HDF5 or Zarr file, if it has several")
     parser.add_argument("--voxel-size", nargs=3, type=float, metavar=("Z", "Y", "X"), help="in nm")
-    parser.add_argument("--intensity-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="gray values 0 and 255")
+    intensity_help = "gray values that become 0 and 255; where BLACK is above WHITE, images are inverted"
+    parser.add_argument("--intensity-range", nargs=2, type=float, metavar=("BLACK", "WHITE"), help=intensity_help)
 
 
 def add_region(parser: argparse.ArgumentParser) -> None:

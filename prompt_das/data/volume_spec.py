@@ -138,8 +138,8 @@ def check_voxel_size(name: str, values: Iterable[float] | None) -> tuple[float, 
 
 def _check_intensity_range(name: str, values: Iterable[float] | None) -> tuple[float, float] | None:
     lo_hi = _check_numbers(name, "intensity_range", values, 2)
-    if lo_hi is not None and not lo_hi[0] < lo_hi[1]:
-        raise ValueError(f"{name}: intensity_range must be (lo, hi) with lo < hi, not {lo_hi}")
+    if lo_hi is not None and lo_hi[0] == lo_hi[1]:
+        raise ValueError(f"{name}: intensity_range is {lo_hi}; what becomes black and what becomes white must differ")
     return lo_hi
 
 

@@ -39,8 +39,9 @@ def preprocess(image: np.ndarray, scale: float, intensity_range: Range | None = 
 def normalize(array: np.ndarray, intensity_range: Range | None = None) -> np.ndarray:
     """Intensities of any type -> float32 in 0..255, of the same shape.
 
-    `intensity_range` (lo, hi) is mapped linearly to (0, 255), values outside are clipped. Without a range, uint8
-    passes as it is, and every other type is an error, since the meaning of its values is unknown.
+    `intensity_range` (lo, hi) is mapped linearly to (0, 255), values outside are clipped; where lo is above hi the
+    image is inverted. Without a range, uint8 passes as it is, and every other type is an error, since the meaning of
+    its values is unknown.
     """
     if intensity_range is None:
         if array.dtype != np.uint8:
@@ -50,8 +51,8 @@ def normalize(array: np.ndarray, intensity_range: Range | None = None) -> np.nda
             )
         return array.astype(np.float32)
     lo, hi = map(float, intensity_range)
-    if not hi > lo:
-        raise ValueError(f"intensity_range must be (lo, hi) with lo < hi, not ({lo:g}, {hi:g})")
+    if lo == hi:
+        raise ValueError(f"intensity_range is ({lo:g}, {hi:g}); what becomes black and what becomes white must differ")
     # Far from zero, what float32 keeps of a wide value may be less than its contrast: subtract first.
     exact: type[np.floating] = np.float32 if np.can_cast(array.dtype, np.float32) else np.float64
     return np.clip((array.astype(exact) - lo) * (255.0 / (hi - lo)), 0.0, 255.0).astype(np.float32)

@@ -263,7 +263,7 @@ def test_a_voxel_size_is_checked_wherever_it_comes_from(volume: tuple[Path, Path
 
 
 def test_an_intensity_range_is_checked_wherever_it_comes_from(volume: tuple[Path, Path]) -> None:
-    with pytest.raises(ValueError, match="lo < hi, not"):
+    with pytest.raises(ValueError, match="what becomes black and what becomes white must differ"):
         find_volume(volume[0], intensity_range=(5, 5))
 
 

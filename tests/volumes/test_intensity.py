@@ -56,8 +56,15 @@ def test_other_types_without_a_range_are_an_error() -> None:
         normalize(np.zeros(3, np.uint16))
 
 
-def test_a_range_must_go_up() -> None:
-    with pytest.raises(ValueError, match=r"lo < hi, not \(5, 5\)"):
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float64])
+def test_a_range_that_goes_down_inverts(dtype: type) -> None:
+    np.testing.assert_allclose(normalize(RAMP.astype(dtype), (255, 0)), 255 - RAMP.astype(float))
+    narrow = normalize(RAMP.astype(dtype), (160, 90))
+    np.testing.assert_allclose(narrow, 255 - normalize(RAMP, (90, 160)), atol=1e-4)
+
+
+def test_a_range_has_two_ends() -> None:
+    with pytest.raises(ValueError, match=r"intensity_range is \(5, 5\); what becomes black and what becomes white"):
         normalize(RAMP, (5, 5))
 
 
