@@ -95,7 +95,11 @@ def predict(parser: argparse.ArgumentParser) -> None:
         help="centers: split what touches at predicted centers and clicks; default: TEST.INSTANCES",
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="lowest probability of foreground (default: %(default)s)"
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="lowest probability of foreground (default: %(default)s); below 0.5, components come back that "
+        "TEST.MIN_CONFIDENCE leaves out",
     )
     parser.add_argument(
         "--min-size", type=int, help="remove instances of at most so many voxels; default: the config's"

@@ -12,7 +12,10 @@ from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QSpinBox
 
-THRESHOLD = "A pixel is foreground if the network gives it a higher probability. Lower finds more, higher less."
+THRESHOLD = (
+    "A pixel is foreground if the network gives it a higher probability. Lower finds more, higher less; below 0.5 "
+    "objects come back that were left out because the network is nowhere sure of them"
+)
 FIT = (
     "Sets the threshold at which the objects of this slice have the diameter that is stated above. Drag lines across "
     "some typical ones first, with 'From a line': people draw outlines inside or outside of a membrane"
