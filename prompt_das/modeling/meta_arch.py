@@ -295,7 +295,7 @@ class PromptDAS(nn.Module):
         maps = sliding_window(image, predict, points=points, valid=valid, progress=progress, **self.window)
         maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         probability, *density = maps.split(len(sets))
-        if rules:
+        if needs_automatic or rules.min_confidence:
             automatic = probability[-1] if needs_automatic else None
             probability = apply_rules(rules, probability[: len(clicks)], automatic, clicks)
         names = ("sem_seg", "density")[: 1 + with_density]
