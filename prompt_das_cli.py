@@ -353,7 +353,7 @@ def reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", action="store_true", help="also an ablation of all that is not in the paper")
     parser.add_argument("--clicks", action="store_true", help="also Dice and PQ against the number of clicks")
     parser.add_argument("--output", type=Path, help="default: output/reproduce/PAIR_SIZE")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds trained at the same time")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of a training; 0 = as many as cores")
     add_options(parser)
 

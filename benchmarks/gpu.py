@@ -77,10 +77,14 @@ def measure_ceilings(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     return ceilings.measure_ceilings(torch.device(args.device), args.repeats)
 
 
-def train(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
+def train(args: argparse.Namespace, clock: Clock, *own: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, training_iteration.synthetic_data(Path(name), args.data, args.seed):
-        cfg = config(args, *training_iteration.overrides(Path(name)))
+        cfg = config(args, *training_iteration.overrides(Path(name)), *own)
         return training_iteration.benchmark_training(cfg, args.warm_up, args.iterations, clock.left)
+
+
+def train_replayed(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
+    return train(args, clock, "MODEL.CUDA_GRAPHS", "True")
 
 
 def agree(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def train_compiled(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
             "--warm-up",
             str(args.warm_up),
             "--data",
-            str(Path(args.data).resolve()),
+            str(args.data),
         ]
         command += ["--seed", str(args.seed), "--output", str(out), "--", *args.opts, "MODEL.COMPILE", "inductor"]
         process = subprocess.Popen(
@@ -136,6 +140,7 @@ Part = Callable[[argparse.Namespace, Clock], dict[str, Any]]
 PARTS: dict[str, Part] = {
     "ceilings": measure_ceilings,
     "training iteration": train,
+    "replayed iteration": train_replayed,
     "agreement": agree,
     "slice": predict_slice,
     "metrics": score_slice,
@@ -328,6 +333,7 @@ def report_metrics(result: dict[str, Any], best: float | None) -> list[str]:
 REPORTS: dict[str, Callable[[dict[str, Any], float | None], list[str]]] = {
     "ceilings": report_ceilings,
     "training iteration": report_iterations,
+    "replayed iteration": report_iterations,
     "agreement": report_agreement,
     "slice": report_slice,
     "metrics": report_metrics,

@@ -17,8 +17,10 @@ from prompt_das.adaptation.point_pixels import random_subset, sparse_recall, war
 from prompt_das.adaptation.pseudo_masks import confirmed_components, supervise_near_clicks
 from prompt_das.data.samples import ContrastivePoints, LabeledSample, SourceSample, TargetSample, TrainingSample
 from prompt_das.modeling.criterion import enabled_target_losses
+from prompt_das.modeling.cuda_graphs import CudaGraphs, uses_cuda_graphs
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.modeling.postprocessing import confidence_at_outline
+from prompt_das.modeling.structures import Prediction
 from prompt_das.ops.batching import pad, stack
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD
 from prompt_das.ops.points import NEGATIVE, POSITIVE, find_peaks, suppress_near
@@ -52,6 +54,7 @@ class PseudoLabeler:
         prompt_with_peaks: bool = True,
         min_confidence: float = 0.0,
         supervision_radius: float = 0.0,
+        cuda_graphs: bool = False,
         recall_period: int = RECALL_PERIOD,
         iteration: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -70,6 +73,7 @@ class PseudoLabeler:
             image_confidence: the fraction of pixels with at least this confidence is the weight of an image.
             contrastive: keyword arguments of :func:`sample_contrastive_points`.
             supervision_radius: of the discs around clicks whose label is certain, in pixels; 0: there are none.
+            cuda_graphs: whether the teacher's passes are replayed on a GPU (:class:`CudaGraphs`).
             recall_period: iterations between two measurements of :func:`sparse_recall`; 0: none.
             iteration: gives the number of the current one.
         """
@@ -87,6 +91,7 @@ class PseudoLabeler:
         self.image_confidence = image_confidence
         self.contrastive = contrastive
         self.supervision_radius = supervision_radius
+        self.graphs = CudaGraphs(cuda_graphs)
         self.recall_period = recall_period
         self.iteration = iteration
 
@@ -102,6 +107,7 @@ class PseudoLabeler:
             "suppression_radius": cfg.MODEL.CENTER_HEAD.SIGMA,
             "peaks": {"threshold": node.POINTS.THRESHOLD, "kernel": node.POINTS.KERNEL, "top_k": node.POINTS.TOP_K},
             "density_ignore": node.POINTS.IGNORE_THRESHOLD,
+            "cuda_graphs": uses_cuda_graphs(cfg),
             "supervision_radius": node.POINTS.SUPERVISION_RADIUS,
             # Without pseudo points no density is predicted, and no peak could confirm anything.
             "require_peak": node.MASKS.REQUIRE_PEAK and "points" in target_losses,
@@ -133,12 +139,15 @@ class PseudoLabeler:
             foreground probability (B, H, W); density (B, H, W); the pseudo points (B, K, 2), (B, K), none near a
             sparse point or a negative click.
         """
-        teacher = self.teacher
         size = (images.shape[-2], images.shape[-1])
+
+        def decode(points: Tensor, valid: Tensor, **heads: bool) -> Prediction:
+            return self.graphs(self.teacher.decode, embedding, points, valid, image_size=size, **heads)
+
         prompted = sparse_valid & self.use_prompts
-        embedding = teacher.encode(images)
+        embedding = self.graphs(self.teacher.encode, images)
         if "points" in self.target_losses:
-            density = teacher.decode(embedding, sparse, prompted, size, with_mask=False).density
+            density = decode(sparse, prompted, with_mask=False).density
             points, valid, _ = find_peaks(density, **self.peaks)
             for clicks, clicks_valid in ((sparse, sparse_valid), (negative, negative_valid)):
                 valid = suppress_near(points, valid, clicks, clicks_valid, self.suppression_radius)
@@ -146,12 +155,12 @@ class PseudoLabeler:
             density, points, valid = images[:, 0] * 0, sparse[:, :0], sparse_valid[:, :0]
         if self.recall_period and self.iteration() % self.recall_period == 0:
             # Without prompts: a teacher that follows clicks finds whatever it is shown.
-            unprompted = teacher.decode(embedding, sparse[:, :0], prompted[:, :0], size, with_density=False).logits
+            unprompted = decode(sparse[:, :0], prompted[:, :0], with_density=False).logits
             self.put_metrics({"pseudo/sparse_recall": sparse_recall(unprompted.sigmoid(), sparse, sparse_valid)})
         positive = F.pad(torch.cat([sparse, points], dim=1), (0, 1), value=POSITIVE)
         prompts = torch.cat([positive, F.pad(negative, (0, 1), value=NEGATIVE)], dim=1)
         prompted = torch.cat([sparse_valid, valid & self.prompt_with_peaks, negative_valid], dim=1) & self.use_prompts
-        probability = teacher.decode(embedding, prompts, prompted, size, with_density=False).logits.sigmoid()
+        probability = decode(prompts, prompted, with_density=False).logits.sigmoid()
         return probability, density, points, valid
 
     def __call__(self, samples: Sequence[TargetSample]) -> list[LabeledSample]:

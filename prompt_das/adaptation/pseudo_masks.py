@@ -27,7 +27,7 @@ def confirmed_components(mask: Tensor, evidence: Tensor, points: Tensor, points_
         (B, H, W) bool, False in the other components, but for those at the border: most of them may lie outside.
     """
     confirmed = evidence.clone()
-    confirmed[:, [0, -1]] = confirmed[:, :, [0, -1]] = True
+    confirmed[:, 0] = confirmed[:, -1] = confirmed[:, :, 0] = confirmed[:, :, -1] = True  # a list would make a GPU wait
     index = point_to_index(points, *mask.shape[1:])
     confirmed = confirmed.flatten(1).to(torch.int32).scatter_reduce(1, index, points_valid.int(), "amax")
     roots = label_components(mask).flatten(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -10,11 +11,11 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from prompt_das.cli.reproduce_rows import CLICKED, MAIN, SOURCE, TEST_PROMPTS, Row, Run, ablation_rows, parts_rows
+from prompt_das.cli.reproduce_rows import CLICKED, MAIN, TEST_PROMPTS, Row, Run, ablation_rows, parts_rows, source_of
 from prompt_das.cli.reproduce_tables import METRICS, click_tables, to_markdown
 from prompt_das.config.find import CONFIGS
 from prompt_das.evaluation.reports import click_plot
@@ -48,8 +49,8 @@ class Experiment:
         folder = self.path(run, seed)
         folder.mkdir(parents=True, exist_ok=True)
         opts = ["OUTPUT_DIR", str(folder), "SEED", str(seed)]
-        if run.adapts:
-            opts += ["MODEL.WEIGHTS", str(self.path(run.source or SOURCE, seed) / "model_final.pth")]
+        if source := source_of(run):
+            opts += ["MODEL.WEIGHTS", str(self.path(source, seed) / "model_final.pth")]
         start = time.monotonic()
         self.call(run, seed, ["train", "--resume"], [*opts, *self.common, *run.overrides, *self.opts])
         (summary,) = (folder / "inference").glob("*/summary.json")
@@ -83,12 +84,25 @@ class Experiment:
         if code:
             raise SystemExit(f"seed {seed}, {run.name}: {command[0]} ended with code {code}; see {path}")
 
-    def train_seed(self, rows: list[Row], seed: int, *, clicks: bool) -> None:
-        runs = [one for _, run, _ in rows for one in (run.source, run) if one is not None]
-        for run in dict.fromkeys(runs):  # a model that others start from comes before them
-            self.train(run, seed)
-        for run in CLICKED.values() if clicks else ():
-            self.click(run, seed)
+    def train_all(self, rows: list[Row], seeds: list[int], pool: Executor) -> None:
+        """Train the runs of all rows with every seed, each after the model that it starts from.
+
+        What starts from nothing comes first: no worker of the pool waits for a model whose turn has not come.
+        """
+        runs = dict.fromkeys(one for _, run, _ in rows for one in (source_of(run), run) if one is not None)
+        done: dict[tuple[Run, int], Future[None]] = {}
+        for run in sorted(runs, key=lambda run: run.adapts):
+            source = source_of(run)
+            for seed in seeds:
+                before = done[source, seed] if source else None
+                done[run, seed] = pool.submit(self.train_after, before, run, seed)
+        for future in done.values():
+            future.result()
+
+    def train_after(self, before: Future[None] | None, run: Run, seed: int) -> None:
+        if before:
+            before.result()
+        self.train(run, seed)
 
     def clicks(self, run: Run, seeds: list[int]) -> dict[str, Any]:
         """Means over the seeds of what ``evaluate --clicks`` has written: curves by user and number, and effects."""
@@ -147,7 +161,9 @@ def run(args: argparse.Namespace) -> None:
     tables |= {"What is not in the paper": [MAIN[0], *parts_rows(args.size), MAIN[-1]]} if args.parts else {}
     rows = [row for table in tables.values() for row in table]
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda seed: experiment.train_seed(rows, seed, clicks=args.clicks), args.seeds))
+        experiment.train_all(rows, args.seeds, pool)
+        if args.clicks:
+            list(pool.map(lambda one: experiment.click(*one), itertools.product(CLICKED.values(), args.seeds)))
 
     command = args.command_line
     about = f"`{command}`\n\nSeeds {args.seeds}, {processor()}, {os.cpu_count()} cores, {args.jobs} at a time."

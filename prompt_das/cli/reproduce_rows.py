@@ -28,6 +28,13 @@ def ablation(name: str, *on: str) -> Run:
 
 
 SOURCE, UDA, WDA, ORACLE = (Run(mode, mode) for mode in ("source", "uda", "wda", "oracle"))
+
+
+def source_of(run: Run) -> Run | None:
+    """The run whose network another one starts from; None for what starts from nothing."""
+    return (run.source or SOURCE) if run.adapts else None
+
+
 Row = tuple[str, Run, str]  # title, training, prompts at test
 
 # The keys of configs/paper, each alone.

@@ -26,6 +26,9 @@ def add_prompt_das_config(cfg: CN) -> None:
     # Backend of torch.compile, "inductor" for example; "" runs the network as it is written. Worth it for long runs on
     # a GPU: the first batches take minutes.
     _c.MODEL.COMPILE = ""
+    # Whether a training on one GPU replays the passes of the network as CUDA graphs, where COMPILE is "". Off until it
+    # has been measured on one: docs/PERFORMANCE.md.
+    _c.MODEL.CUDA_GRAPHS = False
 
     _c.MODEL.VIT = CN()  # ViT-S/8
     _c.MODEL.VIT.PATCH_SIZE = 8
@@ -225,7 +228,7 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.TEST.WINDOW.STRIDE = 256
     _c.TEST.WINDOW.ROTATIONS = 1
     _c.TEST.WINDOW.BLEND = "uniform"  # or "gaussian"
-    _c.TEST.WINDOW.BATCH_SIZE = 4
+    _c.TEST.WINDOW.BATCH_SIZE = 16
 
 
 def defaults() -> CN:

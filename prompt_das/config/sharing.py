@@ -16,6 +16,7 @@ LEFT_OUT = (
     "MODEL.VIT.WEIGHTS",
     "MODEL.DEVICE",  # hardware of the machine
     "MODEL.COMPILE",
+    "MODEL.CUDA_GRAPHS",
     "DOMAIN_ADAPT.ENABLED",  # needs data
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from prompt_das.modeling.backbone import build_backbone
 from prompt_das.modeling.criterion import PromptDASCriterion
+from prompt_das.modeling.cuda_graphs import CudaGraphs, uses_cuda_graphs
 from prompt_das.modeling.decoder import PromptDecoder
 from prompt_das.modeling.heads import build_center_head, build_segmentation_head
 from prompt_das.modeling.high_res_features import HighResEncoder
@@ -58,6 +59,7 @@ class PromptDAS(nn.Module):
         outline_probability: float = 0.5,
         precision: str = "float32",
         compile_backend: str = "",
+        cuda_graphs: bool = False,
         evaluated_with_density: bool = False,
     ) -> None:
         """
@@ -72,6 +74,7 @@ class PromptDAS(nn.Module):
             outline_probability: of the trained network, where outlines are to lie; it becomes 0.5 in all predictions.
             precision: "float32" or "bfloat16", the type of matrix products (:func:`computed_precision`).
             compile_backend: backend of ``torch.compile``, or "" to run the network as it is written.
+            cuda_graphs: whether passes of a training are replayed on GPUs (:class:`CudaGraphs`).
         """
         super().__init__()
         self.backbone = backbone
@@ -87,6 +90,7 @@ class PromptDAS(nn.Module):
         self.rules = rules
         self.evaluated_with_density = evaluated_with_density
         self.window = window
+        self.graphs = CudaGraphs(cuda_graphs)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
@@ -134,6 +138,7 @@ class PromptDAS(nn.Module):
                 "batch_size": test.BATCH_SIZE,
             },
             "compile_backend": cfg.MODEL.COMPILE,
+            "cuda_graphs": uses_cuda_graphs(cfg),
         }
 
     @property
@@ -209,6 +214,24 @@ class PromptDAS(nn.Module):
                 embeddings = self.decoder.embed_points(out.image, contrastive_points, image_size)
             return Prediction(logits, density, embeddings.float())
 
+    def predict_crops(
+        self,
+        images: Tensor,
+        points: Tensor,
+        valid: Tensor,
+        contrastive_points: Tensor | None = None,
+        contrastive_valid: Tensor | None = None,
+    ) -> Prediction:
+        """:meth:`encode`, then :meth:`decode`."""
+        return self.decode(
+            self.encode(images),
+            points,
+            valid,
+            (images.shape[-2], images.shape[-1]),
+            contrastive_points=contrastive_points,
+            contrastive_valid=contrastive_valid,
+        )
+
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Training: see :meth:`losses`. Eval: see :meth:`inference`."""
         return self.losses(batched_inputs) if self.training else self.inference(batched_inputs)
@@ -223,13 +246,7 @@ class PromptDAS(nn.Module):
         contrastive: Points | None = None
         if batch.contrastive:
             contrastive = Points(*(torch.cat(parts, dim=1) for parts in zip(*batch.contrastive, strict=True)))
-        prediction = self.decode(
-            self.encode(batch.images),
-            *batch.prompts,
-            batch.size,
-            contrastive_points=contrastive.points if contrastive else None,
-            contrastive_valid=contrastive.valid if contrastive else None,
-        )
+        prediction = self.graphs(self.predict_crops, batch.images, *batch.prompts, *(contrastive or ()))
         # Source masks have their outlines where the network puts them by itself.
         source = torch.arange(len(batch.images), device=self.device) < batch.num_source
         logits = prediction.logits + self.outline_logit * source[:, None, None]

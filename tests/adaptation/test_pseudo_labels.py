@@ -43,10 +43,10 @@ class Teacher:
         return images
 
     def decode(
-        self, embedding: Tensor, points: Tensor, valid: Tensor, size: tuple[int, int], *, with_mask: bool = True,
+        self, embedding: Tensor, points: Tensor, valid: Tensor, image_size: tuple[int, int], *, with_mask: bool = True,
         with_density: bool = True,
     ) -> Prediction:  # fmt: skip
-        assert size == SIZE
+        assert image_size == SIZE
         assert not torch.is_grad_enabled()
         self.clicks.append([as_clicks(p[v].numpy()).tolist() for p, v in zip(points, valid, strict=True)])
         self.prompts.append([p[v][:, :2].tolist() for p, v in zip(points, valid, strict=True)])

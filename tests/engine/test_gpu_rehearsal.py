@@ -71,6 +71,9 @@ def test_a_training_step_waits_for_nothing(tiny_cfg: CfgNode, samples: Any) -> N
     """Labels of the teacher, losses of the student, the optimizer's step, the teacher's."""
     source, target = samples
     reported: dict[str, torch.Tensor] = {}
+    # Components that peaks and confidence leave out, too.
+    tiny_cfg.DOMAIN_ADAPT.MASKS.REQUIRE_PEAK = True
+    tiny_cfg.DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE = 0.9
     student = PromptDAS(tiny_cfg)
     tiny_cfg.MODEL.DEVICE = "cuda"
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -146,6 +149,8 @@ def test_a_prediction_mixes_no_devices(tiny_cfg: CfgNode, monkeypatch: pytest.Mo
         lambda x: torch.tensor([1.0, 2.0], device=x.device),
         lambda x: x.new_tensor([1.0, 2.0]),
         lambda x: x + torch.ones(3),
+        lambda x: x[[0, -1]],
+        lambda x: x.__setitem__([0, -1], 1.0),
     ],
 )
 def test_what_a_gpu_would_wait_for_is_found(offence: Callable[[torch.Tensor], Any]) -> None:
