@@ -2,6 +2,7 @@
 # about 6 GB of disk. No compiler, no GPU.
 #   make demo          a strange volume, ten clicks, adaptation, a table and a figure: three minutes on 2 cores
 #   make test          the tests; test-long runs those that take ten seconds and more, test-slow those of minutes
+#   make test-gpu      those that need CUDA; the others do not see a GPU
 #   make test-faults   a run killed at 50 random moments and resumed: it ends as if nothing had happened; and some 1500
 #                      damaged and hostile files: refused, or read rightly; minutes
 #   make benchmark     docs/PERFORMANCE.md on this machine, without its longest tables: about 11 minutes
@@ -28,7 +29,7 @@ HASHED    = --require-hashes --requirement
 DETECTRON2 = pb1-detectron2==0.6 --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29
 SKIP_BUILD = --no-deps -C=--global-option=build_py -C=--build-option=--skip-build
 
-.PHONY: help demo test test-long test-slow test-faults benchmark benchmark-gpu lint format install venv constraints audit clean
+.PHONY: help demo test test-long test-slow test-gpu test-faults benchmark benchmark-gpu lint format install venv constraints audit clean
 
 help:
 	@sed -n 's/^#  //p' Makefile
@@ -44,6 +45,9 @@ test-long: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
 
 test-faults: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --log-cli-level=INFO \

@@ -30,6 +30,17 @@ settings.register_profile("prompt_das", deadline=None, derandomize=True)  # the 
 settings.load_profile("prompt_das")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests give the same on every machine: they see a GPU only where they are chosen for it, by `make test-gpu`."""
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device: make test-gpu")
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     torch.manual_seed(0)

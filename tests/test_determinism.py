@@ -63,10 +63,7 @@ def deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("deterministic_algorithms")
-@pytest.mark.parametrize(
-    "device",
-    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))],
-)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_deterministic_algorithms_suffice(
     tiny: list[str], tmp_path: Path, assert_same: Callable[..., None], device: str
 ) -> None:

@@ -381,7 +381,6 @@ def test_adaptation_helps(train: Train, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("quick_launch")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
 def test_two_processes_train_and_evaluate_like_one(
     train: Train,
     spoil: Callable[[str], Path],

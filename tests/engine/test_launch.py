@@ -51,7 +51,6 @@ def test_one_process_is_this_one() -> None:
 
 
 @pytest.mark.usefixtures("quick_launch")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs it is Detectron2's own launch")
 def test_two_processes_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They know who they are, can talk to each other, and the error of one is the error of the whole."""
     (tmp_path / "worker_of_test_launch.py").write_text(WORKER)  # importable, as a program's main function is
@@ -70,7 +69,6 @@ def test_two_processes_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         }
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs it is Detectron2's own launch")
 def test_several_machines_need_an_address() -> None:
     with pytest.raises(ValueError, match="--dist-url auto works on one machine only; give tcp://HOST:PORT"):
         launch(print, 1, num_machines=2)
@@ -167,7 +165,6 @@ def children(pid: int) -> set[int]:
 
 
 @pytest.mark.slow  # three launches of two processes each
-@pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
 def test_a_rank_is_killed_and_the_run_resumed(
     tiny: list[str],
     synthetic_data: Path,
@@ -208,7 +205,6 @@ def test_a_rank_is_killed_and_the_run_resumed(
 
 
 @pytest.mark.long
-@pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
 def test_the_launcher_is_killed(tmp_path: Path, in_process: Callable[..., Any]) -> None:
     """Its processes are spawned: only then it is their parent, whose death they are told."""
     job = in_process(sleep_in_two_processes, str(tmp_path))
@@ -219,7 +215,6 @@ def test_the_launcher_is_killed(tmp_path: Path, in_process: Callable[..., Any]) 
 
 
 @pytest.mark.usefixtures("quick_launch")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
 def test_a_rank_fails_while_the_other_waits(tmp_path: Path) -> None:
     """The error that is reported is the first one, not that of the rank that lost its partner."""
     with pytest.raises(

@@ -21,8 +21,6 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
 
 class Network(nn.Module):
     """Counts its calls."""
@@ -119,7 +117,7 @@ def streams(cfg: CfgNode) -> tuple[SampleStream, SampleStream]:
     return SampleStream(source, SourceMapper(cfg), (0, 0)), SampleStream(target, TargetMapper(cfg, points), (0, 1))
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.usefixtures("synthetic_data")
 @pytest.mark.parametrize("contrastive", [True, False])
 def test_replayed_labels_losses_and_gradients_are_those_of_the_network_as_written(

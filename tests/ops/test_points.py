@@ -324,7 +324,7 @@ def test_suppression_never_revives_a_point() -> None:
     assert suppress_near(points, ~valid, anchors, anchors_valid, 1).tolist() == [[False, False]]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_cuda_equals_cpu() -> None:
     points = torch.rand(2, 20, 2, generator=torch.manual_seed(0)) * 100
     valid = torch.ones(2, 20, dtype=torch.bool)

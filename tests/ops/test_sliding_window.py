@@ -269,7 +269,7 @@ def test_points_outside_the_image_are_ignored_where_they_are_padding() -> None:
     assert not sliding_window(torch.zeros(1, 8, 8), mark_points, window=8, stride=8, points=points, valid=valid).any()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_equals_cpu_and_the_loop_does_not_wait_for_the_device() -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(1, 2, 1)

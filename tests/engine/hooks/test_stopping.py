@@ -229,7 +229,6 @@ def train(options: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("quick_launch")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="several processes on the CPU")
 def test_several_processes_stop_together(tiny: list[str], synthetic_data: Path, tmp_path: Path) -> None:
     """Only their parent, this process, is asked."""
     options = {

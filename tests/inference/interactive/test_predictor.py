@@ -218,7 +218,6 @@ def test_weights_of_another_network_are_refused(weights: Path) -> None:
         Predictor(weights, opts=["MODEL.VIT.EMBED_DIM", "64"])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there(weights: Path) -> None:
     with pytest.raises(ValueError, match="device is 'cuda', but torch finds no GPU"):
         Predictor(weights, device="cuda")
@@ -230,7 +229,7 @@ def test_a_network_in_training_mode_is_put_in_eval_mode(tiny_cfg: CfgNode) -> No
     assert not model.training
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_equals_cpu(make: Make) -> None:
     on_gpu, on_cpu = make("MODEL.DEVICE", "cuda"), make()
     on_gpu._model.cuda()
