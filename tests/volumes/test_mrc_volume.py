@@ -97,6 +97,11 @@ LIES = {
 }
 
 
+def meant_for_users(warnings: pytest.WarningsRecorder) -> list[str]:
+    """Without those for authors of libraries: NumPy 2.5 deprecates what mrcfile does."""
+    return [str(one.message) for one in warnings if not issubclass(one.category, DeprecationWarning)]
+
+
 @pytest.mark.parametrize("fields", LIES.values(), ids=LIES)
 def test_a_header_that_lies_is_refused_without_warnings(
     tmp_path: Path, fields: dict[str, int], recwarn: pytest.WarningsRecorder
@@ -105,7 +110,7 @@ def test_a_header_that_lies_is_refused_without_warnings(
     recwarn.clear()
     with pytest.raises(VolumeError, match=r"lie\.mrc"):
         open_volume(path)
-    assert not recwarn.list
+    assert not meant_for_users(recwarn)
 
 
 def test_an_extended_header_of_gigabytes_costs_no_memory(tmp_path: Path) -> None:
@@ -121,7 +126,7 @@ def test_no_intervals_are_no_voxel_size(tmp_path: Path, recwarn: pytest.Warnings
     path = change(write(tmp_path / "no_size.mrc", np.ones((3, 5, 7), np.int16)), mx=0)
     recwarn.clear()
     assert open_volume(path).voxel_size is None
-    assert not recwarn.list
+    assert not meant_for_users(recwarn)
 
 
 def test_a_file_that_is_cut_off_while_it_is_open_is_named(tmp_path: Path) -> None:
