@@ -35,17 +35,18 @@ NO_CLICKS: SliceClicks = {}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="em-small", help="(default: %(default)s)")
     parser.add_argument("--dataset", required=True, help="labeled volume, by its name")
-    parser.add_argument("--diameter", type=float, required=True, help="of its objects, in pixels")
+    parser.add_argument("--diameter", type=float, help="of its objects, in pixels; default: its voxel size is known")
     parser.add_argument("--clicks", type=int, default=20, help="of a round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=150, help="of an adaptation (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    slices = find_volume(args.dataset)[0]
+    slices, spec = find_volume(args.dataset)
+    pixel_size = spec.voxel_size[2] if spec.voxel_size and args.diameter is None else None
     volume = VolumeSource(args.dataset, diameter=args.diameter)
     outline = outline_of_diameter(args.weights, volume)
-    start = Predictor(args.weights, diameter=args.diameter, opts=outline)
+    start = Predictor(args.weights, pixel_size=pixel_size, diameter=args.diameter, opts=outline)
     results = [{"clicks": 0, "minutes": 0.0, "clicks alone": score(start, slices, NO_CLICKS)}]
     weights, opts, proposed, minutes = args.weights, outline, [], 0.0
     with tempfile.TemporaryDirectory() as name:
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             )
             minutes += (time.perf_counter() - begun) / 60
             weights, opts = str(adapted.output), []
-            predictor = Predictor(weights, diameter=args.diameter)
+            predictor = Predictor(weights, pixel_size=pixel_size, diameter=args.diameter)
             results.append(
                 {
                     "clicks": len(proposed),

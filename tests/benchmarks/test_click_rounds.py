@@ -23,8 +23,13 @@ VOLUME = "synthetic_target_train"
 
 
 @pytest.mark.usefixtures("synthetic_data", "forget_new_names")
+@pytest.mark.parametrize("size", [["--diameter", "14.5"], []], ids=["diameter", "voxel size"])
 def test_each_round_adapts_to_all_clicks_so_far(
-    tiny_cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_cfg: CfgNode,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    size: list[str],
 ) -> None:
     tiny_cfg.INPUT.PIXEL_SIZE = 16.0
     start = tmp_path / "start.safetensors"
@@ -43,7 +48,7 @@ def test_each_round_adapts_to_all_clicks_so_far(
 
     monkeypatch.setattr(click_rounds, "propose_clicks", propose)
     monkeypatch.setattr(click_rounds, "adapt", adapt)
-    main(["click-rounds", "--weights", str(start), "--dataset", VOLUME, "--diameter", "14.5", "--clicks", "2"])
+    main(["click-rounds", "--weights", str(start), "--dataset", VOLUME, "--clicks", "2", *size])
     first, first_adapted, second, second_adapted = asked
     assert first == (str(start), None)
     assert first_adapted == (str(start), [1, 0])
