@@ -1,7 +1,7 @@
 """CUDA graphs: a pass of the network is recorded once for the shapes that it is called with, and replayed as a whole.
 
-A training iteration is some 5000 small kernels. A host that launches them one by one takes several times as long as a
-GPU that computes them (docs/PERFORMANCE.md).
+A training iteration is some 5000 operations, and more than half of them kernels. A host that launches these one by one
+takes several times as long as a GPU that computes them (docs/PERFORMANCE.md).
 """
 
 from __future__ import annotations
