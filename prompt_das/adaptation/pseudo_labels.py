@@ -196,10 +196,13 @@ class PseudoLabeler:
         mask = (probability > FOREGROUND_THRESHOLD).to(torch.uint8)
         pixel_valid = confidence >= self.pixel_confidence
         image_weight = (confidence >= self.image_confidence).float().mean((1, 2))
+        evidence = []
         if self.require_peak:  # the two heads err in different places: a false component mostly has no peak
-            mask *= confirmed_components(mask > 0, density >= self.peaks["threshold"], strong_sparse, sparse_valid)
+            evidence.append(density >= self.peaks["threshold"])
         if self.min_confidence:
-            mask *= confirmed_components(mask > 0, probability >= self.min_confidence, strong_sparse, sparse_valid)
+            evidence.append(probability >= self.min_confidence)
+        if evidence:
+            mask *= confirmed_components(mask > 0, evidence, strong_sparse, sparse_valid)
         if self.supervision_radius:
             strong_negative = warp_points(negative, forward_map)
             mask, pixel_valid = supervise_near_clicks(

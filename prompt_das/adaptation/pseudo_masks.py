@@ -6,6 +6,7 @@ Shape legend: B images; N, M points, padded with a validity mask; H, W pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from prompt_das.adaptation.point_pixels import point_to_index
 from prompt_das.ops.connected_components import label_components
@@ -15,24 +16,28 @@ import torch
 from torch import Tensor
 
 
-def confirmed_components(mask: Tensor, evidence: Tensor, points: Tensor, points_valid: Tensor) -> Tensor:
-    """The components of a mask that some evidence, or a point, confirms.
+def confirmed_components(mask: Tensor, evidence: Sequence[Tensor], points: Tensor, points_valid: Tensor) -> Tensor:
+    """The components of a mask that evidence of every kind, or a point, confirms.
 
     Args:
         mask: (B, H, W) bool.
-        evidence: (B, H, W) bool; a component that has it anywhere stays.
+        evidence: of each kind (B, H, W) bool; a component that has all kinds, each anywhere, stays.
         points, points_valid: (B, N, 2), (B, N): a component that holds one stays, too.
 
     Returns:
         (B, H, W) bool, False in the other components, but for those at the border: most of them may lie outside.
     """
-    confirmed = evidence.clone()
-    confirmed[:, 0] = confirmed[:, -1] = confirmed[:, :, 0] = confirmed[:, :, -1] = True  # a list would make a GPU wait
+    certain = torch.zeros_like(mask)
+    certain[:, 0] = certain[:, -1] = certain[:, :, 0] = certain[:, :, -1] = True  # with a list, a GPU would wait
     index = point_to_index(points, *mask.shape[1:])
-    confirmed = confirmed.flatten(1).to(torch.int32).scatter_reduce(1, index, points_valid.int(), "amax")
-    roots = label_components(mask).flatten(1)
-    confirmed = torch.zeros_like(confirmed).scatter_reduce(1, roots, confirmed * mask.flatten(1), "amax")
-    return (confirmed.gather(1, roots) > 0).view_as(mask)
+    certain = certain.flatten(1).to(torch.int32).scatter_reduce(1, index, points_valid.int(), "amax")
+    inside, roots = mask.flatten(1), label_components(mask).flatten(1)
+    confirmed = inside
+    for kind in evidence:
+        found = (certain | kind.flatten(1)) * inside
+        found = torch.zeros_like(found).scatter_reduce(1, roots, found, "amax")
+        confirmed = confirmed & (found.gather(1, roots) > 0)
+    return confirmed.view_as(mask)
 
 
 def supervise_near_clicks(
