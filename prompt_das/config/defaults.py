@@ -23,8 +23,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     # device without instructions for bfloat16.
     _c.MODEL.PRECISION = "float32"
 
-    # Backend of torch.compile, "inductor" for example; "" runs the network as it is written. Worth it for long runs on
-    # a GPU: the first batches take minutes.
+    # Backend of torch.compile, "inductor" for example; "" runs the network as it is written. The first batches take
+    # minutes; what it gains on a GPU is not measured.
     _c.MODEL.COMPILE = ""
     # Whether a training on one GPU replays the passes of the network as CUDA graphs, where COMPILE is "". Off until it
     # has been measured on one: docs/PERFORMANCE.md.
