@@ -222,6 +222,10 @@ def add_prompt_das_config(cfg: CN) -> None:
     # (hysteresis thresholding); 0 keeps all, as in the paper. It is the network's own probability, which
     # OUTLINE_PROBABILITY does not move.
     _c.TEST.MIN_CONFIDENCE = 0.0
+    # In whole volumes (`prompt-das predict`) the predictions of slices up to twice as far away are averaged, with
+    # Gaussian weights of this standard deviation in nm, see ops/depth_average.py; 0: each slice alone, as in the paper,
+    # and as in evaluations of labeled slices. Needs the distance of slices, from the voxel size.
+    _c.TEST.DEPTH_SIGMA = 0.0
     _c.TEST.SAVE_RLE = False  # COCO run-length JSON of every predicted instance
     _c.TEST.NUM_PICTURES = 3  # overlays, evenly from the best to the worst slice: 3 = best, median, worst
     _c.TEST.WINDOW = CN()  # defaults: the preset "fast"; the paper's: STRIDE 128, ROTATIONS 4

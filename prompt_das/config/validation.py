@@ -46,6 +46,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "TEST.EVAL_PERIOD": (0, 10**9),  # 0, as in Detectron2: only after the last iteration
     "TEST.MIN_INSTANCE_SIZE": (0, 10**9),
     "TEST.MIN_CONFIDENCE": (0, 1),
+    "TEST.DEPTH_SIGMA": (0, 1000),
     "TEST.NUM_PICTURES": (0, 10**6),
     "TEST.WINDOW.STRIDE": (1, 16384),
     "TEST.WINDOW.BATCH_SIZE": (1, 65536),

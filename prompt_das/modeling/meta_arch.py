@@ -16,7 +16,7 @@ from prompt_das.modeling.cuda_graphs import CudaGraphs, uses_cuda_graphs
 from prompt_das.modeling.decoder import PromptDecoder
 from prompt_das.modeling.heads import build_center_head, build_segmentation_head
 from prompt_das.modeling.high_res_features import HighResEncoder
-from prompt_das.modeling.postprocessing import apply_rules, confidence_at_outline
+from prompt_das.modeling.postprocessing import apply_rules, confidence_at_outline, resize_maps
 from prompt_das.modeling.precision import computed_precision
 from prompt_das.modeling.prompt_encoder import PointPromptEncoder, build_prompt_encoder
 from prompt_das.modeling.structures import Points, Prediction, collate
@@ -269,7 +269,7 @@ class PromptDAS(nn.Module):
                 x.get("prompts", NO_PROMPTS),
                 (x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1])),
                 with_density=self.evaluated_with_density,
-                click_reach="image",
+                rules=replace(self.rules, click_reach="image"),
             )
             for x in batched_inputs
         ]
@@ -282,7 +282,7 @@ class PromptDAS(nn.Module):
         output_size: tuple[int, int],
         *,
         with_density: bool = False,
-        click_reach: str = "",
+        rules: MaskRules | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, dict[str, Tensor]]:
         """A slice of any size through the sliding window.
@@ -293,7 +293,7 @@ class PromptDAS(nn.Module):
                 be 0. All sets share one pass through the encoder.
             output_size: (H, W).
             with_density: predict the density of center points as well.
-            click_reach: "image", "object", or "" for the network's own.
+            rules: what follows the network; by default its own.
             progress: called with (windows done, windows in all) after each batch of windows.
 
         Returns:
@@ -303,15 +303,14 @@ class PromptDAS(nn.Module):
         height, width = output_size
         # The points stay on the CPU: there it is found out which windows each lies in.
         clicks = [as_clicks(p) for p in prompts.values()]
-        rules = replace(self.rules, click_reach=click_reach or self.rules.click_reach)
+        rules = self.rules if rules is None else rules
         needs_automatic = any(map(rules.needs_automatic, clicks))
         sets = [*clicks, as_clicks(NO_POINTS)] if needs_automatic else clicks
         points, valid = pad_points([torch.from_numpy(one) for one in sets])
         predict = self.predict_windows_and_density if with_density else self.predict_windows
         points = points * points.new_tensor([image.shape[-1] / width, image.shape[-2] / height, 1])
         maps = sliding_window(image, predict, points=points, valid=valid, progress=progress, **self.window)
-        maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
-        probability, *density = maps.split(len(sets))
+        probability, *density = resize_maps(maps, output_size).split(len(sets))
         if needs_automatic or rules.min_confidence:
             automatic = probability[-1] if needs_automatic else None
             probability = apply_rules(rules, probability[: len(clicks)], automatic, clicks)

@@ -11,7 +11,13 @@ from prompt_das.ops.mask_rules import MaskRules
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (S, H', W') at the scale of the network -> (S, H, W) at ``size``."""
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def apply_rules(rules: MaskRules, prompted: Tensor, automatic: Tensor | None, clicks: Sequence[np.ndarray]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, foreground_components
+from prompt_das.ops.points import POSITIVE
 
 import numpy as np
 
@@ -29,3 +30,24 @@ def limit_to_clicked_objects(automatic: np.ndarray, prompted: np.ndarray, clicks
     limited = automatic.copy()
     limited.ravel()[pixels] = prompted.ravel()[pixels]
     return limited
+
+
+def keep_corrected_objects(
+    averaged: np.ndarray, own: np.ndarray, automatic: np.ndarray, clicks: np.ndarray
+) -> np.ndarray:
+    """Take a slice's own prediction where a click corrects something: its neighbors must not undo the click.
+
+    A click corrects what the network does not predict there by itself, or the average with the neighbors does not.
+
+    Args:
+        averaged, own, automatic: (H, W) foreground probability: averaged over neighboring slices, of the slice with
+            its clicks, of the slice without.
+        clicks: (N, 3) as (x, y, label) in pixels.
+
+    Returns:
+        (H, W), of the dtype of ``averaged``.
+    """
+    columns, rows = np.floor(clicks[:, :2]).astype(np.int64).T
+    wanted = clicks[:, 2] == POSITIVE
+    differs = [(one[rows, columns] > FOREGROUND_THRESHOLD) != wanted for one in (automatic, averaged)]
+    return limit_to_clicked_objects(averaged, own, clicks[differs[0] | differs[1]])

@@ -23,7 +23,7 @@ from prompt_das.config.plugins import import_plugins
 from prompt_das.data.physical_scale import warn_of_size
 from prompt_das.inference.volume.block_labels import InstanceRule
 from prompt_das.inference.volume.center_instances import CenterRule
-from prompt_das.inference.volume.executors import Executor, run_here
+from prompt_das.inference.volume.executors import AT_ONCE, Executor, run_here
 from prompt_das.inference.volume.export import export
 from prompt_das.inference.volume.found_instances import FoundInstances
 from prompt_das.inference.volume.instances import label_instances
@@ -33,14 +33,16 @@ from prompt_das.inference.volume.settings import VolumeSettings
 from prompt_das.inference.volume.slice_prediction import (
     Network,
     SliceResult,
-    SliceTask,
     load_network,
     predict_slices,
 )
+from prompt_das.inference.volume.slice_tasks import SliceTask, with_neighbors
 from prompt_das.inference.volume.source import OpenedSource, VolumeSource
 from prompt_das.inference.volume.store import STORE, StoreLayout, intact_slices, prepare_store
 from prompt_das.inference.volume.table import Columns, is_parquet, join_columns, table_columns, write_table
 from prompt_das.inference.volume.workspace import Workspace
+from prompt_das.ops.depth_average import depth_weights
+from prompt_das.utils.natural_sort import number_step
 from prompt_das.volumes.ome_zarr import MOST_DESCRIBED, NO_OFFSET
 from prompt_das.volumes.point_files import SlicePoints
 from prompt_das.volumes.region import Region
@@ -124,6 +126,7 @@ def predict_volume(
     files.check([*network_files, *opened.paths])
     min_size = cfg.TEST.MIN_INSTANCE_SIZE if settings.min_size is None else settings.min_size
     centers = _center_rule(cfg, settings, opened)
+    weights_in_depth = _depth_weights(cfg, opened)
     provenance = {
         "image": {
             "path": opened.slices[0]["file_name"],
@@ -135,6 +138,7 @@ def predict_volume(
         "weights": {"name": Path(network.weights).name, "sha256": digests[0]},
         "network": _sha256(_network_settings(cfg).encode()),
         "window": {"size": cfg.INPUT.CROP_SIZE, "scale": scale, **dict(cfg.TEST.WINDOW)},
+        "depth_weights": weights_in_depth.round(4).tolist(),
         "prompts": sum(map(len, opened.prompts.values())),
         "instances": "volume" if settings.linked else "slice",
         "threshold": settings.threshold,
@@ -158,8 +162,9 @@ def predict_volume(
         if work.finished:
             return None
         group = prepare_store(work, layout)
-        predict = partial(predict_slices, network, str(work.folder / STORE), settings.density)
-        skipped = _predict(work, group, opened, scale, settings, predict, executor, progress)
+        predict = partial(predict_slices, network, str(work.folder / STORE), settings.density, weights_in_depth)
+        tasks = with_neighbors(_tasks(opened, scale), len(weights_in_depth) - 1)
+        skipped = _predict(work, group, tasks, settings, predict, executor, progress)
         found = label_instances(work, layout, rule, executor, progress=progress)
         warn_of_size(cfg, _some_cross_sections(found), scale, str(opened.location))
         group.attrs["prompt_das"] = {
@@ -221,11 +226,42 @@ def _find_network(
     return network, paths, digests
 
 
+def _depth_weights(cfg: CfgNode, opened: OpenedSource) -> np.ndarray:
+    """How much the neighbors of a slice count, see :func:`depth_weights`; [1]: a slice is alone."""
+    sigma = cfg.TEST.DEPTH_SIGMA
+    if not sigma or opened.shape[0] == 1:
+        return np.ones(1)
+    if opened.voxel_size is None:
+        logger.info("%s: how far slices are apart is not known, so each is predicted alone", opened.location)
+        return np.ones(1)
+    distance = opened.voxel_size[0]
+    weights = depth_weights(sigma, distance)
+    if len(weights) > 1:
+        neighbors = len(weights) - 1
+        logger.info("averaging each slice with %d on either side (TEST.DEPTH_SIGMA %g)", neighbors, sigma)
+        step = number_step(opened.slice_names)
+        if step > 1:
+            logger.warning(
+                "%s: the names of its slices count in steps of %d. If the slices between them are left out, they are "
+                "not %g nm apart, and their average makes things worse: give their distance as --voxel-size Z Y X, or "
+                "TEST.DEPTH_SIGMA 0",
+                opened.location, step, distance,
+            )  # fmt: skip
+    return weights
+
+
+def _tasks(opened: OpenedSource, scale: float) -> list[SliceTask]:
+    prompts = opened.prompts
+    return [
+        SliceTask(z, dataset_dict, prompts.get(dataset_dict["slice"], NO_POINTS), scale)
+        for z, dataset_dict in enumerate(opened.slices)
+    ]
+
+
 def _predict(
     work: Workspace,
     group: Any,
-    opened: OpenedSource,
-    scale: float,
+    tasks: Sequence[SliceTask],
     settings: VolumeSettings,
     function: Callable[..., Iterator[SliceResult]],
     executor: Executor,
@@ -233,19 +269,16 @@ def _predict(
 ) -> dict[int, str]:
     """Predict what is not done yet -> why slices were skipped, by index, in order."""
     done = intact_slices(work, group, settings.maps, executor)
-    prompts = opened.prompts
-    tasks = [
-        SliceTask(z, dataset_dict, prompts.get(dataset_dict["slice"], NO_POINTS), scale)
-        for z, dataset_dict in enumerate(opened.slices)
-        if z not in done
-    ]
     if done:
-        logger.info("%s: %d of %d slices were done before", work.output, len(done), len(opened.slices))
+        logger.info("%s: %d of %d slices were done before", work.output, len(done), len(tasks))
+    todo = [task for task in tasks if task.z not in done]
+    # A worker predicts the neighbors of its slices, too: the more slices it has, the fewer of them are predicted twice.
+    at_once = AT_ONCE + 4 * max(len(task.neighbors) for task in tasks)
     skipped = {}
-    with SliceBar("Predicting", len(opened.slices), len(done), progress) as bar:
+    with SliceBar("Predicting", len(tasks), len(done), progress) as bar:
         if executor is run_here:  # others do not report the progress within a slice
             function = partial(function, progress=bar.within_slice)
-        for z, receipt, problem in executor(function, tasks):
+        for z, receipt, problem in executor(function, todo, at_once=at_once):
             if problem is None:
                 work.log(slice=z, receipt=receipt)
             elif settings.on_error == "stop":
@@ -271,4 +304,5 @@ def _network_settings(cfg: Any) -> str:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = ""
-    return cfg.MODEL.dump() + cfg.INPUT.dump() + cfg.TEST.WINDOW.dump()
+    rules = f"{cfg.TEST.MIN_CONFIDENCE} {cfg.TEST.CLICK_REACH}"
+    return cfg.MODEL.dump() + cfg.INPUT.dump() + cfg.TEST.WINDOW.dump() + rules

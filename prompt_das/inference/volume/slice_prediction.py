@@ -5,7 +5,6 @@ Maps are stored as uint8, 255 is 1, see :mod:`prompt_das.ops.stored_maps`.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prompt_das.data.slices import read_image
+from prompt_das.inference.volume.averaged_slices import predict_averaged
 from prompt_das.inference.volume.durable import Receipt, make_receipt
 from prompt_das.inference.volume.executors import device_of_worker
+from prompt_das.inference.volume.slice_tasks import SliceTask, read_ahead
 from prompt_das.inference.volume.store import flush_slice, paths_of_slice
 from prompt_das.modeling.load import load_model, resolve_device
 from prompt_das.modeling.meta_arch import PromptDAS
@@ -26,6 +26,7 @@ from prompt_das.volumes.volume import VolumeError
 import numpy as np
 import torch
 import zarr
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,6 @@ class Network:
     digest: str
 
 
-@dataclass(frozen=True)
-class SliceTask:
-    """One slice to predict.
-
-    Attributes:
-        z: its index in the output.
-        entry: its dict (prompt_das.data.slices).
-        points: its clicks (N, 3).
-        scale: network pixels per image pixel.
-    """
-
-    z: int
-    entry: Mapping[str, Any]
-    points: np.ndarray
-    scale: float
-
-
 class SliceResult(NamedTuple):
     """What became of the slice z: the receipt of what was written, or the problem that it cannot be read for."""
 
@@ -71,65 +55,62 @@ def predict_slices(
     network: Network,
     store: str,
     density: bool,
+    depth_weights: np.ndarray,
     tasks: Sequence[SliceTask],
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[SliceResult]:
     """Predict slices into the arrays of ``store``, and yield each that is on the disk, or cannot be read.
 
     The next slice is read and the last one is written while the network works.
+
+    Args:
+        depth_weights: of the neighbors of a slice, see :func:`prompt_das.ops.depth_average.depth_weights`.
     """
     _, model = load_network(network)
     group: Any = zarr.open_group(store, mode="r+")
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead = reader.submit(_try_to_read, tasks[0]) if tasks else None
+        if len(depth_weights) > 1:
+            predicted = predict_averaged(model, reader, tasks, depth_weights, density, progress)
+        else:
+            predicted = _predict_alone(model, reader, tasks, density, progress)
         writing: Future[SliceResult] | None = None
-        for task, following in itertools.zip_longest(tasks, tasks[1:]):
-            image: Any = ahead.result() if ahead is not None else None
-            ahead = reader.submit(_try_to_read, following) if following is not None else None
-            maps = None
-            if not isinstance(image, VolumeError):
-                maps = _predict_slice(model, image, task, density, progress)
+        for task, maps in predicted:
             if writing is not None:
                 yield writing.result()
                 writing = None
-            if maps is not None:
-                writing = writer.submit(_write, group, Path(store), task.z, maps)
+            if isinstance(maps, VolumeError):
+                yield SliceResult(task.z, None, str(maps))
             else:
-                yield SliceResult(task.z, None, str(image))
+                writing = writer.submit(_write, group, Path(store), task.z, _as_stored(maps, task.z))
         if writing is not None:
             yield writing.result()
 
 
-def _predict_slice(
+def _predict_alone(
     model: PromptDAS,
-    image: Any,
-    task: SliceTask,
+    reader: ThreadPoolExecutor,
+    tasks: Sequence[SliceTask],
     density: bool,
     progress: Callable[[int, int], None] | None,
-) -> dict[str, np.ndarray]:
-    outputs = model.predict_slice(
-        torch.from_numpy(image)[None],
-        {"points": task.points},
-        (task.entry["height"], task.entry["width"]),
-        with_density=density,
-        progress=progress,
-    )
-    maps = {"probability": outputs["sem_seg"]["points"]}
-    if density:
-        maps["density"] = outputs["density"]["points"]
+) -> Iterator[tuple[SliceTask, dict[str, Tensor] | VolumeError]]:
+    """Yield each slice with its maps (H, W), or why it cannot be read."""
+    for task, image in read_ahead(reader, tasks):
+        if isinstance(image, VolumeError):
+            yield task, image
+            continue
+        prompts = {"points": task.points}
+        outputs = model.predict_slice(
+            torch.from_numpy(image)[None], prompts, task.size, with_density=density, progress=progress
+        )
+        names = {"probability": "sem_seg", **({"density": "density"} if density else {})}
+        yield task, {name: outputs[output]["points"] for name, output in names.items()}
+
+
+def _as_stored(maps: Mapping[str, Tensor], z: int) -> dict[str, np.ndarray]:
     for name, one in maps.items():
         if not torch.isfinite(one).all():
-            raise ValueError(
-                f"{name} of slice {task.z} is not finite: the weights are damaged, or diverged in training"
-            )
+            raise ValueError(f"{name} of slice {z} is not finite: the weights are damaged, or diverged in training")
     return {name: as_stored(one) for name, one in maps.items()}
-
-
-def _try_to_read(task: SliceTask) -> Any:
-    try:
-        return read_image(dict(task.entry), scale=task.scale)
-    except VolumeError as error:
-        return error
 
 
 def _write(group: Any, store: Path, z: int, maps: Mapping[str, np.ndarray]) -> SliceResult:

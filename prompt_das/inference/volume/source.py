@@ -125,6 +125,12 @@ class OpenedSource:
         """(Z, H, W)."""
         return len(self.slices), self.slices[0]["height"], self.slices[0]["width"]
 
+    @property
+    def slice_names(self) -> list[str]:
+        """File names of the slices, where each is a file."""
+        names = open_image_volume({**self.slices[0], "box": None}).slice_names or []
+        return [names[dataset_dict["slice"]] for dataset_dict in self.slices] if names else []
+
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """See :func:`fingerprint`."""
