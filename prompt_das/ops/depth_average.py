@@ -30,7 +30,14 @@ def depth_weights(sigma: float, distance: float) -> np.ndarray:
     return np.exp(-0.5 * (np.arange(count + 1) * distance / sigma) ** 2) if count else np.ones(1)
 
 
-def average_log_odds(probabilities: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Probabilities (H, W) of a slice and its neighbors, and their weights -> the probability (H, W) of the average."""
-    odds = [torch.logit(one, eps=_SUREST) * weight for one, weight in zip(probabilities, weights, strict=True)]
-    return torch.stack(odds).sum(dim=0).div(sum(weights)).sigmoid()
+def to_log_odds(probability: Tensor) -> Tensor:
+    """A probability (H, W) -> its log-odds in half precision: many slices may have to be held."""
+    return torch.logit(probability, eps=_SUREST).half()
+
+
+def average_log_odds(log_odds: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Log-odds (H, W) of a slice and its neighbors, and their weights -> the probability (H, W) of the average."""
+    total = torch.zeros_like(log_odds[0], dtype=torch.float32)
+    for one, weight in zip(log_odds, weights, strict=True):
+        total += weight / sum(weights) * one.float()
+    return total.sigmoid_()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_das.ops.depth_average import MOST, average_log_odds, depth_weights
+from prompt_das.ops.depth_average import MOST, average_log_odds, depth_weights, to_log_odds
 
 import numpy as np
 import pytest
@@ -25,17 +25,18 @@ def test_the_number_of_neighbors_is_bounded() -> None:
 
 def test_log_odds_are_averaged() -> None:
     """0.9 and 0.1 cancel out; ln 9 and 0, weighted 2 : 1, are 2/3 ln 9, the logarithm of 4.327."""
-    one, other = torch.tensor([[0.9, 0.9]]), torch.tensor([[0.1, 0.5]])
-    torch.testing.assert_close(average_log_odds([one, other], [1.0, 1.0])[0, 0], torch.tensor(0.5))
-    torch.testing.assert_close(average_log_odds([one, other], [1.0, 0.5])[0, 1], torch.tensor(4.3267 / 5.3267))
+    maps = [to_log_odds(torch.tensor([[0.9, 0.9]])), to_log_odds(torch.tensor([[0.1, 0.5]]))]
+    torch.testing.assert_close(average_log_odds(maps, [1.0, 1.0])[0, 0], torch.tensor(0.5))
+    expected = torch.tensor(4.3267 / 5.3267)
+    torch.testing.assert_close(average_log_odds(maps, [1.0, 0.5])[0, 1], expected, atol=2e-4, rtol=0)
 
 
 def test_a_slice_alone_stays_as_it_is() -> None:
     probability = torch.rand(5, 7)
-    torch.testing.assert_close(average_log_odds([probability], [1.0]), probability, atol=1e-4, rtol=0)
+    torch.testing.assert_close(average_log_odds([to_log_odds(probability)], [1.0]), probability, atol=3e-4, rtol=0)
 
 
 def test_a_certain_slice_does_not_outweigh_all_others() -> None:
     """A probability of 1 counts as 0.9999, log-odds of 9.2: ten doubts of 0.2 (-1.4 each) are more."""
-    maps = [torch.tensor([[1.0]]), *[torch.tensor([[0.2]])] * 10]
+    maps = [to_log_odds(torch.tensor([[one]])) for one in (1.0, *[0.2] * 10)]
     assert average_log_odds(maps, [1.0] * 11).item() < 0.5

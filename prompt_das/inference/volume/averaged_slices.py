@@ -13,7 +13,7 @@ from prompt_das.inference.volume.slice_tasks import SliceTask, read_ahead
 from prompt_das.modeling.meta_arch import NO_POINTS, PromptDAS
 from prompt_das.modeling.postprocessing import resize_maps
 from prompt_das.ops.click_reach import keep_corrected_objects, limit_to_clicked_objects
-from prompt_das.ops.depth_average import average_log_odds
+from prompt_das.ops.depth_average import average_log_odds, to_log_odds
 from prompt_das.ops.mask_rules import MaskRules
 from prompt_das.ops.points import as_clicks
 from prompt_das.ops.weak_components import suppress_weak_components
@@ -28,16 +28,16 @@ Maps = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class OwnPrediction:
-    """What the network predicts of one slice.
+    """What the network predicts of one slice, in half precision.
 
     Attributes:
-        probability: (H', W') with the clicks of the slice, which have the reach of the network.
-        automatic: (H', W') without them; the same where there are none.
-        density: (H', W') of center points with the clicks, or None.
+        log_odds: (H', W') with the clicks of the slice, which have the reach of the network.
+        automatic: (H', W') probability without them; None where there are none.
+        density: (H', W') of center points with the clicks; None where it is not asked for.
     """
 
-    probability: Tensor
-    automatic: Tensor
+    log_odds: Tensor
+    automatic: Tensor | None
     density: Tensor | None
 
 
@@ -88,16 +88,21 @@ def _predict_own(
     progress: Callable[[int, int], None] | None,
 ) -> OwnPrediction:
     size = image.shape[0], image.shape[1]
-    prompts = {"automatic": NO_POINTS, **({"clicked": _at_network(task, size)} if len(task.points) else {})}
+    clicks = _at_network(task, size)
+    prompts = {"clicked": clicks, **({"automatic": NO_POINTS} if len(clicks) else {})}
     none = MaskRules()  # the reach of clicks follows below, the rest after the average
     maps = model.predict_slice(
         torch.from_numpy(image)[None], prompts, size, with_density=density, rules=none, progress=progress
     )
-    automatic, probability = maps["sem_seg"]["automatic"], maps["sem_seg"][[*prompts][-1]]
-    if model.rules.needs_automatic(task.points):
-        limited = limit_to_clicked_objects(automatic.cpu().numpy(), probability.cpu().numpy(), prompts["clicked"])
+    probability, automatic = maps["sem_seg"]["clicked"], maps["sem_seg"].get("automatic")
+    if automatic is not None and model.rules.needs_automatic(clicks):
+        limited = limit_to_clicked_objects(automatic.cpu().numpy(), probability.cpu().numpy(), clicks)
         probability = torch.from_numpy(limited).to(automatic)
-    return OwnPrediction(probability, automatic, maps["density"][[*prompts][-1]] if density else None)
+    return OwnPrediction(
+        to_log_odds(probability),
+        None if automatic is None else automatic.half(),
+        maps["density"]["clicked"].half() if density else None,
+    )
 
 
 def _average(
@@ -110,19 +115,19 @@ def _average(
     """A slice and its neighbors, each with its distance in slices -> the maps (H, W)."""
     slices = [(0, own), *around]
     of_slices = [float(weights[distance]) for distance, _ in slices]
-    probability = average_log_odds([one.probability for _, one in slices], of_slices)
-    if len(task.points):
-        averaged, mine, automatic = (m.cpu().numpy() for m in (probability, own.probability, own.automatic))
+    probability = average_log_odds([one.log_odds for _, one in slices], of_slices).cpu()
+    if own.automatic is not None:
         clicks = _at_network(task, (probability.shape[0], probability.shape[1]))
-        probability = torch.from_numpy(keep_corrected_objects(averaged, mine, automatic, clicks))
-    probability = resize_maps(probability[None], task.size)[0].cpu()
+        mine, automatic = (one.float().cpu().numpy() for one in (own.log_odds.float().sigmoid(), own.automatic))
+        probability = torch.from_numpy(keep_corrected_objects(probability.numpy(), mine, automatic, clicks))
+    probability = resize_maps(probability[None], task.size)[0]
     if model.rules.min_confidence:
         confident = suppress_weak_components(probability.numpy(), model.rules.min_confidence, as_clicks(task.points))
         probability = torch.from_numpy(confident)
-    maps_of_slice = {"probability": probability}
+    maps = {"probability": probability}
     if own.density is not None:
-        maps_of_slice["density"] = resize_maps(own.density[None], task.size)[0]
-    return maps_of_slice
+        maps["density"] = resize_maps(own.density[None].float(), task.size)[0]
+    return maps
 
 
 def _at_network(task: SliceTask, size: tuple[int, int]) -> np.ndarray:
