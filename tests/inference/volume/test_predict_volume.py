@@ -589,6 +589,17 @@ def test_slices_of_another_size_are_noticed(predict: Predict, folder: Path, stop
         predict(folder, stopped)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("TEST.MIN_CONFIDENCE", "0.7"), ("TEST.CLICK_REACH", "object"), ("TEST.WINDOW.STRIDE", "13")],
+)
+def test_other_settings_of_the_prediction_are_noticed(
+    predict: Predict, folder: Path, stopped: Path, key: str, value: str
+) -> None:
+    with pytest.raises(FileExistsError, match=r"begun with other settings .*network"):
+        predict(folder, stopped, opts=[key, value])
+
+
 # ---- a loss of power
 
 
