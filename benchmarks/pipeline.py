@@ -38,7 +38,7 @@ from .window import OURS, monai_sliding_window
 
 PEER = "MONAI + cc3d"
 WEIGHTS = "em-small"
-WITHOUT_RULES = ["TEST.MIN_CONFIDENCE", "0.0", "TEST.DEPTH_SIGMA", "0.0"]
+WITHOUT_RULES = ["TEST.MIN_CONFIDENCE", "0.0"]
 PIXEL_SIZE = 8.0  # nm
 TILE = 512  # pixels; a slice is tiled with a smaller one, so that it is made quickly
 DRIFT = 3  # pixels from slice to slice
