@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint.safe_load import export_weights
 from prompt_das.inference.volume import averaged_slices
 from prompt_das.inference.volume.executors import AT_ONCE
 from prompt_das.inference.volume.predict_volume import predict_volume
@@ -23,10 +22,8 @@ from prompt_das.ops.weak_components import suppress_weak_components
 from prompt_das.volumes.ome_zarr import finest
 from prompt_das.volumes.point_files import write_points
 
-import cv2
 import numpy as np
 import pytest
-import scipy.ndimage
 import torch
 import zarr
 
@@ -36,33 +33,6 @@ SIGMA = ("TEST.DEPTH_SIGMA", "25.0")
 WEIGHTS = depth_weights(25.0, 25.0).tolist()  # of a slice and two on either side
 STEP = 0.51 / 255  # maps are stored as 256 values, and averaged in half precision
 Predict = Callable[..., dict[str, np.ndarray]]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
-    """An untrained tiny network whose foreground is about half of the image, in patches."""
-    from prompt_das.config.load import get_prompt_das_cfg
-
-    cfg = get_prompt_das_cfg(None, tiny)
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    export_weights(path, PromptDAS(cfg).state_dict(), cfg.dump())
-    return path
-
-
-@pytest.fixture
-def slices(rng: np.random.Generator) -> np.ndarray:
-    noise = scipy.ndimage.gaussian_filter(rng.normal(size=SHAPE), (1, 3, 3))
-    return np.uint8(np.clip(128 + 900 * noise, 0, 255))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, slices: np.ndarray) -> Path:
-    path = tmp_path / "scan"
-    path.mkdir()
-    for z, one in enumerate(slices):
-        cv2.imwrite(str(path / f"{z}.png"), one)
-    return path
 
 
 @pytest.fixture

@@ -47,38 +47,10 @@ SOURCE = {field.name for field in dataclasses.fields(VolumeSource)}
 SETTINGS = {field.name for field in dataclasses.fields(VolumeSettings)}
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
-    """An untrained tiny network whose foreground is about half of the image, in patches."""
-    from prompt_das.config.load import get_prompt_das_cfg
-
-    cfg = get_prompt_das_cfg(None, tiny)
-    torch.manual_seed(0)
-    model = PromptDAS(cfg)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    export_weights(path, model.state_dict(), cfg.dump())
-    return path
-
-
-@pytest.fixture
-def slices(rng: np.random.Generator) -> np.ndarray:
-    noise = scipy.ndimage.gaussian_filter(rng.normal(size=SHAPE), (1, 3, 3))
-    return np.uint8(np.clip(128 + 900 * noise, 0, 255))
-
-
 @pytest.fixture
 def images(tmp_path: Path, slices: np.ndarray) -> Path:
     path = tmp_path / "scan.tif"
     tifffile.imwrite(path, slices)
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path: Path, slices: np.ndarray) -> Path:
-    path = tmp_path / "scan"
-    path.mkdir()
-    for z, one in enumerate(slices):
-        cv2.imwrite(str(path / f"{z}.png"), one)
     return path
 
 

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prompt_das.checkpoint.safe_load import export_weights
-from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.inference.volume.predict_volume import predict_volume
 from prompt_das.inference.volume.settings import VolumeSettings
 from prompt_das.inference.volume.source import VolumeSource
@@ -27,22 +25,11 @@ import h5py
 import numpy as np
 import pytest
 import scipy.ndimage
-import torch
 import zarr
 
 SHAPE = (4, 96, 80)
 ROI = "1:3,32:96,16:80"
 INSIDE = np.s_[1:3, 32:96, 16:80]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
-    """An untrained tiny network, with windows of 32 pixels."""
-    cfg = get_prompt_das_cfg(None, tiny)
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    export_weights(path, PromptDAS(cfg).state_dict(), cfg.dump())
-    return path
 
 
 @pytest.fixture(scope="module")
