@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prompt_das.inference.volume.slice_tasks import SliceTask, read_ahead
 from prompt_das.modeling.meta_arch import NO_POINTS, PromptDAS
@@ -16,7 +16,6 @@ from prompt_das.ops.click_reach import keep_corrected_objects, limit_to_clicked_
 from prompt_das.ops.depth_average import average_log_odds, to_log_odds
 from prompt_das.ops.mask_rules import MaskRules
 from prompt_das.ops.points import as_clicks
-from prompt_das.ops.weak_components import suppress_weak_components
 from prompt_das.volumes.volume import VolumeError
 
 import numpy as np
@@ -121,9 +120,8 @@ def _average(
         mine, automatic = (one.float().cpu().numpy() for one in (own.log_odds.float().sigmoid(), own.automatic))
         probability = torch.from_numpy(keep_corrected_objects(probability.numpy(), mine, automatic, clicks))
     probability = resize_maps(probability[None], task.size)[0]
-    if model.rules.min_confidence:
-        confident = suppress_weak_components(probability.numpy(), model.rules.min_confidence, as_clicks(task.points))
-        probability = torch.from_numpy(confident)
+    rules = replace(model.rules, click_reach="image")  # the reach of clicks is in it already
+    probability = torch.from_numpy(rules(probability.numpy(), None, as_clicks(task.points)))
     maps = {"probability": probability}
     if own.density is not None:
         maps["density"] = resize_maps(own.density[None].float(), task.size)[0]
