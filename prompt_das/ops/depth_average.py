@@ -39,5 +39,5 @@ def average_log_odds(log_odds: Sequence[Tensor], weights: Sequence[float]) -> Te
     """Log-odds (H, W) of a slice and its neighbors, and their weights -> the probability (H, W) of the average."""
     total = torch.zeros_like(log_odds[0], dtype=torch.float32)
     for one, weight in zip(log_odds, weights, strict=True):
-        total += weight / sum(weights) * one.float()
-    return total.sigmoid_()
+        total.add_(one, alpha=weight)
+    return total.div_(sum(weights)).sigmoid_()

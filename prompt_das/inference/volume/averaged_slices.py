@@ -117,7 +117,7 @@ def _average(
     probability = average_log_odds([one.log_odds for _, one in slices], of_slices).cpu()
     if own.automatic is not None:
         clicks = _at_network(task, (probability.shape[0], probability.shape[1]))
-        mine, automatic = (one.float().cpu().numpy() for one in (own.log_odds.float().sigmoid(), own.automatic))
+        mine, automatic = own.log_odds.float().sigmoid().cpu().numpy(), own.automatic.float().cpu().numpy()
         probability = torch.from_numpy(keep_corrected_objects(probability.numpy(), mine, automatic, clicks))
     probability = resize_maps(probability[None], task.size)[0]
     rules = replace(model.rules, click_reach="image")  # the reach of clicks is in it already

@@ -102,8 +102,10 @@ def _predict_alone(
         outputs = model.predict_slice(
             torch.from_numpy(image)[None], prompts, task.size, with_density=density, progress=progress
         )
-        names = {"probability": "sem_seg", **({"density": "density"} if density else {})}
-        yield task, {name: outputs[output]["points"] for name, output in names.items()}
+        maps = {"probability": outputs["sem_seg"]["points"]}
+        if density:
+            maps["density"] = outputs["density"]["points"]
+        yield task, maps
 
 
 def _as_stored(maps: Mapping[str, Tensor], z: int) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prompt_das.data.slices import read_image
@@ -40,7 +40,7 @@ class SliceTask:
 def with_neighbors(tasks: Sequence[SliceTask], count: int) -> list[SliceTask]:
     """All slices of a volume in order -> the same, each with up to ``count`` neighbors before and behind it."""
     return [
-        SliceTask(task.z, task.entry, task.points, task.scale, (*tasks[max(0, z - count) : z], *tasks[z + 1 :][:count]))
+        replace(task, neighbors=(*tasks[max(0, z - count) : z], *tasks[z + 1 : z + 1 + count]))
         for z, task in enumerate(tasks)
     ]
 
