@@ -124,7 +124,7 @@ def predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience",
         type=float,
-        default=30,
+        default=120,
         metavar="SECONDS",
         help="how long a Dask cluster may be without workers, which may wait in a queue; default: %(default)s",
     )

@@ -18,7 +18,7 @@ from prompt_das.data.workers import block_signals
 import torch
 
 AT_ONCE = 4  # slices of a Dask task: few, so that little is lost with a worker, but the next is read ahead
-PATIENCE = 30.0  # seconds
+PATIENCE = 120.0  # seconds: a busy machine took more than 30 to start a worker in the place of one that had died
 _POLL = 1.0  # seconds
 _CONNECT = 20.0  # seconds
 _PRELOAD = "prompt_das.inference.volume.slice_prediction"  # workers import it as they start, not at their first slice
