@@ -9,7 +9,8 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from prompt_das.adaptation.held_out_clicks import ClickWindows, component_at
+from prompt_das.adaptation.confidence_fit import highest_at_clicks
+from prompt_das.adaptation.held_out_clicks import ClickWindows, some_positive
 from prompt_das.data.crop_reader import CropReader
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.ops.points import POSITIVE
@@ -97,30 +98,27 @@ def warn_of_empty_places(
         slices, crop: see :class:`~prompt_das.adaptation.held_out_clicks.ClickWindows`.
         model: the starting network, in eval mode.
     """
-    rows = [(z, click) for z in sorted(clicks) for click in clicks[z] if click[2] == POSITIVE]
-    chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), CHECKED)).round().astype(int))]
+    chosen = some_positive(clicks, CHECKED)
+    number = sum(map(len, chosen.values()))
     hits = count_on_objects(chosen, slices, crop, model)
-    if hits >= ON_NOTHING * len(chosen):
+    if hits >= ON_NOTHING * number:
         return
     size = (slices[0]["width"], slices[0]["height"])
-    exchanged = [(z, click[[1, 0, 2]]) for z, click in chosen]
-    exchanged = [(z, click) for z, click in exchanged if (click[:2] < size).all()]
+    exchanged = {z: of_slice[:, [1, 0, 2]] for z, of_slice in chosen.items()}
+    exchanged = {z: of_slice[(of_slice[:, :2] < size).all(axis=1)] for z, of_slice in exchanged.items()}
     others = count_on_objects(exchanged, slices, crop, model)
     logger.warning(
         "%s: of %d clicks only %d lie on what the network takes for an object by itself, and %d with x and y "
         "exchanged. %s",
-        *(path, len(chosen), hits, others),
+        *(path, number, hits, others),
         "The axes seem exchanged: columns are z, y, x, which is slice, row, column."
-        if others > max(MOSTLY * len(chosen), hits)
+        if others > max(MOSTLY * number, hits)
         else "Are the clicks on objects (open them in napari), and is the scale right?",
     )
 
 
 def count_on_objects(
-    rows: Sequence[tuple[int, np.ndarray]], slices: Sequence[dict[str, Any]], crop: CropReader, model: PromptDAS
+    clicks: Mapping[int, np.ndarray], slices: Sequence[dict[str, Any]], crop: CropReader, model: PromptDAS
 ) -> int:
-    """How many of the clicks, (slice, (x, y, label)), lie in the automatic mask."""
-    clicks = {z: np.stack([click for at, click in rows if at == z]) for z in {z for z, _ in rows}}
-    windows = ClickWindows(slices, clicks, crop)
-    found = zip(windows.predict(model), windows.clicks, strict=True)
-    return sum(bool(component_at(probability, click).any()) for probability, click in found)
+    """How many of the clicks, (n, 3) by slice, lie in the automatic mask."""
+    return int((highest_at_clicks(ClickWindows(slices, clicks, crop), model) > 0).sum())

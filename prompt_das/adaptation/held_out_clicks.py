@@ -60,6 +60,14 @@ def split_clicks(clicks: Mapping[int, np.ndarray], seed: int) -> tuple[SliceClic
     return train, held_out
 
 
+def some_positive(clicks: Mapping[int, np.ndarray], most: int) -> SliceClicks:
+    """Up to ``most`` positive clicks, evenly spread over all of them; (n, 3) by slice."""
+    rows = [(z, click) for z in sorted(clicks) for click in clicks[z] if click[2] == POSITIVE]
+    spread = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))
+    chosen = [rows[i] for i in spread]
+    return {z: np.stack([click for at, click in chosen if at == z]) for z in sorted({z for z, _ in chosen})}
+
+
 class ClickWindows:
     """A window of a volume around each click, as the network takes it; the click is in the middle where it can be.
 

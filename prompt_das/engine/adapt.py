@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import prompt_das
 from prompt_das.adaptation.click_advice import warn_of_empty_places
+from prompt_das.adaptation.confidence_fit import fit_confidence
 from prompt_das.adaptation.held_out_clicks import ClickWindows, HeldOutScore
 from prompt_das.checkpoint.checkpointer import BEST
 from prompt_das.checkpoint.model_zoo import find_weights
@@ -63,6 +64,7 @@ SUPERVISION_SIGMAS = 1.0
 # Of the score: what a network may lose and still be written. Some of what the start was sure of is wrong, and where an
 # adaptation collapsed, it lost 0.035 and more from one score to the next (docs/EXPERIMENTS.md).
 TOLERANCE = 0.03
+MIN_CONFIDENCE = "DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE"
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,9 @@ def adapt(
     check_run(cfg)
     if target.clicks is not None and not unfinished:
         warn_of_empty_places(target.file, target.slices, target.clicks, crop, start)
+    if target.clicks is not None and MIN_CONFIDENCE not in opts[::2]:
+        confidence = fit_confidence(start, target.slices, target.clicks, crop, start_cfg.TEST.MIN_CONFIDENCE)
+        settings += as_options({MIN_CONFIDENCE: confidence})
     sigma = cfg.MODEL.CENTER_HEAD.SIGMA
     watched = Watched() if held_out is None else watch_clicks(target, held_out, crop, start, sigma)
 
@@ -193,7 +198,7 @@ def run_settings(
         ),
         # A mask is more often right than a peak of the density, where the start is worth adapting at all.
         "DOMAIN_ADAPT.POINTS.PROMPT_TEACHER": False,
-        "DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE": start_cfg.TEST.MIN_CONFIDENCE,
+        MIN_CONFIDENCE: start_cfg.TEST.MIN_CONFIDENCE,
         # It is most of the loss at its start, and what it would teach takes longer than these minutes.
         "DOMAIN_ADAPT.USE_CONTRASTIVE": False,
         "SOLVER.BASE_LR": start_cfg.SOLVER.BASE_LR * LR_RATIO,

@@ -409,6 +409,27 @@ def test_a_diameter_says_where_outlines_lie_and_the_result_keeps_it(
     assert seen == [0.8, 0.3]
 
 
+def test_how_sure_the_teacher_has_to_be_follows_from_the_clicks(
+    weights: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of pseudo-labels alone, not of the result; without clicks, or where a user sets it, it is left alone."""
+    seen = []
+
+    def train(cfg: CfgNode, *_: Any, **__: Any) -> tuple[float, None]:
+        seen.append(cfg.DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE)
+        return 0.0, None
+
+    monkeypatch.setattr(module, "fit_confidence", lambda *_: 0.93)
+    monkeypatch.setattr(module, "train", train)
+    start = [*QUICK, "TEST.MIN_CONFIDENCE", "0.98"]
+    done = adapt(weights, source, tmp_path / "mine.pth", opts=start, progress=False)
+    assert Predictor(done.output).cfg.TEST.MIN_CONFIDENCE == Predictor(weights).cfg.TEST.MIN_CONFIDENCE
+    adapt(weights, VolumeSource(source.volume), tmp_path / "none.pth", opts=start, progress=False)
+    own = [*start, "DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE", "0.5"]
+    adapt(weights, source, tmp_path / "own.pth", opts=own, progress=False)
+    assert seen == [0.93, 0.98, 0.5]
+
+
 def test_an_unknown_voxel_size_is_asked_for(tiny_cfg: CfgNode, source: VolumeSource, tmp_path: Path) -> None:
     tiny_cfg.INPUT.PIXEL_SIZE = 16.0
     export_weights(tmp_path / "scaled.safetensors", PromptDAS(tiny_cfg).state_dict(), tiny_cfg.dump())
