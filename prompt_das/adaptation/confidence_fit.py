@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 MOST_CLICKS = 64  # whose places are looked at
 REACHED = 0.85  # of the clicked objects that the network finds by itself
 LEAST = 0.9  # lower was not tried
-ENOUGH_OBJECTS = 5
+# Few say little, and those that were proposed lie where the network is in doubt (docs/EXPERIMENTS.md).
+ENOUGH_OBJECTS = 20
 
 
 def fit_confidence(
@@ -39,7 +40,8 @@ def fit_confidence(
         model: the starting network, in eval mode.
         slices, crop: see :class:`~prompt_das.adaptation.held_out_clicks.ClickWindows`.
         clicks: (n, 3) by slice.
-        most: the one of the weights; the result is no higher, and no lower than :data:`LEAST` if this is not.
+        most: the one of the weights; the result is no higher, and no lower than :data:`LEAST` if this is not. It stays
+            where fewer than :data:`ENOUGH_OBJECTS` clicked objects are found.
     """
     windows = ClickWindows(slices, some_positive(clicks, MOST_CLICKS), crop)
     confidence = usual_confidence(highest_at_clicks(windows, model), most)

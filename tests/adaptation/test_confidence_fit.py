@@ -33,7 +33,7 @@ def test_most_objects_reach_it(highest: list[float], expected: float) -> None:
 
 
 def test_weights_that_let_everything_in_go_on_doing_so() -> None:
-    assert usual_confidence(np.full(20, 0.6), 0.0) == 0.0
+    assert usual_confidence(np.full(ENOUGH_OBJECTS, 0.6), 0.0) == 0.0
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_it_is_the_probability_of_the_network_itself(
     own = 0.95
     windows["probability"] = 1 / (1 + math.exp(model.outline_logit - math.log(own / (1 - own))))
     with caplog.at_level(logging.INFO):
-        found = fit_confidence(model, [], {2: clicks_at(1.0, 9), 5: clicks_at(6.0, 30)}, None, MOST)  # type: ignore[arg-type]
+        found = fit_confidence(model, [], {2: clicks_at(1.0, ENOUGH_OBJECTS), 5: clicks_at(6.0, 30)}, None, MOST)  # type: ignore[arg-type]
     assert found == pytest.approx(own, abs=1e-3)
     assert "0.950" in caplog.text
 
