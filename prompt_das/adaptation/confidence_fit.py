@@ -1,22 +1,30 @@
-"""How sure of an object the teacher has to be in a volume, from the objects that were clicked there.
+"""How sure of an object the teacher has to be in a volume, and how sure the network that comes of it.
 
 ``TEST.MIN_CONFIDENCE`` of the weights was chosen on other volumes. In one where the network is less sure of everything,
-many true objects would become background in the pseudo-labels.
+many true objects would become background in the pseudo-labels; and in a prediction, where an adaptation has made it
+less sure of everything.
+
+Shapes: N windows of S x S pixels of the network.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from prompt_das.adaptation.held_out_clicks import ClickWindows, component_at, some_positive
-from prompt_das.adaptation.outline_fit import probability_of_logit
+from prompt_das.adaptation.outline_fit import choose_places, probability_of_logit
+from prompt_das.data.corrupt_slices import CorruptSlices
 from prompt_das.data.crop_reader import CropReader
 from prompt_das.modeling.meta_arch import PromptDAS
 from prompt_das.modeling.postprocessing import confidence_at_outline
+from prompt_das.ops.connected_components import FOREGROUND_THRESHOLD, connected_components
 
 import numpy as np
+from scipy import ndimage
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +77,75 @@ def usual_confidence(highest: np.ndarray, most: float) -> float:
 def highest_at_clicks(windows: ClickWindows, model: PromptDAS) -> np.ndarray:
     """The highest probability of the object at each click, found without any -> (N,), the network's own; 0: none."""
     highest = np.zeros(len(windows))
-    own = probability_of_logit(-model.outline_logit)  # moves outlines back to where the network puts them
     for i, (probability, click) in enumerate(zip(windows.predict(model), windows.clicks, strict=True)):
-        at_click = probability[component_at(probability, click)]
-        highest[i] = confidence_at_outline(float(at_click.max(initial=0)), own)
-    return highest
+        highest[i] = probability[component_at(probability, click)].max(initial=0)
+    return own_probability(model, highest)
+
+
+class CarriedConfidence:
+    """Carries a confidence over to an adapted network: to where it leaves as many objects as it leaves of the start.
+
+    The objects are counted in windows anywhere in the volume.
+    """
+
+    def __init__(
+        self,
+        start: PromptDAS,
+        slices: Sequence[dict[str, Any]],
+        crop: CropReader,
+        confidence: float,
+        corrupt: CorruptSlices,
+    ) -> None:
+        """
+        Args:
+            start: the network before the adaptation, in eval mode; it is used here and not kept.
+            slices, crop: see :class:`~prompt_das.adaptation.held_out_clicks.ClickWindows`.
+            confidence: TEST.MIN_CONFIDENCE of the start.
+            corrupt: takes slices that cannot be read.
+        """
+        places = choose_places(slices, {})
+        chosen = [dataset_dict for dataset_dict in slices if dataset_dict["slice"] in places]
+
+        def read(dataset_dict: dict[str, Any]) -> ClickWindows:
+            return ClickWindows([dataset_dict], {dataset_dict["slice"]: places[dataset_dict["slice"]]}, crop)
+
+        self.confidence = confidence
+        self.windows = [windows for _, windows in corrupt.read(chosen, read)]
+        self.number = int((highest_of_objects(self.windows, start) >= confidence).sum())
+
+    def __call__(self, adapted: PromptDAS) -> float:
+        """The confidence of a network in eval mode with the outlines of the start; never higher than the start's."""
+        carried = confidence_of_number(highest_of_objects(self.windows, adapted), self.number, self.confidence)
+        if carried < self.confidence:
+            logger.info(
+                "Objects of the adapted network count from a confidence of %.3f on, not from %.3f: fewer would be left "
+                "than before",
+                *(carried, self.confidence),
+            )
+        return carried
+
+
+def confidence_of_number(highest: np.ndarray, number: int, most: float) -> float:
+    """The highest confidence that leaves ``number`` objects, between :data:`LEAST` and ``most``.
+
+    Args:
+        highest: (N,) probability of each object, the network's own.
+    """
+    if not number:
+        return most
+    lowest = np.sort(highest)[-number] if number <= len(highest) else 0.0
+    return min(max(math.floor(1000 * lowest) / 1000, LEAST), most)  # rounded down, so that the lowest of them stays
+
+
+def highest_of_objects(windows: Iterable[ClickWindows], model: PromptDAS) -> np.ndarray:
+    """The highest probability of each object in the windows, found without clicks -> (K,), the network's own."""
+    found = [np.zeros(0)]
+    for probability in chain.from_iterable(some.predict(model) for some in windows):
+        components = connected_components(probability > FOREGROUND_THRESHOLD)
+        found.append(ndimage.maximum(probability, components, np.arange(1, components.max(initial=0) + 1)))
+    return own_probability(model, np.concatenate(found))
+
+
+def own_probability(model: PromptDAS, probability: np.ndarray) -> np.ndarray:
+    """Undo in probabilities that outlines are moved to 0.5."""
+    return confidence_at_outline(probability, probability_of_logit(-model.outline_logit))

@@ -41,4 +41,7 @@ def describe(done: Adaptation) -> str:
         return "the last weights; no clicks watched the adaptation, so look at the result"
     after = "none" if done.after is None else f"{done.after:.3f}"
     scores = f"score at the held-out clicks {done.before:.3f} before, {after} after"
+    if done.settings:
+        settings = ", ".join(map(" ".join, zip(done.settings[::2], done.settings[1::2], strict=True)))
+        scores += f"; found for this volume: {settings}"
     return scores if done.adapted else f"the weights as they were, since the adapted ones forgot too much: {scores}"

@@ -86,6 +86,8 @@ def add_prompt_das_config(cfg: CN) -> None:
     _c.INPUT.CROP_SIZE = 384  # of training crops and of inference windows, in pixels of the network's input
     # Side of a pixel of the network in nm: every volume is resampled to it from its own voxel size. 0: SCALE holds.
     _c.INPUT.PIXEL_SIZE = 0.0
+    # That of synthetic micrographs, for weights that predict at another one than they were trained at. 0: the same.
+    _c.INPUT.SYNTHETIC_PIXEL_SIZE = 0.0
     # Network pixels per image pixel; 0.5 trains and predicts at half resolution. Other than 1.0 it is the override: it
     # holds for every volume, and PIXEL_SIZE is ignored. (For 1.0 in spite of it, set PIXEL_SIZE 0.)
     _c.INPUT.SCALE = 1.0

@@ -65,7 +65,10 @@ class SourceMapper:
         augmentation: StrongAugmentation,
         foreground_probability: float,
         clicks: ClickSimulator | None = None,
+        synthetic_pixel_size: float = 0.0,
     ) -> None:
+        """``synthetic_pixel_size``: of micrographs, in nm; 0: that of the network."""
+        self.synthetic_pixel_size = synthetic_pixel_size
         self.clicks = clicks
         self.crop = crop
         self.augmentation = augmentation
@@ -78,6 +81,7 @@ class SourceMapper:
             "augmentation": StrongAugmentation(cfg),
             "foreground_probability": cfg.INPUT.FOREGROUND_PROBABILITY,
             "clicks": ClickSimulator.from_config(cfg),
+            "synthetic_pixel_size": cfg.INPUT.SYNTHETIC_PIXEL_SIZE,
         }
 
     def __call__(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> SourceSample:
@@ -118,8 +122,8 @@ class SourceMapper:
     def _draw(self, dataset_dict: DatasetDict, rng: np.random.Generator) -> LabeledCrop:
         """A synthetic micrograph, of the size of a crop; at one physical scale in the pixels of the network."""
         size, scale = self.crop.size, self.crop.network_scale
-        pixel_size = scale.pixel_size if scale.needs_voxel_size else dataset_dict["voxel_size"][1]
-        drawn = make_micrograph(rng, size, pixel_size)
+        of_network = scale.pixel_size if scale.needs_voxel_size else dataset_dict["voxel_size"][1]
+        drawn = make_micrograph(rng, size, self.synthetic_pixel_size or of_network)
         return LabeledCrop(
             (0, 0, size, size),
             drawn.image.astype(np.float32),

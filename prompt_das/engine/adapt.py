@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 import prompt_das
 from prompt_das.adaptation.click_advice import warn_of_empty_places
-from prompt_das.adaptation.confidence_fit import fit_confidence
+from prompt_das.adaptation.confidence_fit import CarriedConfidence, fit_confidence
 from prompt_das.adaptation.held_out_clicks import ClickWindows, HeldOutScore
 from prompt_das.checkpoint.checkpointer import BEST
 from prompt_das.checkpoint.model_zoo import find_weights
 from prompt_das.checkpoint.safe_load import CONFIG, export_weights, read_checkpoint
 from prompt_das.config.load import get_prompt_das_cfg
 from prompt_das.config.sharing import config_for_sharing
+from prompt_das.data.corrupt_slices import CorruptSlices
 from prompt_das.data.crop_reader import CropReader
 from prompt_das.data.datasets import names_of
 from prompt_das.engine import run_folder
@@ -64,7 +65,7 @@ SUPERVISION_SIGMAS = 1.0
 # Of the score: what a network may lose and still be written. Some of what the start was sure of is wrong, and where an
 # adaptation collapsed, it lost 0.035 and more from one score to the next (docs/EXPERIMENTS.md).
 TOLERANCE = 0.03
-MIN_CONFIDENCE = "DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE"
+CONFIDENCE, TEACHER_CONFIDENCE = "TEST.MIN_CONFIDENCE", "DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Adaptation:
         adapted: False if no moment was good enough; the start was written then.
         iterations: of the training.
         minutes: of this call; of a resumed adaptation, since it was resumed.
+        settings: that the written weights have in the place of those of the start (KEY, VALUE, ...).
     """
 
     output: Path
@@ -87,6 +89,7 @@ class Adaptation:
     adapted: bool
     iterations: int
     minutes: float
+    settings: tuple[str, ...] = ()
 
 
 def adapt(
@@ -147,11 +150,16 @@ def adapt(
     check_run(cfg)
     if target.clicks is not None and not unfinished:
         warn_of_empty_places(target.file, target.slices, target.clicks, crop, start)
-    if target.clicks is not None and MIN_CONFIDENCE not in opts[::2]:
+    if target.clicks is not None and TEACHER_CONFIDENCE not in opts[::2]:
         confidence = fit_confidence(start, target.slices, target.clicks, crop, start_cfg.TEST.MIN_CONFIDENCE)
-        settings += as_options({MIN_CONFIDENCE: confidence})
+        settings += as_options({TEACHER_CONFIDENCE: confidence})
     sigma = cfg.MODEL.CENTER_HEAD.SIGMA
     watched = Watched() if held_out is None else watch_clicks(target, held_out, crop, start, sigma)
+
+    carried = None
+    if CONFIDENCE not in opts[::2]:
+        corrupt = CorruptSlices(cfg.DATALOADER.MAX_CORRUPT_SLICES)
+        carried = CarriedConfidence(start, target.slices, crop, start_cfg.TEST.MIN_CONFIDENCE, corrupt)
 
     if unfinished:
         schedule = schedule_of(folder)
@@ -167,14 +175,18 @@ def adapt(
         run_folder.require_same_run(cfg, folder)
     after, state = train(cfg, watched, resume=unfinished, progress=progress)
     adapted = state is not None
+    kept = list(outline)
     if state is None:
         state = start.state_dict()
+    elif carried is not None:
+        start.load_state_dict(state)  # nobody needs the start any more
+        kept += as_options({CONFIDENCE: carried(start)})
     about = {"weights": weights.name, "iterations": cfg.SOLVER.MAX_ITER, "adapted": adapted, "before": watched.before}
     # Not with ``opts``: they are those of this run, not of the next one that begins with its weights.
-    write_weights(output, state, config_of_weights(weights, opts=outline, plugins=plugins), {**about, "after": after})
+    write_weights(output, state, config_of_weights(weights, opts=kept, plugins=plugins), {**about, "after": after})
     shutil.rmtree(folder, ignore_errors=True)  # the result is there, whatever a file system thinks of open files
     taken = (time.monotonic() - begun) / 60
-    return Adaptation(output, watched.before, after, adapted, cfg.SOLVER.MAX_ITER, taken)
+    return Adaptation(output, watched.before, after, adapted, cfg.SOLVER.MAX_ITER, taken, tuple(kept))
 
 
 def run_settings(
@@ -198,7 +210,7 @@ def run_settings(
         ),
         # A mask is more often right than a peak of the density, where the start is worth adapting at all.
         "DOMAIN_ADAPT.POINTS.PROMPT_TEACHER": False,
-        MIN_CONFIDENCE: start_cfg.TEST.MIN_CONFIDENCE,
+        TEACHER_CONFIDENCE: start_cfg.TEST.MIN_CONFIDENCE,
         # It is most of the loss at its start, and what it would teach takes longer than these minutes.
         "DOMAIN_ADAPT.USE_CONTRASTIVE": False,
         "SOLVER.BASE_LR": start_cfg.SOLVER.BASE_LR * LR_RATIO,

@@ -6,6 +6,7 @@ Shape legend: S prompt sets; H, W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from prompt_das.ops.mask_rules import MaskRules
 
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Number = TypeVar("Number", float, np.ndarray)
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -27,8 +30,8 @@ def apply_rules(rules: MaskRules, prompted: Tensor, automatic: Tensor | None, cl
     return torch.from_numpy(np.stack(maps)).to(prompted)
 
 
-def confidence_at_outline(confidence: float, outline_probability: float) -> float:
-    """A probability of the network itself, as it is in predictions whose outlines are moved to 0.5; 0 and 1 stay.
+def confidence_at_outline(confidence: Number, outline_probability: float) -> Number:
+    """Probabilities of the network itself, as they are in predictions whose outlines are moved to 0.5; 0 and 1 stay.
 
     That there is an object does not depend on where its outline is drawn.
     """

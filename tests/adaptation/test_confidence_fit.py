@@ -1,4 +1,4 @@
-"""How sure the teacher has to be follows from the objects that were clicked."""
+"""How sure the teacher has to be follows from the objects that were clicked, and of the result from their number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from prompt_das.adaptation import confidence_fit
-from prompt_das.adaptation.confidence_fit import ENOUGH_OBJECTS, LEAST, fit_confidence, usual_confidence
+from prompt_das.adaptation.confidence_fit import (
+    ENOUGH_OBJECTS,
+    LEAST,
+    CarriedConfidence,
+    confidence_of_number,
+    fit_confidence,
+    usual_confidence,
+)
+from prompt_das.data.corrupt_slices import CorruptSlices
+from prompt_das.volumes.volume import VolumeError
 
 import numpy as np
 import pytest
@@ -82,3 +91,82 @@ def test_some_positive_clicks_of_all_slices_are_looked_at(windows: dict[str, Any
     assert len(looked_at) == confidence_fit.MOST_CLICKS
     assert (looked_at[:, 2] == 1).all()
     assert (looked_at[:, 0] == 1.0).sum() == (looked_at[:, 0] == 6.0).sum()
+
+
+@pytest.mark.parametrize(
+    ("highest", "number", "expected"),
+    [
+        ([0.999, 0.99, 0.97, 0.95], 1, MOST),
+        ([0.999, 0.99, 0.97, 0.95], 3, 0.97),
+        ([0.97, 0.999, 0.95, 0.99], 3, 0.97),
+        ([0.999, 0.9709], 2, 0.97),
+        ([0.999, 0.99, 0.5], 3, LEAST),
+        ([0.999], 3, LEAST),
+        ([], 3, LEAST),
+        ([0.95], 0, MOST),
+    ],
+    ids=["more", "fewer", "in any order", "rounded down", "hardly ever", "too few", "none", "none before"],
+)
+def test_as_many_objects_are_left_as_before(highest: list[float], number: int, expected: float) -> None:
+    assert confidence_of_number(np.array(highest), number, MOST) == expected
+
+
+def test_a_network_that_lets_everything_in_goes_on_doing_so() -> None:
+    assert confidence_of_number(np.array([0.6]), 2, 0.0) == 0.0
+
+
+def logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
+@pytest.fixture
+def volume(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Eight slices; a window of any of them has the objects of which a model is as sure as it says, in rows."""
+
+    class Windows:
+        def __init__(self, slices: list[dict[str, Any]], clicks: dict[int, np.ndarray], crop: Any) -> None:
+            if slices[0].get("broken"):
+                raise VolumeError("cannot be read")
+            self.number = len(clicks[slices[0]["slice"]])
+
+        def predict(self, model: Any) -> list[np.ndarray]:
+            one = np.zeros((9, 9), np.float32)
+            for row, own in enumerate(model.sure):
+                one[2 * row, 2:5] = 1 / (1 + math.exp(model.outline_logit - logit(own)))
+                one[2 * row, 5] = 0.51
+            return [one] * self.number
+
+    monkeypatch.setattr(confidence_fit, "ClickWindows", Windows)
+    return [{"slice": z, "image_id": f"slice {z}", "width": 64, "height": 48} for z in range(8)]
+
+
+def model_of(outline: float, *sure: float) -> Any:
+    return SimpleNamespace(outline_logit=logit(outline), sure=sure)
+
+
+@pytest.mark.parametrize("outline", [0.3, 0.5, 0.6])
+@pytest.mark.parametrize(
+    ("after", "expected"), [((0.97, 0.96, 0.94, 0.92), 0.96), ((0.999, 0.99, 0.97, 0.96), MOST)], ids=["less", "more"]
+)
+def test_a_confidence_is_carried_over_to_a_network_that_is_less_sure(
+    volume: list[dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+    outline: float,
+    after: tuple[float, ...],
+    expected: float,
+) -> None:
+    """Two of four objects in each window are left, wherever outlines lie."""
+    start = model_of(outline, 0.999, 0.99, 0.98, 0.91)
+    carry = CarriedConfidence(start, volume, None, MOST, CorruptSlices(0))  # type: ignore[arg-type]
+    with caplog.at_level(logging.INFO):
+        assert carry(model_of(outline, *after)) == pytest.approx(expected, abs=1.1e-3)
+    assert ("fewer would be left than before" in caplog.text) == (expected < MOST)
+
+
+def test_slices_that_cannot_be_read_are_skipped_where_that_is_allowed(volume: list[dict[str, Any]]) -> None:
+    volume[3]["broken"] = True
+    start = model_of(0.5, 0.99)
+    carry = CarriedConfidence(start, volume, None, MOST, CorruptSlices(1))  # type: ignore[arg-type]
+    assert carry.number == sum(some.number for some in carry.windows) > 0
+    with pytest.raises(VolumeError, match="slice 3"):
+        CarriedConfidence(start, volume, None, MOST, CorruptSlices(0))  # type: ignore[arg-type]

@@ -185,7 +185,10 @@ def test_synthetic_micrographs_are_drawn_at_the_physical_scale(
     (synthetic,) = get_slices((SYNTHETIC,))
     assert SourceMapper(cfg)(synthetic, rng)["image"].shape == (1, 64, 64)
     SourceMapper(get_prompt_das_cfg(None, ["INPUT.CROP_SIZE", "64"]))(synthetic, rng)
-    assert drawn == [16, SYNTHETIC_PIXEL_SIZE]
+    cfg.defrost()
+    cfg.INPUT.SYNTHETIC_PIXEL_SIZE = 12.0  # of weights that were trained at it, and predict at another one
+    SourceMapper(cfg)(synthetic, rng)
+    assert drawn == [16, SYNTHETIC_PIXEL_SIZE, 12]
 
 
 def test_slices_are_evaluated_at_their_own_scale(cfg: CfgNode, volumes: tuple[str, str]) -> None:

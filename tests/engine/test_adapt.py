@@ -14,6 +14,7 @@ from typing import Any
 import prompt_das.engine.adapt as module
 from prompt_das.adaptation.held_out_clicks import split_clicks
 from prompt_das.checkpoint.safe_load import export_weights, read_checkpoint, read_metadata
+from prompt_das.cli.adapt import describe
 from prompt_das.data.build import get_slices
 from prompt_das.data.datasets import find_volume
 from prompt_das.data.physical_scale import NetworkScale
@@ -428,6 +429,40 @@ def test_how_sure_the_teacher_has_to_be_follows_from_the_clicks(
     own = [*start, "DOMAIN_ADAPT.MASKS.MIN_CONFIDENCE", "0.5"]
     adapt(weights, source, tmp_path / "own.pth", opts=own, progress=False)
     assert seen == [0.93, 0.98, 0.5]
+
+
+@pytest.mark.parametrize(("set_by_user", "expected"), [((), 0.93), (("TEST.MIN_CONFIDENCE", "0.99"), 0.985)])
+def test_the_result_is_as_sure_as_leaves_as_many_objects(
+    tiny_cfg: CfgNode,
+    source: VolumeSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    set_by_user: tuple[str, ...],
+    expected: float,
+) -> None:
+    """The start is looked at first, the adapted network then; the weights have their own if a user sets one."""
+    tiny_cfg.TEST.MIN_CONFIDENCE = 0.985
+    start = PromptDAS(tiny_cfg).eval()
+    export_weights(tmp_path / "sure.safetensors", start.state_dict(), tiny_cfg.dump())
+    adapted = {name: value + 1 for name, value in start.state_dict().items()}
+    seen = []
+
+    class Carried:
+        def __init__(self, start: PromptDAS, *_: Any) -> None:
+            seen.append({name: value.clone() for name, value in start.state_dict().items()})
+
+        def __call__(self, network: PromptDAS) -> float:
+            seen.append(network.state_dict())
+            return 0.93
+
+    monkeypatch.setattr(module, "CarriedConfidence", Carried)
+    monkeypatch.setattr(module, "train", lambda *_, **__: (0.9, adapted))
+    done = adapt(tmp_path / "sure.safetensors", source, tmp_path / "mine.pth", opts=[*QUICK, *set_by_user])
+    assert expected == Predictor(done.output).cfg.TEST.MIN_CONFIDENCE
+    assert ("found for this volume: TEST.MIN_CONFIDENCE 0.93" in describe(done)) == (not set_by_user)
+    for state, of in zip(seen, [start.state_dict(), adapted], strict=False):
+        assert all(torch.equal(state[name], of[name]) for name in of)
+    assert len(seen) == (0 if set_by_user else 2)
 
 
 def test_an_unknown_voxel_size_is_asked_for(tiny_cfg: CfgNode, source: VolumeSource, tmp_path: Path) -> None:
