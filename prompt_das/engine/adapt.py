@@ -60,6 +60,9 @@ logger = logging.getLogger(__name__)
 # Of the learning rate that the weights were trained with, so that what they have learned is not lost before the teacher
 # has followed.
 LR_RATIO = 1 / 3
+# Crops of a source in a batch, beside DATALOADER.TARGET_IMS_PER_BATCH of the target. With as many of both a network ends
+# no better after as many iterations, and a budget holds fewer (docs/EXPERIMENTS.md).
+SOURCE_CROPS = 1
 # Radius of what a click says for certain, in sigmas of the center-point head: well inside of a typical object.
 SUPERVISION_SIGMAS = 1.0
 # Of the score: what a network may lose and still be written. Some of what the start was sure of is wrong, and where an
@@ -214,6 +217,7 @@ def run_settings(
         # It is most of the loss at its start, and what it would teach takes longer than these minutes.
         "DOMAIN_ADAPT.USE_CONTRASTIVE": False,
         "SOLVER.BASE_LR": start_cfg.SOLVER.BASE_LR * LR_RATIO,
+        "SOLVER.IMS_PER_BATCH": SOURCE_CROPS,
         "SEED": seed,
         "VIS_PERIOD": 0,
         "OUTPUT_DIR": str(folder),

@@ -386,6 +386,23 @@ def test_a_diameter_gives_the_target_its_scale_and_leaves_that_of_the_source(
     assert Predictor(done.output).cfg.INPUT.PIXEL_SIZE == 16
 
 
+def test_a_source_has_one_crop_in_a_batch_and_the_weights_keep_their_own_number(
+    weights: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_cfg: CfgNode
+) -> None:
+    seen = []
+
+    def train(cfg: CfgNode, *_: Any, **__: Any) -> tuple[float, None]:
+        seen.append((cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.TARGET_IMS_PER_BATCH))
+        return 0.0, None
+
+    monkeypatch.setattr(module, "train", train)
+    done = adapt(weights, source, tmp_path / "mine.pth", source="synthetic", opts=QUICK, progress=False)
+    assert Predictor(done.output).cfg.SOLVER.IMS_PER_BATCH == tiny_cfg.SOLVER.IMS_PER_BATCH > 1
+    own = [*QUICK, "SOLVER.IMS_PER_BATCH", "3"]
+    adapt(weights, source, tmp_path / "own.pth", source="synthetic", opts=own, progress=False)
+    assert seen == [(1, tiny_cfg.DATALOADER.TARGET_IMS_PER_BATCH), (3, tiny_cfg.DATALOADER.TARGET_IMS_PER_BATCH)]
+
+
 def test_a_diameter_says_where_outlines_lie_and_the_result_keeps_it(
     scaled: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
