@@ -213,6 +213,8 @@ def run_settings(
         ),
         # A mask is more often right than a peak of the density, where the start is worth adapting at all.
         "DOMAIN_ADAPT.POINTS.PROMPT_TEACHER": False,
+        # Prompts that the teacher's masks do not depend on would teach the student to ignore clicks.
+        "DOMAIN_ADAPT.UNPROMPTED_PROBABILITY": 1.0,
         TEACHER_CONFIDENCE: start_cfg.TEST.MIN_CONFIDENCE,
         # It is most of the loss at its start, and what it would teach takes longer than these minutes.
         "DOMAIN_ADAPT.USE_CONTRASTIVE": False,

@@ -386,6 +386,27 @@ def test_a_diameter_gives_the_target_its_scale_and_leaves_that_of_the_source(
     assert Predictor(done.output).cfg.INPUT.PIXEL_SIZE == 16
 
 
+def test_the_student_is_not_taught_to_ignore_clicks(
+    weights: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither teacher nor student is prompted with peaks: no target crop has a prompt without a consequence."""
+    prompted: list[bool] = []
+    losses = PromptDAS.losses
+
+    def watch(network: PromptDAS, samples: Any) -> Any:
+        prompted.extend(bool(sample["prompts_valid"].any()) for sample in samples if sample["domain"] == "target")
+        return losses(network, samples)
+
+    monkeypatch.setattr(PromptDAS, "losses", watch)
+    adapt(weights, source, tmp_path / "mine.pth", opts=QUICK, progress=False)
+    assert prompted
+    assert not any(prompted)
+    prompted.clear()
+    own = [*QUICK, "DOMAIN_ADAPT.UNPROMPTED_PROBABILITY", "0.0"]
+    adapt(weights, source, tmp_path / "own.pth", opts=own, progress=False)
+    assert any(prompted)
+
+
 def test_a_source_has_one_crop_in_a_batch_and_the_weights_keep_their_own_number(
     weights: Path, source: VolumeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_cfg: CfgNode
 ) -> None:
