@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 # Of the learning rate that the weights were trained with, so that what they have learned is not lost before the teacher
 # has followed.
 LR_RATIO = 1 / 3
-# Crops of a source in a batch, beside DATALOADER.TARGET_IMS_PER_BATCH of the target. With as many of both a network ends
+# Crops of a source in a batch, beside DATALOADER.TARGET_IMS_PER_BATCH of the target. With as many of both, a network is
 # no better after as many iterations, and a budget holds fewer (docs/EXPERIMENTS.md).
 SOURCE_CROPS = 1
 # Radius of what a click says for certain, in sigmas of the center-point head: well inside of a typical object.
