@@ -182,7 +182,7 @@ def adapt(
     if state is None:
         state = start.state_dict()
     elif carried is not None:
-        start.load_state_dict(state)  # nobody needs the start any more
+        start.load_state_dict(state)  # the start has been counted
         kept += as_options({CONFIDENCE: carried(start)})
     about = {"weights": weights.name, "iterations": cfg.SOLVER.MAX_ITER, "adapted": adapted, "before": watched.before}
     # Not with ``opts``: they are those of this run, not of the next one that begins with its weights.
