@@ -3,7 +3,9 @@
 No masks are needed. The starting network says what the object at a held-out click is: what it finds there by itself, or
 else what it segments when it is clicked there. A network that adapts well finds that object without the click, and
 keeps what the starting network was sure of around it. Where that was in doubt, at the borders of objects above all, it
-may decide otherwise: there an adaptation gains most.
+may decide otherwise: there an adaptation gains most, and there it does harm first, since whatever grows finds more.
+So what is found is weighed against the foreground that it takes (Lee and Liu, ICML 2003, Section 4: of a classifier
+f, with positive and unlabeled examples alone, recall^2 / Pr[f = 1] is proportional to precision times recall).
 
 Shapes: N clicks (x, y, label), label 1 positive or 0 negative; S side of a window in pixels of the network.
 """
@@ -146,12 +148,15 @@ class Known(NamedTuple):
 
 
 class HeldOutScore:
-    """The score of a network at held-out clicks, 0 to 1: a mean over clicks and over the other objects around them.
+    """The score of a network at held-out clicks: agreement^2 x known foreground / predicted foreground, in pixels.
 
-    A positive click scores the IoU of the component of the automatic mask that holds it (0 where there is none, or
-    where it floods the window) with the object there, a negative one 1 if its pixel is background. Other objects score
-    their common IoU. Only pixels that :class:`Known` labels are counted. The score falls where objects are lost, or
-    found on what surely was background, and rises where clicked objects are found that were not.
+    The agreement, 0 to 1, is a mean over clicks and over the other objects around them. A positive click has the IoU of
+    the component of the automatic mask that holds it (0 where there is none, or where it floods the window) with the
+    object there, a negative one 1 if its pixel is background. Other objects have their common IoU. Only pixels that
+    :class:`Known` labels are counted here, all pixels of the mask in the foreground.
+
+    The score falls where objects are lost, and where the mask grows without finding more of what is known. It is 0
+    where nothing is found, seldom above 1, and only to be compared with that of another network in the same windows.
     """
 
     def __init__(self, windows: ClickWindows, start: PromptDAS, sigma: float) -> None:
@@ -163,19 +168,21 @@ class HeldOutScore:
         self.windows = windows
         maps = zip(windows.predict(start), windows.predict(start, clicked=True), windows.clicks, strict=True)
         self.known = [known_of_window(*of_click, DISC_SIGMAS * sigma) for of_click in maps]
+        self.known_foreground = sum(int((known.clicked | known.others).sum()) for known in self.known)
 
     def __call__(self, model: PromptDAS) -> float:
         """The score of a network in eval mode. NaN without any click."""
         if not len(self.windows):
             return float("nan")
-        of_clicks, of_others = [], []
+        of_clicks, of_others, foreground = [], [], 0
         for probability, click, known in zip(self.windows.predict(model), self.windows.clicks, self.known, strict=True):
-            at_click = component_at(probability, click)
+            mask, at_click = probability > FOREGROUND_THRESHOLD, component_at(probability, click)
             of_clicks.append(score_of_click(at_click, click, known))
-            rest = (probability > FOREGROUND_THRESHOLD) & ~at_click
-            of_others.append(overlap(rest, known.others, known.background))
+            of_others.append(overlap(mask & ~at_click, known.others, known.background))
+            foreground += int(mask.sum())
         number = sum(known.num_others for known in self.known)
-        return float((sum(of_clicks) + number * iou(*np.sum(of_others, axis=0))) / (len(of_clicks) + number))
+        agreement = (sum(of_clicks) + number * iou(*np.sum(of_others, axis=0))) / (len(of_clicks) + number)
+        return agreement**2 * self.known_foreground / max(foreground, 1)
 
 
 def component_at(probability: np.ndarray, click: np.ndarray) -> np.ndarray:

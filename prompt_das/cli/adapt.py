@@ -44,4 +44,5 @@ def describe(done: Adaptation) -> str:
     if done.settings:
         settings = ", ".join(map(" ".join, zip(done.settings[::2], done.settings[1::2], strict=True)))
         scores += f"; found for this volume: {settings}"
-    return scores if done.adapted else f"the weights as they were, since the adapted ones forgot too much: {scores}"
+    unchanged = "the weights as they were, since the adapted ones are worse at these clicks: "
+    return scores if done.adapted else unchanged + scores

@@ -35,8 +35,10 @@ SCORES_BUDGET = 0.1  # of the time, that the scores may take at most
 RESERVE = 0.1  # of the time, for the scores, checkpoints and the end
 FEWEST_ITERATIONS = 20  # whatever the budget: fewer change nothing
 SCHEDULE = ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
-FIRST = 3  # iterations: memory is allocated, workers start
-TIMED = 7
+FIRST = 3  # iterations that are not timed: memory is allocated, workers start
+TIMED = 7  # iterations, and more where TIMED_BUDGET allows: by so few, ten minutes of one machine held 548 to 707
+TIMED_BUDGET = 0.03  # of the time
+MANY_ITERATIONS = 1_000_000
 
 
 def as_options(settings: Mapping[str, Any]) -> list[str]:
@@ -73,7 +75,7 @@ def fit_schedule(seconds: float, each: float, score_seconds: float) -> list[str]
 def measure_schedule(seconds: float, cfg: CfgNode, score_seconds: float) -> list[str]:
     """As :func:`fit_schedule`, with the iterations of ``cfg`` timed first; that counts as well."""
     begun = time.monotonic()
-    each = seconds_per_iteration(cfg)
+    each = seconds_per_iteration(cfg, TIMED_BUDGET * seconds)
     return fit_schedule(seconds - (time.monotonic() - begun), each, score_seconds)
 
 
@@ -98,20 +100,28 @@ class StepTimes(HookBase):
     def __init__(self) -> None:
         self.times: list[float] = []
 
+    @property
+    def mean(self) -> float:
+        """Seconds of an iteration; not the median: what comes now and then, such as a decoded slice, counts as well."""
+        return float(np.mean(np.diff(self.times)[FIRST - 1 :]))
+
     def after_step(self) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.times.append(time.monotonic())
 
 
-def seconds_per_iteration(cfg: CfgNode) -> float:
-    """Train for a few iterations as ``cfg`` says, and forget it -> seconds of each.
+def seconds_per_iteration(cfg: CfgNode, budget: float) -> float:
+    """Train for some iterations as ``cfg`` says, and forget it -> seconds of each.
 
     In the unsupervised mode there are no points: to make them takes longer than this may.
+
+    Args:
+        budget: seconds that this may take, or as long as a few iterations do.
     """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.SOLVER.MAX_ITER = FIRST + TIMED
+    cfg.SOLVER.MAX_ITER = MANY_ITERATIONS  # the loaders work until the end, as in the run itself
     with tempfile.TemporaryDirectory() as folder:
         cfg.OUTPUT_DIR = folder
         if not cfg.DATASETS.SPARSE_POINTS.FILE:
@@ -123,6 +133,9 @@ def seconds_per_iteration(cfg: CfgNode) -> float:
         times = StepTimes()
         trainer._hooks = []  # Detectron2 has no other way to leave them out
         trainer.register_hooks([trainer.metrics, times])
+        trainer.max_iter = FIRST + TIMED
         trainer.train()
-    # The mean, not the median: what comes now and then, such as a decoded slice, costs time as well.
-    return float(np.mean(np.diff(times.times)[FIRST - 1 :]))
+        trainer.start_iter = trainer.max_iter
+        trainer.max_iter += max(int(budget / times.mean) - TIMED, 0)
+        trainer.train()
+    return times.mean

@@ -91,52 +91,60 @@ START = ["##....", "##....", "......", "......", "....##", "....##"]
 NONE = ["......"] * 6
 
 
+def scored(score: HeldOutScore, automatic: list[str]) -> float:
+    return score(Painted(automatic, NONE))  # type: ignore[arg-type]
+
+
 def test_the_score_by_hand(windows: ClickWindows) -> None:
     """The start finds nothing by itself, so no other object counts, and what it segments when clicked is the truth.
 
     First object: 2 of 4 pixels, 1/2. Second: all 4, and 2 too many, 4/6. The negative click is on background: 1.
+    Known are the 4 pixels of each object, in a window of its own; found are 8 in each of the three.
     """
     score = HeldOutScore(windows, Painted(NONE, START), sigma=1.0)  # type: ignore[arg-type]
     found = ["##....", "......", "......", "....##", "....##", "....##"]
-    assert score(Painted(found, NONE)) == pytest.approx((1 / 2 + 4 / 6 + 1) / 3)  # type: ignore[arg-type]
-    assert score(Painted(NONE, NONE)) == pytest.approx(1 / 3)  # type: ignore[arg-type]
-    assert score(Painted(START, NONE)) == 1  # type: ignore[arg-type]
+    assert scored(score, found) == pytest.approx(((1 / 2 + 4 / 6 + 1) / 3) ** 2 * 8 / 24)
+    assert scored(score, START) == pytest.approx(8 / 24)
+    assert scored(score, NONE) == pytest.approx((1 / 3) ** 2 * 8)
 
 
 def test_other_objects_around_the_clicks_count(windows: ClickWindows) -> None:
     """In the windows of the positive clicks there is one other object each, in that of the negative one both.
 
-    A network that loses the first object loses its click (0 instead of 1), and 8 of the 16 pixels of other objects.
+    A network that loses the first object loses its click (0 instead of 1), 8 of the 16 pixels of other objects, and
+    half of its foreground.
     """
     score = HeldOutScore(windows, Painted(START, START), sigma=1.0)  # type: ignore[arg-type]
     assert [known.num_others for known in score.known] == [1, 1, 2]
-    assert score(Painted(START, NONE)) == 1  # type: ignore[arg-type]
+    assert scored(score, START) == 1
     one = [*NONE[:4], "....##", "....##"]
-    assert score(Painted(one, NONE)) == pytest.approx((0 + 1 + 1 + 4 * 8 / 16) / 7)  # type: ignore[arg-type]
+    assert scored(score, one) == pytest.approx(((0 + 1 + 1 + 4 * 8 / 16) / 7) ** 2 * 24 / 12)
 
 
 def test_new_objects_where_surely_was_background_cost(windows: ClickWindows) -> None:
     """Two pixels in each of the three windows: of other objects 16 pixels are right, and 6 too many."""
     score = HeldOutScore(windows, Painted(START, START), sigma=1.0)  # type: ignore[arg-type]
     more = [*START[:4], "#...##", "#...##"]
-    assert score(Painted(more, NONE)) == pytest.approx((3 + 4 * 16 / 22) / 7)  # type: ignore[arg-type]
+    assert scored(score, more) == pytest.approx(((3 + 4 * 16 / 22) / 7) ** 2 * 24 / 30)
 
 
-def test_borders_that_were_in_doubt_may_move(windows: ClickWindows) -> None:
+def test_borders_that_were_in_doubt_may_move_and_masks_that_grow_cost(windows: ClickWindows) -> None:
+    """They agree in all that is known, 8 pixels in each window."""
     doubtful = ["##+-..", "##+-..", "++--..", "----++", "..--##", "..--##"]
     score = HeldOutScore(windows, Painted(doubtful, NONE), sigma=1.0)  # type: ignore[arg-type]
     larger = ["####..", "####..", "####..", "......", "....##", "....##"]
-    for network in (doubtful, larger, START):
-        assert score(Painted(network, NONE)) == 1  # type: ignore[arg-type]
+    for network, foreground in ((doubtful, 14), (larger, 16), (START, 8)):
+        assert scored(score, network) == 8 / foreground
 
 
 def test_what_a_negative_click_is_on_should_go(windows: ClickWindows) -> None:
+    """In its own window the wrong object is none, in the other two its pixels count as those of an object."""
     wrong = ["##...#", "##...#", "......", "......", "....##", "....##"]
     score = HeldOutScore(windows, Painted(wrong, NONE), sigma=1.0)  # type: ignore[arg-type]
-    assert [known.num_others for known in score.known] == [2, 2, 2]  # in its own window it is none
-    assert score(Painted(wrong, NONE)) == pytest.approx((1 + 1 + 0 + 6) / 9)  # type: ignore[arg-type]
-    gone = (1 + 1 + 1 + 6 * 16 / 20) / 9  # in the other two windows its pixels count as those of an object
-    assert score(Painted(START, NONE)) == pytest.approx(gone)  # type: ignore[arg-type]
+    assert [known.num_others for known in score.known] == [2, 2, 2]
+    known = 4 + 6 + 4 + 6 + 8
+    assert scored(score, wrong) == pytest.approx(((1 + 1 + 0 + 6) / 9) ** 2 * known / 30)
+    assert scored(score, START) == pytest.approx(((1 + 1 + 1 + 6 * 16 / 20) / 9) ** 2 * known / 24)
 
 
 def test_a_mask_that_floods_everything_has_no_score(windows: ClickWindows) -> None:

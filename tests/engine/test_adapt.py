@@ -21,7 +21,7 @@ from prompt_das.data.physical_scale import NetworkScale
 from prompt_das.data.slices import read_labels
 from prompt_das.engine import run_folder
 from prompt_das.engine.adapt import adapt
-from prompt_das.engine.adapt_schedule import fit_schedule
+from prompt_das.engine.adapt_schedule import FIRST, TIMED, StepTimes, fit_schedule, seconds_per_iteration
 from prompt_das.engine.adapt_target import find_target, same_clicks
 from prompt_das.engine.hooks.stopping import EXIT_RESUMABLE
 from prompt_das.inference.interactive import Predictor
@@ -123,7 +123,7 @@ def test_a_training_that_makes_it_worse_leaves_the_weights_as_they_were(
     monkeypatch.setattr(module.HeldOutScore, "__call__", lambda score, model: next(scores))
     main([*command, *QUICK])
     assert same(output, weights)
-    assert "the weights as they were, since the adapted ones forgot too much" in capsys.readouterr().out
+    assert "the weights as they were, since the adapted ones are worse at these clicks" in capsys.readouterr().out
 
 
 def test_without_points_the_network_makes_them_and_nothing_watches(
@@ -515,3 +515,24 @@ def test_the_schedule_fits_into_the_time() -> None:
     assert fit_schedule(600, 0.5, 20)[1::2] == ["1080", "54", "360", "360"]
     assert fit_schedule(600, 0.5, 0.1)[1::2] == ["1080", "54", "108", "108"]
     assert fit_schedule(-5, 0.5, 0.1)[1] == "20"
+
+
+def test_iterations_are_timed_for_as_long_as_the_budget_allows(
+    weights: Path, clicks: Path, tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes half a second: 2.4 s are enough for 4 of them, fewer than there are at least, and 6 s for 12."""
+    times: list[float] = []
+
+    def take_half_a_second(self: StepTimes) -> None:
+        times.append(len(times) / 2)
+        self.times = times
+
+    monkeypatch.setattr(StepTimes, "after_step", take_half_a_second)
+    tiny_cfg.MODEL.WEIGHTS = str(weights)
+    tiny_cfg.DATASETS.TRAIN, tiny_cfg.DATASETS.TARGET = (), (VOLUME,)
+    tiny_cfg.DATASETS.SPARSE_POINTS.FILE, tiny_cfg.DATASETS.SPARSE_POINTS.RATIO = str(clicks), 1.0
+    tiny_cfg.DOMAIN_ADAPT.ENABLED, tiny_cfg.DOMAIN_ADAPT.BURN_IN_ITERS = True, 0
+    for budget, timed in ((2.4, TIMED), (6.0, 12)):
+        times.clear()
+        assert seconds_per_iteration(tiny_cfg, budget) == 0.5
+        assert len(times) == FIRST + timed

@@ -39,7 +39,7 @@ class ClickWatch:
             period: iterations from one score to the next; the last iteration is scored, too.
             score: None if there are no clicks to watch: then nothing is scored or kept.
             before: the score of the start.
-            tolerance: how much lower than the best one so far, the start's included, a good score may be.
+            tolerance: how much lower a good score may be, of ``before``.
             progress: show a progress bar.
         """
         self.period = period
@@ -76,12 +76,11 @@ class ClickWatch:
 class LastGoodCheckpointer(HookBase):
     """Saves a checkpoint after each good score, in the place of the one before.
 
-    Good is a score that is at most ``tolerance`` below the best one so far. Not the best one is kept: a score can tell
+    Good is a score that is at most ``tolerance`` of the start's below it. Not the best one is kept: a score can tell
     that an adaptation does harm, but hardly which of two good moments is better, and the first ones would win, since
     they are most like the start.
 
     Attributes:
-        best: the best score so far, the start's included.
         last: the last score; None before the first one.
         kept: the score of the checkpoint; None as long as there is none.
     """
@@ -90,8 +89,7 @@ class LastGoodCheckpointer(HookBase):
         """``before``: the score of the start; ``period``: iterations from one score to the next."""
         self.period = period
         self.checkpointer = checkpointer
-        self.tolerance = tolerance
-        self.best = before
+        self.lowest = (1 - tolerance) * before
         self.last: float | None = None
         self.kept: float | None = None
 
@@ -106,16 +104,15 @@ class LastGoodCheckpointer(HookBase):
 
     def _save_if_good(self) -> None:
         self.last = self.trainer.storage.latest()[METRIC][0]
-        if self.last >= self.best - self.tolerance:
+        if self.last >= self.lowest:
             self.kept = self.last
             self.checkpointer.save(BEST, iteration=self.trainer.iter)
-        self.best = max(self.best, self.last)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "last": self.last, "kept": self.kept}
+        return {"last": self.last, "kept": self.kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.last, self.kept = state["best"], state["last"], state["kept"]
+        self.last, self.kept = state["last"], state["kept"]
 
 
 class TrainingBar(HookBase):
