@@ -4,8 +4,8 @@ No masks are needed. The starting network says what the object at a held-out cli
 else what it segments when it is clicked there. A network that adapts well finds that object without the click, and
 keeps what the starting network was sure of around it. Where that was in doubt, at the borders of objects above all, it
 may decide otherwise: there an adaptation gains most, and there it does harm first, since whatever grows finds more.
-So what is found is weighed against the foreground that it takes (Lee and Liu, ICML 2003, Section 4: of a classifier
-f, with positive and unlabeled examples alone, recall^2 / Pr[f = 1] is proportional to precision times recall).
+So what is found is weighed against the foreground that it takes (Lee and Liu, ICML 2003: with positive and
+unlabeled examples alone, recall^2 / Pr[f = 1] of a classifier f is proportional to precision times recall).
 
 Shapes: N clicks (x, y, label), label 1 positive or 0 negative; S side of a window in pixels of the network.
 """
@@ -182,7 +182,7 @@ class HeldOutScore:
             foreground += int(mask.sum())
         number = sum(known.num_others for known in self.known)
         agreement = (sum(of_clicks) + number * iou(*np.sum(of_others, axis=0))) / (len(of_clicks) + number)
-        return agreement**2 * self.known_foreground / max(foreground, 1)
+        return float(agreement**2 * self.known_foreground / max(foreground, 1))
 
 
 def component_at(probability: np.ndarray, click: np.ndarray) -> np.ndarray:
