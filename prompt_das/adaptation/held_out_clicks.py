@@ -148,12 +148,13 @@ class Known(NamedTuple):
 
 
 class HeldOutScore:
-    """The score of a network at held-out clicks: agreement^2 x known foreground / predicted foreground, in pixels.
+    """The score of a network at held-out clicks: recall x agreement x known foreground / predicted foreground.
 
-    The agreement, 0 to 1, is a mean over clicks and over the other objects around them. A positive click has the IoU of
-    the component of the automatic mask that holds it (0 where there is none, or where it floods the window) with the
-    object there, a negative one 1 if its pixel is background. Other objects have their common IoU. Only pixels that
-    :class:`Known` labels are counted here, all pixels of the mask in the foreground.
+    The recall, 0 to 1, is a mean over positive clicks and over the other objects around all clicks. A click has the IoU
+    of the component of the automatic mask that holds it (0 where there is none, or where it floods the window) with the
+    object there, other objects have their common IoU. Only pixels that :class:`Known` labels are counted here, all
+    pixels of the mask in the foreground. The agreement is the same mean with the negative clicks in it, each 1 if its
+    pixel is background; not the recall, since an empty mask agrees with all of them.
 
     The score falls where objects are lost, and where the mask grows without finding more of what is known. It is 0
     where nothing is found, seldom above 1, and only to be compared with that of another network in the same windows.
@@ -180,9 +181,10 @@ class HeldOutScore:
             of_clicks.append(score_of_click(at_click, click, known))
             of_others.append(overlap(mask & ~at_click, known.others, known.background))
             foreground += int(mask.sum())
-        number = sum(known.num_others for known in self.known)
-        agreement = (sum(of_clicks) + number * iou(*np.sum(of_others, axis=0))) / (len(of_clicks) + number)
-        return float(agreement**2 * self.known_foreground / max(foreground, 1))
+        others = [iou(*np.sum(of_others, axis=0))] * sum(known.num_others for known in self.known)
+        positive = np.array(of_clicks)[self.windows.clicks[:, 2] == POSITIVE]
+        recall, agreement = np.mean([*positive, *others]), np.mean([*of_clicks, *others])
+        return float(recall * agreement * self.known_foreground / max(foreground, 1))
 
 
 def component_at(probability: np.ndarray, click: np.ndarray) -> np.ndarray:

@@ -98,14 +98,22 @@ def scored(score: HeldOutScore, automatic: list[str]) -> float:
 def test_the_score_by_hand(windows: ClickWindows) -> None:
     """The start finds nothing by itself, so no other object counts, and what it segments when clicked is the truth.
 
-    First object: 2 of 4 pixels, 1/2. Second: all 4, and 2 too many, 4/6. The negative click is on background: 1.
+    First object: 2 of 4 pixels, 1/2. Second: all 4, and 2 too many, 4/6: that is the recall. The negative click is on
+    background, 1, and counts in the agreement.
     Known are the 4 pixels of each object, in a window of its own; found are 8 in each of the three.
     """
     score = HeldOutScore(windows, Painted(NONE, START), sigma=1.0)  # type: ignore[arg-type]
     found = ["##....", "......", "......", "....##", "....##", "....##"]
-    assert scored(score, found) == pytest.approx(((1 / 2 + 4 / 6 + 1) / 3) ** 2 * 8 / 24)
+    assert scored(score, found) == pytest.approx((1 / 2 + 4 / 6) / 2 * (1 / 2 + 4 / 6 + 1) / 3 * 8 / 24)
     assert scored(score, START) == pytest.approx(8 / 24)
-    assert scored(score, NONE) == pytest.approx((1 / 3) ** 2 * 8)
+
+
+def test_a_network_that_finds_nothing_has_no_score(windows: ClickWindows) -> None:
+    """However many negative clicks an empty mask agrees with; nor does a speck of one object score as all of it."""
+    for automatic in (NONE, START):
+        score = HeldOutScore(windows, Painted(automatic, START), sigma=1.0)  # type: ignore[arg-type]
+        assert scored(score, NONE) == 0
+        assert scored(score, ["#.....", *NONE[1:]]) < scored(score, START)
 
 
 def test_other_objects_around_the_clicks_count(windows: ClickWindows) -> None:
@@ -118,14 +126,14 @@ def test_other_objects_around_the_clicks_count(windows: ClickWindows) -> None:
     assert [known.num_others for known in score.known] == [1, 1, 2]
     assert scored(score, START) == 1
     one = [*NONE[:4], "....##", "....##"]
-    assert scored(score, one) == pytest.approx(((0 + 1 + 1 + 4 * 8 / 16) / 7) ** 2 * 24 / 12)
+    assert scored(score, one) == pytest.approx((0 + 1 + 4 * 8 / 16) / 6 * (0 + 1 + 1 + 4 * 8 / 16) / 7 * 24 / 12)
 
 
 def test_new_objects_where_surely_was_background_cost(windows: ClickWindows) -> None:
     """Two pixels in each of the three windows: of other objects 16 pixels are right, and 6 too many."""
     score = HeldOutScore(windows, Painted(START, START), sigma=1.0)  # type: ignore[arg-type]
     more = [*START[:4], "#...##", "#...##"]
-    assert scored(score, more) == pytest.approx(((3 + 4 * 16 / 22) / 7) ** 2 * 24 / 30)
+    assert scored(score, more) == pytest.approx((2 + 4 * 16 / 22) / 6 * (3 + 4 * 16 / 22) / 7 * 24 / 30)
 
 
 def test_borders_that_were_in_doubt_may_move_and_masks_that_grow_cost(windows: ClickWindows) -> None:
@@ -143,8 +151,8 @@ def test_what_a_negative_click_is_on_should_go(windows: ClickWindows) -> None:
     score = HeldOutScore(windows, Painted(wrong, NONE), sigma=1.0)  # type: ignore[arg-type]
     assert [known.num_others for known in score.known] == [2, 2, 2]
     known = 4 + 6 + 4 + 6 + 8
-    assert scored(score, wrong) == pytest.approx(((1 + 1 + 0 + 6) / 9) ** 2 * known / 30)
-    assert scored(score, START) == pytest.approx(((1 + 1 + 1 + 6 * 16 / 20) / 9) ** 2 * known / 24)
+    assert scored(score, wrong) == pytest.approx((1 + 1 + 6) / 8 * (1 + 1 + 0 + 6) / 9 * known / 30)
+    assert scored(score, START) == pytest.approx((1 + 1 + 6 * 16 / 20) / 8 * (1 + 1 + 1 + 6 * 16 / 20) / 9 * known / 24)
 
 
 def test_a_mask_that_floods_everything_has_no_score(windows: ClickWindows) -> None:
